@@ -1,0 +1,166 @@
+"""The command line: flags, their groups, and every check that needs flags alone. Imports nothing else from common.
+
+Short flags keep the names people know from VideoPose3D and KTPFormer. A flag that was not given is None here, so that a
+checkpoint can speak for it; `fill` then puts the defaults in.
+"""
+
+import argparse
+import math
+import sys
+
+DATASETS = ('h36m', 'cmu', 'synthetic')
+# The published recipe of KTPFormer, and the settings that a checkpoint of ours repeats when its run is resumed.
+DEFAULTS = {
+    'dataset': 'h36m', 'keypoints': None, 'subjects_train': None, 'subjects_test': None, 'actions': None,
+    'downsample': 1, 'subset': 1.0,
+    'frames': 243, 'channels': 512, 'depth': 7, 'heads': 8, 'kpa': True, 'tpa': True,
+    'epochs': 200, 'batch': 1024, 'stride': None, 'lr': 8e-5, 'lr_decay': 0.99, 'weight_decay': 0.1, 'drop_path': 0.1,
+    'objective': 'half-square', 'augment': True, 'eval': True, 'seed': 1234, 'checkpoint_frequency': None,
+}
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message):
+        """One line, not the usage as well: the message says what to do."""
+        self.exit(2, f'{self.prog}: error: {message}\n')
+
+
+def _number(kind, low, high, low_included=True):
+    """A converter that takes numbers of a kind from low to high, and says so otherwise."""
+    def convert(text):
+        try:
+            value = kind(text)
+        except ValueError:
+            value = math.nan
+        if (low <= value if low_included else low < value) and value <= high and value != math.inf:
+            return value
+        what = 'a whole number' if kind is int else 'a number'
+        limits = f'{"of at least" if low_included else "above"} {low}' + ('' if high == math.inf else f' up to {high}')
+        raise argparse.ArgumentTypeError(f'expected {what} {limits}, got {text}')
+    return convert
+
+
+_count = _number(int, 1, math.inf)
+_positive = _number(float, 0, math.inf, low_included=False)
+
+
+def _names(text):
+    names = tuple(name.strip() for name in text.split(','))
+    if not all(names):
+        raise argparse.ArgumentTypeError(f'expected names separated by commas, got {text!r}')
+    return names
+
+
+def _actions(text):
+    return () if text == '*' else _names(text)
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The parser; flags not given are None (or False for those that ask for something to be done)."""
+    parser = _Parser(prog='run_ktpformer.py', allow_abbrev=False, description='Train and evaluate the lifting of 2D '
+                     'human keypoints to 3D poses. Without a data set at hand, start with -d synthetic.')
+    _add_data(parser.add_argument_group('data'))
+    _add_model(parser.add_argument_group('model'))
+    _add_training(parser.add_argument_group('training'))
+    _add_evaluation(parser.add_argument_group('evaluation'))
+    _add_run(parser.add_argument_group('run'))
+    return parser
+
+
+def _add_data(group):
+    add = group.add_argument
+    add('-d', '--dataset', choices=DATASETS, help='data set (default h36m; synthetic needs no file)')
+    add('-k', '--keypoints', metavar='NAME', help='2D keypoints: the file data_2d_<dataset>_NAME.npz (default '
+        'cpn_ft_h36m_dbb for h36m, noisy for cmu, gt for synthetic)')
+    add('--data', default='data', metavar='DIR', help='folder of the npz files (default data)')
+    add('-str', '--subjects-train', type=_names, metavar='A,B', help="training subjects (default: the data set's)")
+    add('-ste', '--subjects-test', type=_names, metavar='A,B', help="test subjects (default: the data set's)")
+    add('-a', '--actions', type=_actions, metavar='A,B', help='actions, by name or clear prefix (default * = all)')
+    add('--downsample', type=_count, metavar='N', help='keep every N-th frame (default 1)')
+    add('--subset', type=_number(float, 0, 1, low_included=False), metavar='FRACTION',
+        help='keep this fraction of each training take, a stretch from its middle (default 1); with --evaluate, of '
+        'each test take')
+
+
+def _add_model(group):
+    add = group.add_argument
+    add('-f', '--number-of-frames', dest='frames', type=_count, metavar='N', help='frames of a window (default 243)')
+    add('-cs', '--channels', type=_count, metavar='N', help='channels of a token (default 512)')
+    add('-dep', '--depth', type=_count, metavar='N', help='pairs of blocks after the two with priors (default 7)')
+    add('-num_heads', '--num-heads', dest='heads', type=_count, metavar='N', help='attention heads (default 8)')
+    add('--no-kpa', dest='kpa', action='store_false', default=None,
+        help='a linear embedding in place of the kinematics prior')
+    add('--no-tpa', dest='tpa', action='store_false', default=None,
+        help='nothing in place of the trajectory prior')
+
+
+def _add_training(group):
+    add = group.add_argument
+    add('-e', '--epochs', type=_count, metavar='N', help='train up to this epoch (default 200)')
+    add('-b', '--batch', type=_count, metavar='N', help='frames of a step: a step is max(1, N // stride) windows '
+        '(default 1024)')
+    add('-s', '--stride', type=_count, metavar='N', help='what -b is divided by (default min(frames, 128))')
+    add('-lr', '--learning-rate', dest='lr', type=_positive, metavar='X', help='learning rate (default 8e-5)')
+    add('-lrd', '--lr-decay', type=_positive, metavar='X', help='its factor after each epoch (default 0.99)')
+    add('--weight-decay', type=_number(float, 0, math.inf), metavar='X', help='of AdamW (default 0.1)')
+    add('--drop-path', type=_number(float, 0, 0.99), metavar='X', help='rate in the last blocks (default 0.1)')
+    add('--objective', choices=('half-square', 'plain'), help='minimise half the square of the loss, as the published '
+        'code does (default), or the loss')
+    add('-no-da', '--no-data-augmentation', dest='augment', action='store_false', default=None, help='no mirrored '
+        'windows')
+    add('--seed', type=_number(int, 0, 2**32 - 1), metavar='N', help='of weights, window order and drop path (default '
+        '1234)')
+    add('--no-eval', dest='eval', action='store_false', default=None, help='do not look at the test subjects: no '
+        'validation, no best.bin, no closing table')
+    add('-r', '--resume', metavar='FILE', help='continue from a checkpoint, looked up in -c, then as a path')
+    add('-cf', '--checkpoint-frequency', type=_count, metavar='N', help='also keep epoch_N.bin every N epochs')
+    add('--overwrite', action='store_true', help="train into a -c with another run's last.bin")
+
+
+def _add_evaluation(group):
+    add = group.add_argument
+    add('--evaluate', metavar='FILE', help='only evaluate a checkpoint, looked up in -c, then as a path')
+    add('--protocol', choices=('paper', 'exact'), help='what the table shows: every frame of every window, as '
+        'published numbers have it (default), or every real frame once')
+    add('--by-subject', action='store_true', help='also a table for each test subject')
+    add('--results', metavar='FILE', help='write the figures of both protocols as JSON')
+    add('--export-predictions', metavar='FILE.npz', help='write prediction and truth of each test frame')
+
+
+def _add_run(group):
+    add = group.add_argument
+    add('-c', '--checkpoint', default='checkpoint', metavar='DIR', help='folder of checkpoints (default checkpoint)')
+    add('-l', '--log', default='log', metavar='DIR', help='parent of the run folders (default log)')
+    add('--device', choices=('auto', 'cpu', 'cuda'), default='auto', help='auto is cuda where there is one (default)')
+
+
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
+    """The flags given, checked against each other. Ends the process with status 2 and one line where they clash."""
+    parser = make_parser()
+    args = parser.parse_args(argv)
+    args.command = ['run_ktpformer.py', *(sys.argv[1:] if argv is None else argv)]
+    if args.evaluate and args.resume:
+        parser.error('--evaluate and --resume exclude each other: evaluate a file, or continue training it')
+    if args.evaluate and args.eval is False:
+        parser.error('--evaluate and --no-eval exclude each other')
+    for flag in ('results', 'export_predictions', 'protocol', 'by_subject'):
+        if args.eval is False and getattr(args, flag):
+            parser.error(f'--{flag.replace("_", "-")} needs the evaluation that --no-eval leaves out')
+    if not args.evaluate and not args.resume:
+        channels, heads = args.channels or DEFAULTS['channels'], args.heads or DEFAULTS['heads']
+        if channels % heads:
+            parser.error(f'-cs {channels} channels cannot be divided among -num_heads {heads}')
+    if args.export_predictions and not args.export_predictions.endswith('.npz'):
+        parser.error(f'--export-predictions {args.export_predictions}: expected a name that ends in .npz')
+    return args
+
+
+def fill(args: argparse.Namespace, saved: dict | None = None) -> dict:
+    """The settings of a run: flags as given, else what a resumed checkpoint says, else the defaults."""
+    settings = {}
+    for name, default in DEFAULTS.items():
+        given = getattr(args, name)
+        settings[name] = given if given is not None else (saved or {}).get(name, default)
+    if settings['stride'] is None:
+        settings['stride'] = min(settings['frames'], 128)
+    return settings

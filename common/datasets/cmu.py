@@ -1,0 +1,90 @@
+"""CMU motion capture seen by virtual cameras: the npz files that data/prepare_data_cmu.py makes.
+
+`data_3d_cmu.npz` holds beside `positions_3d` its own `cameras` and `metadata` (fps, subjects_train, subjects_test),
+since no camera ever filmed it.
+"""
+
+import math
+from pathlib import Path
+
+import numpy as np
+
+from common.camera import Camera
+from common.datasets.poses import PoseDataset, keypoint_layout, read_detections, read_positions
+from common.errors import FileError
+from common.skeleton import H36M
+
+NUMBERS = {'orientation': 4, 'translation': 3, 'intrinsic': 9}  # of a camera, by what they say
+
+
+def load(folder: Path, keypoints: str) -> PoseDataset:
+    """Read `data_3d_cmu.npz` and `data_2d_cmu_<keypoints>.npz` of a folder.
+
+    Raises FileError for a file that is missing, broken or of another form.
+    """
+    path_3d, path_2d = folder / 'data_3d_cmu.npz', folder / f'data_2d_cmu_{keypoints}.npz'
+    positions, members = read_positions(path_3d, len(H36M))
+    detections, layout = read_detections(path_2d, keypoint_layout(keypoints, H36M))
+    try:
+        cameras = _cameras(members.get('cameras'), positions)
+        fps, train, test = _metadata(members.get('metadata'), positions)
+    except ValueError as error:
+        raise FileError(f'{path_3d}: {error}; make it again with data/prepare_data_cmu.py') from None
+    return PoseDataset(
+        name='cmu', keypoints=keypoints, skeleton=H36M, layout=layout, fps=fps, positions=positions,
+        detections=detections, cameras=cameras, subjects_train=train, subjects_test=test,
+        source_3d=str(path_3d), source_2d=str(path_2d))
+
+
+def _cameras(tree, subjects) -> dict[str, list[Camera]]:
+    """The cameras of every subject; raises ValueError where some are missing or of another form."""
+    if not isinstance(tree, dict):
+        raise ValueError('cameras is not there, or not a dict of subjects')
+    cameras = {}
+    for subject in subjects:
+        entries = tree.get(subject)
+        if not isinstance(entries, (list, tuple)) or not entries:
+            raise ValueError(f'cameras of subject {subject} are missing, or not a list')
+        cameras[subject] = [_camera(entry, f'camera {k} of subject {subject}') for k, entry in enumerate(entries)]
+    return cameras
+
+
+def _camera(entry, where: str) -> Camera:
+    entry = entry if isinstance(entry, dict) else {}
+    vectors = {name: _vector(entry.get(name), count, f'{where}: {name}') for name, count in NUMBERS.items()}
+    if abs(np.linalg.norm(vectors['orientation']) - 1) > 1e-3:
+        raise ValueError(f'{where}: orientation is not a unit quaternion')
+    sides = {}
+    for name in ('width', 'height'):
+        sides[name] = entry.get(name)
+        if isinstance(sides[name], bool) or not isinstance(sides[name], (int, np.integer)) or sides[name] <= 0:
+            raise ValueError(f'{where}: {name} is {str(sides[name])[:20]!r}, expected pixels')
+    return Camera(**vectors, width=int(sides['width']), height=int(sides['height']))
+
+
+def _vector(values, count: int, what: str) -> np.ndarray:
+    try:
+        vector = np.asarray(values, dtype=np.float32)
+    except (TypeError, ValueError):
+        vector = np.empty(0)
+    if vector.shape != (count,) or not np.isfinite(vector).all():
+        raise ValueError(f'{what} is not {count} finite numbers')
+    return vector
+
+
+def _metadata(metadata, subjects) -> tuple[float, tuple[str, ...], tuple[str, ...]]:
+    """(fps, subjects_train, subjects_test); raises ValueError where one is missing or of another form."""
+    metadata = metadata if isinstance(metadata, dict) else {}
+    fps = metadata.get('fps')
+    if isinstance(fps, bool) or not isinstance(fps, (int, float, np.number)) or not 0 < fps < math.inf:
+        raise ValueError(f'metadata says fps {str(fps)[:20]!r}, expected frames per second')
+    sides = []
+    for name in ('subjects_train', 'subjects_test'):
+        side = metadata.get(name)
+        if not isinstance(side, (list, tuple)) or not side or not all(isinstance(s, str) for s in side):
+            raise ValueError(f'metadata has no {name}, or not as a list of names')
+        unknown = [subject for subject in side if subject not in subjects]
+        if unknown:
+            raise ValueError(f'{name} names {unknown[0]}, which positions_3d has not')
+        sides.append(tuple(side))
+    return fps, *sides

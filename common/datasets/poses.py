@@ -1,0 +1,247 @@
+"""What a data set is to the rest of the program: 3D positions, 2D keypoints, cameras, and the sequences they make.
+
+Letters: T frames of a sequence, J joints of the skeleton, K keypoints of the layout.
+"""
+
+from collections.abc import Sequence as Ordered
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from common.camera import Camera, normalise
+from common.datasets.npz import read_npz
+from common.errors import FileError, FlagError
+from common.skeleton import COCO, MPII, SKELETONS, Skeleton
+
+
+@dataclass(frozen=True)
+class Sequence:
+    """One take of one subject seen by one camera, in network units.
+
+    Attributes:
+        keypoints: (T, K, 2) float32 normalised screen coordinates.
+        poses: (T, J, 3) float32 metres in camera axes, relative to the root.
+    """
+
+    subject: str
+    action: str
+    camera: int
+    keypoints: np.ndarray
+    poses: np.ndarray
+
+
+@dataclass(frozen=True)
+class PoseDataset:
+    """A data set as its files hold it. Reading checks the form; `sequences` checks what is selected.
+
+    Attributes:
+        name, keypoints: what -d and -k call the data set and its 2D file.
+        skeleton, layout: the joints of the 3D poses and those of the 2D keypoints.
+        fps: frames per second.
+        positions: subject -> action -> (T, J, 3) float32 world positions, metres.
+        detections: subject -> action -> one (T', K, 2) float32 array of pixels per camera, T' >= T.
+        cameras: subject -> its cameras, in the order of the detections.
+        subjects_train, subjects_test: the split used where the command line names none.
+        source_3d, source_2d: what error messages call the two sides.
+    """
+
+    name: str
+    keypoints: str
+    skeleton: Skeleton
+    layout: Skeleton
+    fps: float
+    positions: dict
+    detections: dict
+    cameras: dict[str, list[Camera]]
+    subjects_train: tuple[str, ...]
+    subjects_test: tuple[str, ...]
+    source_3d: str
+    source_2d: str
+
+    def sequences(self, subjects: Ordered[str], actions: Ordered[str] | None = None, downsample: int = 1,
+                  subset: float = 1.0) -> list[Sequence]:
+        """The selected sequences, in the order subject (as given) -> action (as in the 2D file) -> camera.
+
+        Args:
+            subjects: names of subjects.
+            actions: action names or unambiguous prefixes of one; None for all.
+            downsample: keep every n-th frame.
+            subset: fraction of each take to keep, one stretch from its middle.
+
+        Raises:
+            FlagError: an unknown subject or action, or a selection without a sequence.
+            FileError: the two sides do not fit each other.
+        """
+        for subject in subjects:
+            self._check_subject(subject)
+        groups = self._action_groups(subjects, actions)
+        takes = [(subject, action) for subject in subjects for action in self._takes(subject, groups)]
+        if not takes:
+            raise FlagError(f'no sequence is selected by subjects {",".join(subjects)} and actions '
+                            f'{",".join(actions or ["*"])} of {self.name}')
+        return [sequence for take in takes for sequence in self._sequences_of_take(*take, downsample, subset)]
+
+    def _check_subject(self, subject: str) -> None:
+        sides = {self.source_3d: self.positions, self.source_2d: self.detections}
+        having = [source for source, side in sides.items() if subject in side]
+        if not having:
+            raise FlagError(f'unknown subject {subject} of {self.name}; there are {", ".join(self.positions)}')
+        for source in sides:
+            if source not in having:
+                raise FileError(f'{source} has no subject {subject}, but {having[0]} has: choose other subjects with '
+                                f'-str and -ste or complete the file')
+        if subject not in self.cameras:
+            raise FileError(f'{self.name} has no cameras for subject {subject}')
+
+    def _action_groups(self, subjects, actions) -> set[str]:
+        """The action names (text before the first space) that the flag selects."""
+        known = dict.fromkeys(action_name(take) for s in subjects for take in (*self.detections[s], *self.positions[s]))
+        if actions is None:
+            return set(known)
+        groups = set()
+        for wanted in actions:
+            matches = [wanted] if wanted in known else [name for name in known if name.startswith(wanted)]
+            if len(matches) != 1:
+                raise FlagError(f'unknown action {wanted}; there are {", ".join(known)}' if not matches else
+                                f'action {wanted} is ambiguous: write one of {", ".join(matches)}')
+            groups.update(matches)
+        return groups
+
+    def _takes(self, subject: str, groups: set[str]) -> list[str]:
+        seen, moved = ({take for take in side[subject] if action_name(take) in groups}
+                       for side in (self.detections, self.positions))
+        for lacking, missing in ((self.source_3d, seen - moved), (self.source_2d, moved - seen)):
+            if missing:
+                raise FileError(f'{lacking} has no action {min(missing)} of subject {subject}, but the other side has; '
+                                f'make both files from the same takes')
+        return [take for take in self.detections[subject] if take in seen]
+
+    def _sequences_of_take(self, subject: str, take: str, downsample: int, subset: float):
+        where = f'{subject} {take}'
+        positions = self.positions[subject][take]
+        cameras, views = self.cameras[subject], self.detections[subject][take]
+        if len(views) != len(cameras):
+            raise FileError(f'{self.source_2d} has {len(views)} cameras for {where}, but {self.name} has '
+                            f'{len(cameras)}')
+        if not np.isfinite(positions).all():
+            raise FileError(f'{self.source_3d} holds NaN or infinite coordinates in {where}')
+        kept = _frames_kept(len(positions), downsample, subset)
+        for index, (camera, pixels) in enumerate(zip(cameras, views, strict=True)):
+            if len(pixels) < len(positions):
+                raise FileError(f'{self.source_2d} has {len(pixels)} frames for {where} camera {index}, but '
+                                f'{self.source_3d} has {len(positions)}')
+            # Some videos run on for a few frames after the motion ends: the tail is cut, as VideoPose3D does.
+            pixels = pixels[:len(positions)]
+            if not np.isfinite(pixels).all():
+                raise FileError(f'{self.source_2d} holds NaN or infinite coordinates in {where} camera {index}')
+            poses = camera.from_world(positions[kept])
+            yield Sequence(subject, take, index, normalise(pixels[kept], camera.width, camera.height),
+                           poses - poses[:, [self.skeleton.root]])
+
+
+def action_name(take: str) -> str:
+    """`Walking 1` is a take of the action `Walking`: the text before the first space."""
+    return take.split(' ')[0]
+
+
+def _frames_kept(length: int, downsample: int, subset: float) -> slice:
+    count = max(1, round(length * subset))
+    start = (length - count) // 2
+    return slice(start, start + count, downsample)
+
+
+def read_positions(path: Path, joints: int, member: str = 'positions_3d') -> tuple[dict, dict]:
+    """The 3D file as (subject -> action -> (T, joints, 3) float32, all members of the file).
+
+    Raises FileError where the file is not of that form.
+    """
+    members = read_npz(path)
+    positions = {
+        subject: {action: _array(path, f'{subject} {action}', array, joints, 3) for action, array in actions.items()}
+        for subject, actions in _nested_dict(path, member, members).items()
+    }
+    return positions, members
+
+
+def read_detections(path: Path, layout_of) -> tuple[dict, Skeleton]:
+    """The 2D file as (subject -> action -> [(T, K, 2) float32 per camera], the layout of its keypoints).
+
+    Args:
+        layout_of: (metadata dict, number of keypoints) -> Skeleton, raising ValueError when there is none.
+
+    Raises FileError where the file is not of that form.
+    """
+    members = read_npz(path)
+    tree = _nested_dict(path, 'positions_2d', members)
+    metadata = members.get('metadata', {})
+    count = _first_joint_count(path, tree)
+    try:
+        layout = layout_of(metadata if isinstance(metadata, dict) else {}, count)
+    except ValueError as error:
+        raise FileError(f'{path}: {error}') from None
+    detections = {}
+    for subject, actions in tree.items():
+        detections[subject] = {}
+        for action, views in actions.items():
+            if not isinstance(views, (list, tuple, np.ndarray)):
+                raise FileError(f'{path}: {subject} {action} is {type(views).__name__}, expected a list of one array '
+                                f'per camera')
+            detections[subject][action] = [
+                _array(path, f'{subject} {action} camera {camera}', view, len(layout), 2)
+                for camera, view in enumerate(views)
+            ]
+    return detections, layout
+
+
+def keypoint_layout(name: str, default: Skeleton):
+    """The rule that finds the layout of the 2D file called `name`: (metadata, count) -> Skeleton.
+
+    A file says it in its metadata, or has the 16 keypoints of MPII, or `coco` in its name, or is in the data set's
+    own order. A file whose left and right lists say otherwise is refused, since it would be mirrored wrongly.
+    """
+    def layout_of(metadata: dict, count: int) -> Skeleton:
+        said = metadata.get('layout_name')
+        if said is None:
+            layout = MPII if count == len(MPII) != len(default) else COCO if 'coco' in name else default
+        elif said in SKELETONS:
+            layout = SKELETONS[said]
+        else:
+            raise ValueError(f'unknown keypoint layout {said!r}; known are {", ".join(SKELETONS)}')
+        if count != len(layout):
+            raise ValueError(f'{count} keypoints, but layout {layout.name} has {len(layout)}')
+        symmetry = metadata.get('keypoints_symmetry')
+        if symmetry is not None and [sorted(side) for side in symmetry] != [sorted(layout.left), sorted(layout.right)]:
+            raise ValueError(f'its left and right keypoints {symmetry} are not those of layout {layout.name}, '
+                             f'{[sorted(layout.left), sorted(layout.right)]}')
+        return layout
+    return layout_of
+
+
+def _nested_dict(path: Path, member: str, members: dict) -> dict:
+    if member not in members:
+        raise FileError(f'{path} has no {member}; it holds {", ".join(members) or "nothing"}')
+    tree = members[member]
+    if not isinstance(tree, dict) or not all(isinstance(actions, dict) for actions in tree.values()):
+        raise FileError(f'{path}: {member} is not a dict of subjects that are dicts of actions')
+    return tree
+
+
+def _first_joint_count(path: Path, tree: dict) -> int:
+    for actions in tree.values():
+        for views in actions.values():
+            for view in views if isinstance(views, (list, tuple, np.ndarray)) else ():
+                if getattr(view, 'ndim', 0) == 3:
+                    return view.shape[1]
+    raise FileError(f'{path} holds no (frames, keypoints, 2) array')
+
+
+def _array(path: Path, where: str, array, joints: int, channels: int) -> np.ndarray:
+    """float32 (T, joints, channels); a detector's score after x and y is cut off."""
+    shape = getattr(array, 'shape', type(array).__name__)
+    fits = isinstance(array, np.ndarray) and array.ndim == 3 and array.shape[1] == joints and array.dtype.kind in 'fiu'
+    if not fits or not (array.shape[2] == channels or (channels == 2 and array.shape[2] == 3)):
+        raise FileError(f'{path}: {where} is {shape}, expected (frames, {joints}, {channels}) numbers')
+    if not len(array):
+        raise FileError(f'{path}: {where} has no frames')
+    return array[..., :channels].astype(np.float32, copy=False)

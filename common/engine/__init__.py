@@ -1,0 +1,1 @@
+"""The loops: training, evaluation, and what is said about their results."""

@@ -1,0 +1,152 @@
+"""Evaluation: predict every test window with flip augmentation, and add up errors per subject and action.
+
+Two protocols. `paper`: every frame of every window counts, so that the overlap of the last window and the padding of
+short sequences count again, and velocities run over a sequence's windows laid end to end; published numbers are made
+so. `exact`: every real frame counts once, and velocities stay inside a sequence.
+
+Letters: W windows, F frames of a window, N = W*F, J joints, S sequences.
+"""
+
+from collections import defaultdict
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from common import metrics
+from common.augment import mirror
+from common.datasets import action_name
+from common.sampler import SequenceStore
+from common.windows import first_cover, test_starts, windows_of
+
+PROTOCOLS = ('paper', 'exact')
+METRICS = ('mpjpe', 'p_mpjpe', 'n_mpjpe', 'mpjve')
+# Frames in one forward pass, mirrored ones not counted: enough to fill the device, little enough to fit.
+FRAMES_PER_BATCH = {'cpu': 1024, 'cuda': 8192}
+FRAMES_PER_SVD = 1 << 16
+
+
+@dataclass(frozen=True)
+class TestWindows:
+    """The test windows of a store, in order: sequence (W,), start (W,) and rows (W, F) on the store's device, and which
+    window frames stand for a real frame the first time, first (W, F) bool."""
+
+    __test__ = False  # not a test, whatever pytest makes of its name
+
+    sequence: torch.Tensor
+    start: torch.Tensor
+    rows: torch.Tensor
+    first: torch.Tensor
+
+    @classmethod
+    def of(cls, store: SequenceStore, frames: int) -> 'TestWindows':
+        """All test windows of F = frames frames."""
+        sequence, start = windows_of(store.lengths, frames, test_starts)
+        first = first_cover(sequence, start, store.lengths, frames)
+        sequence, start, first = (torch.from_numpy(x).to(store.device) for x in (sequence, start, first))
+        return cls(sequence, start, store.frame_index(sequence, start, frames), first)
+
+
+@torch.inference_mode()
+def predict(model: torch.nn.Module, store: SequenceStore, windows: TestWindows) -> torch.Tensor:
+    """Predictions (W, F, J, 3) in metres: the mean of the plain and the mirrored-and-back prediction."""
+    training = model.training
+    model.eval()
+    batch = max(1, FRAMES_PER_BATCH[store.device.type] // windows.rows.shape[1])
+    predicted = []
+    for rows in windows.rows.split(batch):
+        keypoints = store.keypoints[rows]  # (B, F, K, 2)
+        both = model(torch.cat([keypoints, mirror(keypoints, store.keypoint_mirror)]))
+        plain, mirrored = both.chunk(2)
+        predicted.append((plain + mirror(mirrored, store.joint_mirror)) / 2)
+    model.train(training)
+    return torch.cat(predicted)
+
+
+@torch.inference_mode()
+def validation_figures(predicted: torch.Tensor, store: SequenceStore, windows: TestWindows) -> dict:
+    """The two figures logged while training, in millimetres, over all frames of all test windows together.
+
+    MPJPE, and the velocity error inside windows weighted by window frames (None for windows of one frame).
+    """
+    target = store.poses[windows.rows]  # (W, F, J, 3)
+    figures = {'valid_mpjpe': 1000 * metrics.mpjpe(predicted, target).double().mean().item(), 'valid_mpjve': None}
+    if predicted.shape[1] > 1:
+        figures['valid_mpjve'] = 1000 * metrics.mpjve(predicted, target).double().mean().item()
+    return figures
+
+
+@torch.inference_mode()
+def tally(predicted: torch.Tensor, store: SequenceStore, windows: TestWindows) -> dict[tuple[str, str], np.ndarray]:
+    """Sums of errors and their weights: (subject, action) -> (2 protocols, 4 metrics, [sum, weight]) float64, metres.
+
+    `predicted` is (W, F, J, 3). Takes of the same action are added up.
+    """
+    frames = windows.rows.shape[1]
+    predicted, rows = predicted.flatten(0, 1), windows.rows.flatten()  # (N, J, 3), (N,)
+    owner = windows.sequence.repeat_interleave(frames)  # (N,) sequence of each frame
+    first = windows.first.flatten()
+    errors = torch.stack([_frame_errors(predicted, store.poses, rows, metric)
+                          for metric in (metrics.mpjpe, metrics.p_mpjpe, metrics.n_mpjpe)], dim=1)  # (N, 3) float64
+    per_protocol = []
+    for exact, kept in ((False, torch.ones_like(first)), (True, first)):
+        sums = torch.zeros(len(store.takes), len(METRICS), 2, dtype=torch.float64, device=store.device)
+        sums[:, :3, 0].index_add_(0, owner[kept], errors[kept])
+        count = torch.bincount(owner[kept], minlength=len(store.takes)).double()
+        sums[:, :3, 1] = count[:, None]
+        sums[:, 3] = _velocity_sums(predicted[kept], store.poses, rows[kept], owner[kept], count, exact)
+        per_protocol.append(sums)
+    by_sequence = torch.stack(per_protocol, dim=1).cpu().numpy()  # (S, 2, 4, 2)
+    totals = defaultdict(lambda: np.zeros(by_sequence.shape[1:]))
+    for (subject, take, _), sums in zip(store.takes, by_sequence, strict=True):
+        totals[subject, action_name(take)] += sums
+    return dict(totals)
+
+
+def _frame_errors(predicted, poses, rows, metric) -> torch.Tensor:
+    """(N,) float64 errors of predictions (N, J, 3) against the store's poses at rows (N,), a piece at a time."""
+    pieces = zip(predicted.split(FRAMES_PER_SVD), rows.split(FRAMES_PER_SVD), strict=True)
+    return torch.cat([metric(p, poses[r]).double() for p, r in pieces])
+
+
+def _velocity_sums(predicted, poses, rows, owner, count, exact: bool) -> torch.Tensor:
+    """(S, 2) sum and weight of the velocity error over consecutive frames of the same sequence.
+
+    Paper: a sequence's mean over its pairs, weighted by its frames. Exact: pairs are counted as they are.
+    """
+    sums = torch.zeros(len(count), 2, dtype=torch.float64, device=count.device)
+    if len(rows) < 2:
+        return sums
+    same = owner[1:] == owner[:-1]
+    pieces = zip(range(0, len(rows) - 1, FRAMES_PER_SVD), same.split(FRAMES_PER_SVD), strict=True)
+    for begin, inside in pieces:
+        piece = slice(begin, begin + len(inside) + 1)
+        error = metrics.mpjve(predicted[piece], poses[rows[piece]]).double()[inside]
+        sums[:, 0].index_add_(0, owner[piece][1:][inside], error)
+    pairs = torch.bincount(owner[1:][same], minlength=len(count)).double()
+    sums[:, 1] = pairs if exact else torch.where(pairs > 0, count, 0)
+    if not exact:
+        sums[:, 0] *= count / pairs.clamp_min(1)
+    return sums
+
+
+@torch.inference_mode()
+def mean_pose_mpjpe(train: SequenceStore, test: SequenceStore) -> float:
+    """What predicting the mean training pose for every test frame would score: the baseline to stay under, mm."""
+    mean = train.poses.mean(dim=0, dtype=torch.float64).float()
+    return 1000 * metrics.mpjpe(mean, test.poses).double().mean().item()
+
+
+def predictions_by_frame(predicted: torch.Tensor, store: SequenceStore, windows: TestWindows) -> dict[str, np.ndarray]:
+    """Every real frame once: prediction and truth (N, J, 3) metres; subject, action, camera and frame (N,)."""
+    first = windows.first.flatten()
+    lengths = store.lengths
+    subjects, actions, cameras = zip(*store.takes, strict=True)
+    return {
+        'prediction': predicted.flatten(0, 1)[first].cpu().numpy(),
+        'truth': store.poses[windows.rows.flatten()[first]].cpu().numpy(),
+        'subject': np.repeat(subjects, lengths),
+        'action': np.repeat(actions, lengths),
+        'camera': np.repeat(cameras, lengths),
+        'frame': np.concatenate([np.arange(length) for length in lengths]),
+    }

@@ -1,0 +1,39 @@
+"""Writing files so that a reader never sees half of one, whatever moment the process dies at."""
+
+import contextlib
+import os
+import tempfile
+from pathlib import Path
+
+from common.errors import FileError
+
+
+@contextlib.contextmanager
+def atomic_path(path: Path):
+    """Yield a temporary path beside `path`, synced and renamed to it on success, removed on failure.
+
+    Raises FileError when the folder cannot be written.
+    """
+    path = Path(path)
+    try:
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f'.{path.name}.', suffix=path.suffix)
+        os.close(descriptor)
+    except OSError as error:
+        raise FileError(f'cannot write {path}: {error.strerror}') from None
+    temporary = Path(name)
+    try:
+        os.chmod(temporary, 0o666 & ~_umask())
+        yield temporary
+        with open(temporary, 'rb') as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise FileError(f'cannot write {path}: {error.strerror or error}') from None
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

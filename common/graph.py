@@ -1,0 +1,22 @@
+"""Adjacency matrices of skeletons and of chains of frames."""
+
+import numpy as np
+
+
+def adjacency(n: int, edges: list[tuple[int, int]]) -> np.ndarray:
+    """The normalised adjacency (n, n), float32, of an undirected graph.
+
+    Each row of the symmetric 0/1 matrix is divided by its sum (an isolated node keeps a row of zeros), and then the
+    diagonal is set to 1, as KTPFormer and HTNet have it.
+    """
+    matrix = np.zeros((n, n))
+    for i, j in edges:
+        matrix[i, j] = matrix[j, i] = 1
+    matrix /= np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    np.fill_diagonal(matrix, 1)
+    return matrix.astype(np.float32)
+
+
+def chain(n: int) -> np.ndarray:
+    """The adjacency (n, n) of n frames in a row."""
+    return adjacency(n, [(t, t - 1) for t in range(1, n)])

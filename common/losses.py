@@ -1,0 +1,37 @@
+"""KTPFormer's training loss: weighted MPJPE, temporal consistency and velocity error. Metres throughout.
+
+Source: the loss of Zhang et al., "MixSTE", CVPR 2022, which KTPFormer trains with.
+Letters: B windows, F frames, J joints.
+"""
+
+import torch
+
+TEMPORAL_CONSISTENCY_WEIGHT = 0.5
+VELOCITY_WEIGHT = 2.0
+
+
+def pose_loss(predicted: torch.Tensor, target: torch.Tensor, weights: torch.Tensor) -> dict[str, torch.Tensor]:
+    """The parts of the loss and their weighted sum, `total`, each a scalar averaged over everything.
+
+    Args:
+        predicted, target: (B, F, J, 3) metres.
+        weights: (J,) weight of each joint.
+
+    Differences in time over zero pairs (F = 1) are 0.
+    """
+    weighted_mpjpe = (weights * (predicted - target).norm(dim=-1)).mean()
+    if predicted.shape[1] > 1:
+        step = predicted.diff(dim=1)
+        temporal_consistency = (weights[:, None] * step.square()).mean()
+        velocity = (step - target.diff(dim=1)).norm(dim=-1).mean()
+    else:
+        temporal_consistency = velocity = weighted_mpjpe.new_zeros(())
+    total = weighted_mpjpe + TEMPORAL_CONSISTENCY_WEIGHT * temporal_consistency + VELOCITY_WEIGHT * velocity
+    return {'weighted_mpjpe': weighted_mpjpe, 'temporal_consistency': temporal_consistency, 'mpjve': velocity,
+            'total': total}
+
+
+def objective(total: torch.Tensor, kind: str) -> torch.Tensor:
+    """What is minimised: `half-square`, ½·total², as the published code does by back-propagating the loss with its own
+    value as upstream gradient, or `plain`, the total itself."""
+    return total.square() / 2 if kind == 'half-square' else total

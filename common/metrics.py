@@ -1,0 +1,40 @@
+"""Errors of predicted poses, one figure per frame, in the unit of the input. Letters: J joints, ... any leading axes.
+
+Source: MPJPE and P-MPJPE (protocols 1 and 2) as Human3.6M is evaluated since Martinez et al., ICCV 2017; N-MPJPE from
+Rhodin et al., CVPR 2018; MPJVE from Pavllo et al., "VideoPose3D", CVPR 2019. None of them moves the root to zero.
+"""
+
+import torch
+
+
+def mpjpe(predicted: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Mean per-joint position error: (..., J, 3) twice -> (...)."""
+    return (predicted - target).norm(dim=-1).mean(dim=-1)
+
+
+def p_mpjpe(predicted: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """MPJPE after each frame's best rotation, scale and translation: (..., J, 3) twice -> (...) in float64."""
+    predicted, target = predicted.double(), target.double()
+    p = predicted - predicted.mean(dim=-2, keepdim=True)
+    y = target - target.mean(dim=-2, keepdim=True)
+    # Maximise trace(Rᵀ pᵀy) over rotations: R = U D Vᵀ, where D turns a reflection back into a rotation by its last
+    # axis, and the optimal scale then counts that singular value negatively.
+    u, s, vt = torch.linalg.svd(p.mT @ y)
+    sign = torch.ones_like(s)
+    sign[..., -1] = torch.where(torch.linalg.det(u @ vt) < 0, -1.0, 1.0)
+    rotation = (u * sign[..., None, :]) @ vt
+    # A prediction whose joints coincide has no scale: it stays the point it is.
+    scale = (s * sign).sum(dim=-1) / p.square().sum(dim=(-2, -1)).clamp_min(torch.finfo(p.dtype).tiny)
+    return mpjpe(scale[..., None, None] * (p @ rotation), y)
+
+
+def n_mpjpe(predicted: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """MPJPE after each frame's best scale alone: (..., J, 3) twice -> (...)."""
+    scale = (predicted * target).sum(dim=(-2, -1)) / predicted.square().sum(dim=(-2, -1)).clamp_min(
+        torch.finfo(predicted.dtype).tiny)
+    return mpjpe(scale[..., None, None] * predicted, target)
+
+
+def mpjve(predicted: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Mean per-joint velocity error between neighbours: (..., F, J, 3) twice -> (..., F-1), length per frame."""
+    return mpjpe(predicted.diff(dim=-3), target.diff(dim=-3))

@@ -1,0 +1,85 @@
+"""The transformer parts every model here is made of. Tokens stay in one layout, (B, F, J, C), from input to head.
+
+Letters: B windows of a batch, F frames, J joints, C channels, H heads, d = C/H.
+Source: the pre-norm block of ViT (Dosovitskiy et al., ICLR 2021) as MixSTE (CVPR 2022) runs it in turn over joints and
+over frames; DropPath is stochastic depth (Huang et al., ECCV 2016).
+"""
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import nn
+
+JOINTS, FRAMES = 'joints', 'frames'
+# How a head's tokens are seen when attention runs over an axis. Both are views: no token moves.
+AS_HEADS = {JOINTS: 'b f j (h d) -> (b f) h j d', FRAMES: 'b f j (h d) -> b (j h) f d'}
+# What shares one draw of DropPath: a frame of a window where blocks run over joints, the track of a joint where they
+# run over frames, as in the published code, whose batch axis is B*F or B*J.
+DROPPED_TOGETHER = {JOINTS: (0, 1), FRAMES: (0, 2)}
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention over one axis of the tokens, with a packed projection for queries, keys and values."""
+
+    def __init__(self, channels: int, heads: int, over: str):
+        """over: JOINTS or FRAMES. Raises ValueError when the heads do not divide the channels."""
+        super().__init__()
+        if channels % heads:
+            raise ValueError(f'{channels} channels cannot be divided among {heads} heads')
+        self.heads, self.over = heads, over
+        self.qkv = nn.Linear(channels, 3 * channels)
+        self.proj = nn.Linear(channels, channels)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """x (B, F, J, C) -> (B, F, J, C)."""
+        # Three products instead of one: each result is contiguous, so that joint and head merge into one axis.
+        parts = zip(self.qkv.weight.chunk(3), self.qkv.bias.chunk(3), strict=True)
+        q, k, v = (rearrange(F.linear(x, weight, bias), AS_HEADS[self.over], h=self.heads) for weight, bias in parts)
+        out = F.scaled_dot_product_attention(q, k, v)
+        before, after = AS_HEADS[self.over].split(' -> ')
+        return self.proj(rearrange(out, f'{after} -> {before}', h=self.heads, f=x.shape[1]))
+
+
+class Mlp(nn.Module):
+    """Linear, exact GELU, Linear."""
+
+    def __init__(self, channels: int, hidden: int):
+        super().__init__()
+        self.fc1 = nn.Linear(channels, hidden)
+        self.fc2 = nn.Linear(hidden, channels)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """x (..., C) -> (..., C)."""
+        return self.fc2(F.gelu(self.fc1(x)))
+
+
+class DropPath(nn.Module):
+    """Stochastic depth: while training, a branch is left out with probability `rate`, and scaled up where it stays."""
+
+    def __init__(self, rate: float, over: str):
+        super().__init__()
+        self.rate, self.over = rate, over
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """x (B, F, J, C) -> (B, F, J, C); one draw for all tokens of a frame (over joints) or a track (over frames)."""
+        if not self.training or self.rate == 0:
+            return x
+        together = DROPPED_TOGETHER[self.over]
+        shape = [n if axis in together else 1 for axis, n in enumerate(x.shape)]
+        keep = torch.rand(shape, device=x.device) >= self.rate
+        return x * (keep / (1 - self.rate)).to(x.dtype)
+
+
+class Block(nn.Module):
+    """x + DropPath(attention(norm1(x))), then x + DropPath(MLP(norm2(x)))."""
+
+    def __init__(self, attn: Attention, norm1: nn.Module, norm2: nn.Module, mlp: Mlp, drop_path: float):
+        super().__init__()
+        self.norm1, self.attn, self.norm2, self.mlp = norm1, attn, norm2, mlp
+        self.drop_attn = DropPath(drop_path, attn.over)
+        self.drop_mlp = DropPath(drop_path, attn.over)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """x (B, F, J, C) -> (B, F, J, C)."""
+        x = x + self.drop_attn(self.attn(self.norm1(x)))
+        return x + self.drop_mlp(self.mlp(self.norm2(x)))

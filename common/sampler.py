@@ -1,0 +1,99 @@
+"""Sequences on the device, and the windows gathered from them by index. Nothing here touches the CPU once it is built.
+
+Letters: N frames of all sequences together, S sequences, W windows, B windows of a batch, F frames of a window,
+K keypoints, J joints.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+
+from common.augment import mirror
+from common.skeleton import Skeleton
+from common.windows import chunk_starts, windows_of
+
+
+class SequenceStore:
+    """All sequences of a split, end to end, as two tensors on one device.
+
+    Attributes:
+        keypoints: (N, K, 2) float32 normalised screen coordinates.
+        poses: (N, J, 3) float32 metres, root-relative.
+        takes: (subject, action, camera) of each sequence.
+        lengths: frames of each sequence.
+    """
+
+    def __init__(self, sequences: list, layout: Skeleton, skeleton: Skeleton, device: torch.device):
+        """sequences: objects with subject, action, camera, keypoints (T, K, 2) and poses (T, J, 3)."""
+        self.device = device
+        self.takes = [(s.subject, s.action, s.camera) for s in sequences]
+        self.lengths = [len(s.poses) for s in sequences]
+        self.keypoints = torch.from_numpy(np.concatenate([s.keypoints for s in sequences])).to(device)
+        self.poses = torch.from_numpy(np.concatenate([s.poses for s in sequences])).to(device)
+        self.keypoint_mirror = torch.tensor(layout.mirror, device=device)
+        self.joint_mirror = torch.tensor(skeleton.mirror, device=device)
+        length = torch.tensor(self.lengths, device=device)
+        self._end = length.cumsum(0)
+        self._begin = self._end - length
+
+    def __len__(self):
+        return len(self.poses)
+
+    def frame_index(self, sequence: torch.Tensor, start: torch.Tensor, frames: int) -> torch.Tensor:
+        """(B, F) rows of the store that windows read: sequence (B,) and start (B,), edges replicated."""
+        begin, end = self._begin[sequence, None], self._end[sequence, None]
+        frame = begin + start[:, None] + torch.arange(frames, device=self.device)
+        return torch.minimum(torch.maximum(frame, begin), end - 1)
+
+
+class WindowSampler:
+    """Epochs of shuffled training windows.
+
+    The order is the published one: sequence by sequence all windows, then all of them mirrored, permuted once per epoch
+    by a single numpy RandomState that lives as long as the run.
+    """
+
+    def __init__(self, store: SequenceStore, frames: int, flip: bool, seed: int):
+        """flip: whether every window comes a second time, mirrored."""
+        self.store, self.frames, self.seed = store, frames, seed
+        sequence, start = windows_of(store.lengths, frames, chunk_starts)
+        table = np.stack([sequence, start, np.zeros_like(start)], axis=1)
+        if flip:
+            # Mirrored windows follow the plain ones of the same sequence.
+            table = np.concatenate([table, table + [0, 0, 1]])
+            table = table[np.argsort(table[:, 0] * 2 + table[:, 2], kind='stable')]
+        self._table = torch.from_numpy(table).to(store.device)
+        self._restart()
+
+    def __len__(self):
+        """Windows of an epoch."""
+        return len(self._table)
+
+    def _restart(self):
+        self._random, self._drawn = np.random.RandomState(self.seed), 0
+
+    def order(self, draw: int) -> np.ndarray:
+        """The permutation (W,) that is the draw-th of the run, counted from 0; earlier ones are drawn on the way."""
+        if draw < self._drawn:
+            self._restart()
+        while True:
+            order = self._random.permutation(len(self))
+            self._drawn += 1
+            if self._drawn > draw:
+                return order
+
+    def epoch(self, draw: int, batch: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """The batches of one epoch: keypoints (B, F, K, 2) and poses (B, F, J, 3); the last one may be short."""
+        table = self._table[torch.from_numpy(self.order(draw)).to(self.store.device)]
+        for first in range(0, len(table), batch):
+            yield self.gather(table[first:first + batch])
+
+    def gather(self, windows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Rows (B, 3) of sequence, start, mirrored? -> keypoints (B, F, K, 2) and poses (B, F, J, 3)."""
+        store = self.store
+        rows = store.frame_index(windows[:, 0], windows[:, 1], self.frames)
+        flipped = windows[:, 2].bool()[:, None, None, None]
+        keypoints, poses = store.keypoints[rows], store.poses[rows]
+        return (torch.where(flipped, mirror(keypoints, store.keypoint_mirror), keypoints),
+                torch.where(flipped, mirror(poses, store.joint_mirror), poses))

@@ -1,0 +1,133 @@
+"""Skeletons as data: joint names, parents, left and right, root. All that depends on joints is derived from here.
+
+One vocabulary of joint names serves all layouts, so that joints of different layouts correspond by name: `thorax` lies
+between the shoulders, `neck` is the upper neck or nose point of Human3.6M, `head` is the top of the head, feet are
+called by their ankles. Orders and parents are those of the public npz files: VideoPose3D's for Human3.6M and
+HumanEva-I, P-STMO's for MPI-INF-3DHP, the detectors' own for COCO and MPII.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+# MixSTE's and KTPFormer's loss weights, written by name; what is not listed weighs 1.
+LOSS_WEIGHTS = {'knee': 2.5, 'ankle': 2.5, 'head': 1.5, 'shoulder': 1.5, 'elbow': 4.0, 'wrist': 4.0}
+
+
+@dataclass(frozen=True)
+class Skeleton:
+    """A layout of joints or keypoints. `parents[j]` is the parent of joint j, -1 for the root."""
+
+    name: str
+    joints: tuple[str, ...]
+    parents: tuple[int, ...]
+
+    def __post_init__(self):
+        if len(self.parents) != len(self.joints):
+            raise ValueError(f'skeleton {self.name}: {len(self.joints)} joints but {len(self.parents)} parents')
+        if len(set(self.joints)) != len(self.joints):
+            raise ValueError(f'skeleton {self.name}: a joint name occurs twice')
+
+    def __len__(self):
+        return len(self.joints)
+
+    @property
+    def root(self) -> int:
+        """Index of the joint without a parent."""
+        return self.parents.index(-1)
+
+    @property
+    def left(self) -> tuple[int, ...]:
+        """Indices of the joints of the left side, paired in order with `right`."""
+        return tuple(j for j, name in enumerate(self.joints) if name.startswith('left_'))
+
+    @property
+    def right(self) -> tuple[int, ...]:
+        """Indices of the right-side partners of `left`, in the order of `left`."""
+        return tuple(self.joints.index('right_' + self.joints[j].removeprefix('left_')) for j in self.left)
+
+    @property
+    def mirror(self) -> tuple[int, ...]:
+        """The permutation that swaps left and right: mirrored = x[mirror]."""
+        order = list(range(len(self)))
+        for left, right in zip(self.left, self.right, strict=True):
+            order[left], order[right] = right, left
+        return tuple(order)
+
+    @property
+    def edges(self) -> list[tuple[int, int]]:
+        """(joint, parent) for every joint but the root."""
+        return [(j, parent) for j, parent in enumerate(self.parents) if parent >= 0]
+
+    @property
+    def loss_weights(self) -> tuple[float, ...]:
+        """Weight of each joint in the training loss, by name, so that every layout gets the right ones."""
+        return tuple(LOSS_WEIGHTS.get(name.removeprefix('left_').removeprefix('right_'), 1.0) for name in self.joints)
+
+
+H36M = Skeleton(
+    'h36m',
+    ('hip', 'right_hip', 'right_knee', 'right_ankle', 'left_hip', 'left_knee', 'left_ankle', 'spine', 'thorax', 'neck',
+     'head', 'left_shoulder', 'left_elbow', 'left_wrist', 'right_shoulder', 'right_elbow', 'right_wrist'),
+    (-1, 0, 1, 2, 0, 4, 5, 0, 7, 8, 9, 8, 11, 12, 8, 14, 15),
+)
+# The rows of Human3.6M's 32 mocap joints that make up the 17.
+H36M_OF_32 = (0, 1, 2, 3, 6, 7, 8, 12, 13, 14, 15, 17, 18, 19, 25, 26, 27)
+
+HUMANEVA15 = Skeleton(
+    'humaneva15',
+    ('hip', 'thorax', 'left_shoulder', 'left_elbow', 'left_wrist', 'right_shoulder', 'right_elbow', 'right_wrist',
+     'left_hip', 'left_knee', 'left_ankle', 'right_hip', 'right_knee', 'right_ankle', 'head'),
+    (-1, 0, 1, 2, 3, 1, 5, 6, 0, 8, 9, 0, 11, 12, 1),
+)
+# The data set's own names for 0, 1, 16 are head_top, neck, head.
+MPI_INF_3DHP = Skeleton(
+    '3dhp',
+    ('head', 'thorax', 'right_shoulder', 'right_elbow', 'right_wrist', 'left_shoulder', 'left_elbow', 'left_wrist',
+     'right_hip', 'right_knee', 'right_ankle', 'left_hip', 'left_knee', 'left_ankle', 'hip', 'spine', 'neck'),
+    (1, 15, 1, 2, 3, 1, 5, 6, 14, 8, 9, 14, 11, 12, -1, 14, 1),
+)
+# Detectors' layouts have no pelvis to hang the limbs on, or no published tree: the parents are ours, rooted where the
+# trunk allows, and serve the graph of KPA only.
+COCO = Skeleton(
+    'coco',
+    ('nose', 'left_eye', 'right_eye', 'left_ear', 'right_ear', 'left_shoulder', 'right_shoulder', 'left_elbow',
+     'right_elbow', 'left_wrist', 'right_wrist', 'left_hip', 'right_hip', 'left_knee', 'right_knee', 'left_ankle',
+     'right_ankle'),
+    (-1, 0, 0, 1, 2, 0, 0, 5, 6, 7, 8, 5, 6, 11, 12, 13, 14),
+)
+MPII = Skeleton(
+    'mpii',
+    ('right_ankle', 'right_knee', 'right_hip', 'left_hip', 'left_knee', 'left_ankle', 'hip', 'thorax', 'neck', 'head',
+     'right_wrist', 'right_elbow', 'right_shoulder', 'left_shoulder', 'left_elbow', 'left_wrist'),
+    (1, 2, 6, 6, 3, 4, -1, 6, 7, 8, 11, 12, 7, 7, 13, 14),
+)
+
+SKELETONS = {s.name: s for s in (H36M, HUMANEVA15, MPI_INF_3DHP, COCO, MPII)}
+
+# What stands in for a joint that the other layout lacks: the first entry whose joints are all there, averaged.
+STAND_INS = {
+    'hip': (('left_hip', 'right_hip'),),
+    'thorax': (('left_shoulder', 'right_shoulder'),),
+    'spine': (('hip', 'thorax'), ('left_hip', 'right_hip', 'left_shoulder', 'right_shoulder')),
+    'neck': (('nose',), ('thorax', 'head')),
+    'head': (('left_eye', 'right_eye', 'left_ear', 'right_ear'), ('neck',)),
+    'nose': (('neck',), ('head',)),
+}
+
+
+def correspondence(joints: Skeleton, keypoints: Skeleton) -> np.ndarray:
+    """The (J_out, J_in) float32 matrix that takes keypoints to joints by name; each row sums to 1.
+
+    A joint without a keypoint of its name takes the mean of its stand-ins.
+    Raises ValueError for a joint that has neither.
+    """
+    matrix = np.zeros((len(joints), len(keypoints)), dtype=np.float32)
+    for row, name in zip(matrix, joints.joints, strict=True):
+        candidates = ((name,), *STAND_INS.get(name, ()))
+        found = next((c for c in candidates if all(n in keypoints.joints for n in c)), None)
+        if found is None:
+            raise ValueError(f'no keypoint of layout {keypoints.name} can stand for joint {name} of {joints.name}')
+        for stand_in in found:
+            row[keypoints.joints.index(stand_in)] = 1 / len(found)
+    return matrix

@@ -1,0 +1,51 @@
+"""Windows as arithmetic: where they start and which frames they read. No window is ever stored as data.
+
+A window of F frames that starts at frame `start` of a sequence of T frames reads the frames start ... start + F - 1,
+each clamped to 0 ... T - 1, which replicates the edges. Letters: S sequences, W windows, F frames, T a length.
+"""
+
+import numpy as np
+
+
+def chunk_starts(length: int, frames: int) -> np.ndarray:
+    """Training windows of one sequence: back to back, the overhang shared by both ends (VideoPose3D's rule)."""
+    count = -(-length // frames)
+    offset = (count * frames - length) // 2
+    return np.arange(count) * frames - offset
+
+
+def test_starts(length: int, frames: int) -> np.ndarray:
+    """Test windows of one sequence: from frame 0 back to back, and a last one that ends where the sequence ends.
+
+    The last one overlaps its neighbour unless F divides T; a sequence shorter than F gets one window.
+    """
+    starts = np.arange(0, max(length - frames, 0) + 1, frames)
+    last = max(length - frames, 0)
+    return starts if starts[-1] == last else np.append(starts, last)
+
+
+test_starts.__test__ = False  # not a test, whatever pytest makes of its name
+
+
+def windows_of(lengths: list[int], frames: int, starts_of) -> tuple[np.ndarray, np.ndarray]:
+    """All windows of all sequences, in order: (sequence index (W,), start (W,)), int64.
+
+    Args:
+        lengths: frames of each of the S sequences.
+        starts_of: `chunk_starts` or `test_starts`.
+    """
+    starts = [starts_of(length, frames) for length in lengths]
+    sequence = np.repeat(np.arange(len(lengths)), [len(s) for s in starts])
+    return sequence, np.concatenate(starts)
+
+
+def first_cover(sequence: np.ndarray, start: np.ndarray, lengths: list[int], frames: int) -> np.ndarray:
+    """(W, F) bool: the window frames that stand for a real frame the first time it is covered.
+
+    The True entries, in order, are every frame of every sequence exactly once, for windows in the order of
+    `test_starts`.
+    """
+    frame = start[:, None] + np.arange(frames)  # (W, F)
+    new_sequence = np.append(True, sequence[1:] != sequence[:-1])
+    covered_to = np.where(new_sequence, 0, np.roll(start, 1) + frames)
+    return (frame >= covered_to[:, None]) & (frame < np.asarray(lengths)[sequence][:, None])

@@ -1,0 +1,281 @@
+"""CMU motion capture (ASF skeletons, AMC motion) to this project's npz files, filmed by virtual cameras.
+
+    python data/prepare_data_cmu.py FOLDER --data DIR
+
+FOLDER is searched with its subfolders for `NN.asf` and `NN_MM.amc`, each plain or gzipped, as the Carnegie Mellon
+Graphics Lab gives them out at http://mocap.cs.cmu.edu; `cmu-mocap-index.csv` in FOLDER, if there, names the actions.
+DIR receives `data_3d_cmu.npz`, `data_2d_cmu_gt.npz` (exact projections) and `data_2d_cmu_noisy.npz` (projections with
+Gaussian noise, standing for a detector). Nothing is written unless everything could be converted.
+
+Letter: T frames.
+"""
+
+import argparse
+import csv
+import math
+import re
+import sys
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+if __name__ == '__main__':
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from common.camera import Camera
+from common.datasets.acclaim import Skeleton, joint_positions, read_amc, read_asf, read_text
+from common.datasets.npz import write_npz
+from common.datasets.virtual_cameras import project_all, simulate_detections, surround
+from common.errors import FileError
+from common.skeleton import H36M
+
+SOURCE_FPS = 120  # AMC files do not say; the database was recorded at 120 frames a second
+FPS = 50  # as Human3.6M
+SMOOTHING = 1.0  # source frames; the raw motion jumps for single frames at foot strikes and in the wrists
+SEED = 0  # of the simulated detections
+# Takes of one subject lie up to 4 cm apart in height, head and feet alike (38_01 and 38_02), so each is given a floor
+# of its own: 4 cm below the lower ankle where it stands, about where the toes of a person standing still are (the toes
+# themselves will not do: those of some skeletons dip 8 cm below the floor). A foot rolls on the floor by some
+# centimetres in walking and leaves it in jumps and runs, so its standing height is a low percentile, not the lowest.
+ANKLE_HEIGHT = 0.04  # metres
+STANDING = 25  # percentile of the height of the lower ankle
+FARTHEST = 50.0  # metres that a take may cover; the capture volume is 3 m by 8 m
+INDEX = 'cmu-mocap-index.csv'
+NO_LABEL = 'Motion'
+# The index also says `walking` and so on. Not every -ing is such: Fishing is not Fish, one of its pantomimes.
+VERBS = ('Walk', 'Run', 'Jump', 'March', 'Kick', 'Punch', 'Throw', 'Stretch', 'Sneak', 'Limp', 'Laugh')
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What the files will hold.
+
+    Attributes:
+        positions: subject -> action -> (T, 17, 3) float32, metres, z up.
+        cameras: subject -> four cameras.
+        views: 'gt' and 'noisy' -> subject -> action -> four (T, 17, 2) float32 arrays of pixels.
+        aliases: skeleton that is another subject's under a name of its own -> that subject.
+        train, test: the subjects of the default split.
+    """
+
+    positions: dict[str, dict[str, np.ndarray]]
+    cameras: dict[str, list[Camera]]
+    views: dict[str, dict]
+    aliases: dict[str, str]
+    train: list[str]
+    test: list[str]
+
+
+def smooth(signal: np.ndarray, sigma: float) -> np.ndarray:
+    """A signal (T, ...) convolved along time with a Gaussian of `sigma` frames; straight motion stays as it is."""
+    reach = math.ceil(4 * sigma)
+    weights = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2)
+    weights /= weights.sum()
+    padding = [(reach, reach)] + [(0, 0)] * (signal.ndim - 1)
+    padded = np.pad(signal, padding, mode='reflect', reflect_type='odd')
+    return sum(weight * padded[k:k + len(signal)] for k, weight in enumerate(weights))
+
+
+def resample(signal: np.ndarray, source_fps: float, fps: float) -> np.ndarray:
+    """A signal (T, ...) at another frame rate, linear between its frames; the first frame stays the first."""
+    count = int((len(signal) - 1) * fps / source_fps + 1e-9) + 1
+    times = np.arange(count) * source_fps / fps
+    before = np.minimum(times.astype(int), len(signal) - 1)
+    after = np.minimum(before + 1, len(signal) - 1)
+    weight = (times - before).reshape(-1, *[1] * (signal.ndim - 1))
+    return (1 - weight) * signal[before] + weight * signal[after]
+
+
+def to_world(joints: np.ndarray) -> np.ndarray:
+    """Joints (T, 17, 3) in metres with y up to (T, 17, 3) float32 with z up, standing on z = 0 and centred.
+
+    A quarter turn about x, not an exchange of axes, so left stays left. Most takes walk along the source's z, which
+    becomes -y: between the cameras, which can so stand nearer than if people walked across their view.
+    """
+    world = np.stack([joints[..., 0], -joints[..., 2], joints[..., 1]], axis=-1)
+    low, high = world[..., :2].min((0, 1)), world[..., :2].max((0, 1))
+    ankles = world[:, [H36M.joints.index('left_ankle'), H36M.joints.index('right_ankle')], 2]
+    floor = np.percentile(ankles.min(axis=1), STANDING) - ANKLE_HEIGHT
+    return (world - [*(low + high) / 2, floor]).astype(np.float32)
+
+
+def read_labels(folder: Path) -> dict[str, str]:
+    """Clip -> label from the trial index in the folder, empty where there is none.
+
+    Its columns are MOTION (such as 07_01), DESCRIPTION and SUBJECT, under some lines of preface; "Unknown" stands for
+    clips that CMU does not describe.
+    """
+    path = folder / INDEX
+    if not path.exists():
+        return {}
+    try:
+        rows = list(csv.reader(read_text(path).splitlines()))
+    except csv.Error as error:
+        raise FileError(f'{path} is not a readable csv file ({error})') from None
+    return {row[0]: label(row[1]) for row in rows if len(row) > 1 and re.fullmatch(r'\d+_\d+', row[0])}
+
+
+def label(description: str) -> str:
+    """A description's first activity as one word: `run/jog` is Run, `wash self` WashSelf, `walking, sitting` Walk."""
+    activity = re.split(r'[,\-/(]| and ', description)[0]
+    word = ''.join(part.capitalize() for part in re.findall('[A-Za-z]+', activity))
+    if word.removesuffix('ing') in VERBS:
+        word = word.removesuffix('ing')
+    return word if word not in ('', 'Unknown') else NO_LABEL
+
+
+def find_files(folder: Path) -> tuple[dict[str, Path], dict[str, Path]]:
+    """The ASF and the AMC files under a folder by stem, in the order of their names.
+
+    Raises FileError where the folder or the motion is missing or a stem occurs twice.
+    """
+    if not folder.is_dir():
+        raise FileError(f'there is no folder {folder}')
+    found = {'.asf': {}, '.amc': {}}
+    for path in sorted(folder.rglob('*')):
+        match = re.fullmatch(r'(.+)(\.asf|\.amc)(\.gz)?', path.name, re.IGNORECASE)
+        if match and path.is_file():
+            files, stem = found[match[2].lower()], match[1]
+            if stem in files:
+                raise FileError(f'{files[stem]} and {path} are both called {stem}; keep one of them')
+            files[stem] = path
+    if not found['.amc']:
+        raise FileError(f'{folder} holds no .amc or .amc.gz file; fetch some from http://mocap.cs.cmu.edu')
+    return found['.asf'], found['.amc']
+
+
+def skeleton_of(clip: str, path: Path, skeletons) -> str:
+    """The stem of the ASF file that belongs to a clip: `07` for 07_01, else the longest that the clip starts with.
+
+    Raises FileError where there is none.
+    """
+    subject = clip.rpartition('_')[0]
+    if subject in skeletons:
+        return subject
+    # 13.asf is not the skeleton of 131_01.amc
+    prefixes = [stem for stem in skeletons if re.match(re.escape(stem) + r'(?!(?<=\d)\d)', clip)]
+    if not prefixes:
+        raise FileError(f'{path} has no skeleton: {subject or clip}.asf is missing')
+    return max(prefixes, key=len)
+
+
+def find_aliases(skeletons: dict[str, Skeleton]) -> dict[str, str]:
+    """Named skeleton -> the CMU number whose bones are the very same: the same calibration of the same person."""
+    numbered = [stem for stem in skeletons if stem.isdecimal()]
+    return {name: same[0] for name in skeletons if not name.isdecimal()
+            if (same := [stem for stem in numbered if skeletons[stem] == skeletons[name]])}
+
+
+def split(subjects: list[str]) -> tuple[list[str], list[str]]:
+    """(train, test): every fourth subject is tested on, of fewer than four the last; a single one is both."""
+    test = subjects[3::4] or subjects[-1:]
+    return [subject for subject in subjects if subject not in test] or test, test
+
+
+def convert(folder: Path, seed: int = SEED) -> Conversion:
+    """Everything the three files hold, from the ASF and AMC files under a folder.
+
+    Raises FileError for whatever is missing or cannot be understood.
+    """
+    asf_files, amc_files = find_files(folder)
+    labels = read_labels(folder)
+    stems = {clip: skeleton_of(clip, path, asf_files) for clip, path in amc_files.items()}
+    skeletons = {stem: read_asf(path) for stem, path in asf_files.items()}
+    aliases = find_aliases(skeletons)
+    subjects = sorted({aliases.get(stem, stem) for stem in stems.values()},
+                      key=lambda name: (not name.isdecimal(), int(name) if name.isdecimal() else 0, name))
+    positions = {subject: {} for subject in subjects}
+    for clip, path in tqdm(amc_files.items(), desc='motion', unit='clip', disable=None):
+        stem = stems[clip]
+        action = f'{labels.get(clip, NO_LABEL)} {clip}'
+        positions[aliases.get(stem, stem)][action] = read_motion(path, skeletons[stem])
+    cameras, views = {}, {'gt': {}, 'noisy': {}}
+    for subject, actions in tqdm(positions.items(), desc='cameras', unit='subject', disable=None):
+        cameras[subject] = surround(list(actions.values()))
+        exact = {action: project_all(motion, cameras[subject]) for action, motion in actions.items()}
+        views['gt'][subject] = exact
+        # Seeded by the clip, so that its noise does not depend on what else the folder holds.
+        views['noisy'][subject] = {
+            action: simulate_detections(view, np.random.default_rng([seed, zlib.crc32(action.split()[1].encode())]))
+            for action, view in exact.items()
+        }
+    return Conversion(positions, cameras, views, aliases, *split(subjects))
+
+
+def read_motion(path: Path, skeleton: Skeleton) -> np.ndarray:
+    """An AMC file as (T, 17, 3) float32 world positions at 50 frames a second. Raises FileError."""
+    joints = joint_positions(skeleton, read_amc(path, skeleton)) * skeleton.unit
+    covered = np.ptp(joints, axis=(0, 1)).max()
+    if not covered < FARTHEST:
+        raise FileError(f'{path} covers {covered:.3g} m, expected less than {FARTHEST:g} m')
+    return to_world(resample(smooth(joints, SMOOTHING), SOURCE_FPS, FPS))
+
+
+def write(conversion: Conversion, folder: Path) -> list[Path]:
+    """Write the three npz files into a folder, made if need be; returns their paths. Raises FileError."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise FileError(f'cannot make the folder {folder}: {error.strerror}') from None
+    cameras = {
+        subject: [{'orientation': camera.orientation.tolist(), 'translation': camera.translation.tolist(),
+                   'width': camera.width, 'height': camera.height, 'intrinsic': camera.intrinsic.tolist()}
+                  for camera in views]
+        for subject, views in conversion.cameras.items()
+    }
+    metadata_3d = {
+        'fps': FPS, 'subjects_train': conversion.train, 'subjects_test': conversion.test,
+        'axes': 'z up, floor at z = 0; camera: x right, y down, z forward', 'units': 'metres',
+    }
+    metadata_2d = {'layout_name': H36M.name, 'num_joints': len(H36M),
+                   'keypoints_symmetry': [list(H36M.left), list(H36M.right)]}
+    paths = [folder / 'data_3d_cmu.npz']
+    write_npz(paths[0], positions_3d=conversion.positions, cameras=cameras, metadata=metadata_3d)
+    for name, views in conversion.views.items():
+        paths.append(folder / f'data_2d_cmu_{name}.npz')
+        write_npz(paths[-1], positions_2d=views, metadata=metadata_2d)
+    return paths
+
+
+def summary(conversion: Conversion) -> str:
+    """What was converted, for the user: aliases, then a line per side of the split and subject."""
+    lines = [f'{name}.asf is the skeleton of subject {number}: its clips go there'
+             for name, number in conversion.aliases.items()]
+    for side, subjects in (('train', conversion.train), ('test', conversion.test)):
+        for subject in subjects:
+            actions = conversion.positions[subject]
+            names = dict.fromkeys(action.split()[0] for action in actions)
+            lines.append(f'{side:5} {subject:>10} {len(actions):4} clips {_frames(actions):7} frames  '
+                         + ', '.join(names))
+    clips = sum(map(len, conversion.positions.values()))
+    frames = sum(map(_frames, conversion.positions.values()))
+    lines.append(f'{len(conversion.positions)} subjects, {clips} clips, {frames} frames at {FPS} a second')
+    return '\n'.join(lines)
+
+
+def _frames(actions: dict[str, np.ndarray]) -> int:
+    return sum(map(len, actions.values()))
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Convert, write and tell; returns the exit status."""
+    parser = argparse.ArgumentParser(prog='prepare_data_cmu.py', description=__doc__.splitlines()[0])
+    parser.add_argument('folder', type=Path, metavar='FOLDER', help='folder with .asf and .amc files, plain or .gz')
+    parser.add_argument('--data', type=Path, metavar='DIR', default=Path('data'), help='output folder (default: data)')
+    arguments = parser.parse_args(argv)
+    try:
+        conversion = convert(arguments.folder)
+        paths = write(conversion, arguments.data)
+    except FileError as error:
+        print(f'{parser.prog}: error: {error}', file=sys.stderr)
+        return error.exit_status
+    print(summary(conversion))
+    print(f'wrote {", ".join(map(str, paths))}')
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())
