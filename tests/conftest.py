@@ -110,7 +110,7 @@ def run(capfd, monkeypatch):
 
 @pytest.fixture
 def refused(run):
-    """refused(status, *flags) -> the one line on stderr of a command that must end with that status and no traceback."""
+    """refused(status, *flags) -> the one line on stderr of a command that must end so, without a traceback."""
     def main(status, *flags):
         got, _, err = run(*flags)
         assert got == status, err

@@ -1,3 +1,4 @@
+import contextlib
 import io
 import os
 import pickle
@@ -151,10 +152,8 @@ def test_flipped_bytes_never_escape_as_other_errors(tmp_path):
         for position in random.integers(0, len(payload), 3):
             damaged[position] = random.integers(256)
         write_pickled(tmp_path / 'a.npz', bytes(damaged))
-        try:
+        with contextlib.suppress(FileError):
             read_npz(tmp_path / 'a.npz')
-        except FileError:
-            pass
 
 
 def test_a_failed_write_leaves_nothing(tmp_path):
