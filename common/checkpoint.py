@@ -8,6 +8,7 @@ bare state dict. Both may carry a leading `module.` in their keys.
 import os
 import pickle
 import re
+import warnings
 import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -157,7 +158,8 @@ _NUMPY_NAMES = [
 
 def _read(path: Path):
     try:
-        with torch.serialization.safe_globals([(_PassedOver, name) for name in _NUMPY_NAMES]):
+        with warnings.catch_warnings(), torch.serialization.safe_globals([(_PassedOver, n) for n in _NUMPY_NAMES]):
+            warnings.simplefilter('ignore')  # torch muses about pickle protocols; what it cannot read, it raises on
             return torch.load(path, map_location='cpu', weights_only=True)
     except FileNotFoundError:
         raise FileError(f'{path} is missing') from None

@@ -10,7 +10,7 @@ import torch
 import run_ktpformer
 from common.datasets.h36m import CAMERAS
 from common.datasets.npz import write_npz
-from common.datasets.synthetic import _motion
+from common.datasets.synthetic import motion
 from common.skeleton import H36M_OF_32
 
 SHARED = Path(__file__).parents[2] / 'shared'
@@ -62,12 +62,12 @@ def h36m_trees(takes: dict, seed: int = 0):
     for subject, lengths in takes.items():
         positions[subject], detections[subject] = {}, {}
         for take, frames in lengths.items():
-            motion = _motion('Walking', 1.0, frames + 3, random)
+            moved = motion('Walking', 1.0, frames + 3, random)
             full = np.zeros((frames, 32, 3), np.float32)
-            full[:, list(H36M_OF_32)] = motion[:frames]
+            full[:, list(H36M_OF_32)] = moved[:frames]
             positions[subject][take] = full
             detections[subject][take] = [
-                camera.project(motion[:frames + index]).astype(np.float32)
+                camera.project(moved[:frames + index]).astype(np.float32)
                 for index, camera in enumerate(CAMERAS[subject])
             ]
     return positions, detections

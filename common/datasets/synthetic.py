@@ -57,11 +57,11 @@ def load(folder: Path, keypoints: str) -> PoseDataset:
     for subject in SUBJECTS_TRAIN + SUBJECTS_TEST:
         size = random.uniform(0.9, 1.1)
         positions[subject] = {
-            action + take: _motion(action, size, FRAMES, random) for action in ACTIONS for take in TAKES
+            action + take: motion(action, size, FRAMES, random) for action in ACTIONS for take in TAKES
         }
         cameras[subject] = surround(list(positions[subject].values()))
         detections[subject] = {
-            take: project_all(motion, cameras[subject]) for take, motion in positions[subject].items()
+            take: project_all(joints, cameras[subject]) for take, joints in positions[subject].items()
         }
     if keypoints == 'noisy':
         detections = {subject: {take: simulate_detections(views, random) for take, views in takes.items()}
@@ -72,7 +72,7 @@ def load(folder: Path, keypoints: str) -> PoseDataset:
         source_3d='the synthetic motion', source_2d='its 2D')
 
 
-def _motion(action: str, size: float, frames: int, random: np.random.Generator) -> np.ndarray:
+def motion(action: str, size: float, frames: int, random: np.random.Generator) -> np.ndarray:
     """(frames, 17, 3) float32 metres: forward kinematics, turned and moved smoothly, the lowest foot on the floor."""
     time = np.arange(frames) / FPS
     tempo = random.uniform(0.6, 1.0)
@@ -89,11 +89,11 @@ def _motion(action: str, size: float, frames: int, random: np.random.Generator) 
         local = _about(0, forward) @ _about(1, -sideways)
         rotation[joint] = rotation[parent] @ local
         place[joint] = place[parent] + size * (rotation[joint] @ np.array(REST[name]))
-    motion = np.stack([place[joint] for joint in range(len(H36M))], axis=1)
+    joints = np.stack([place[joint] for joint in range(len(H36M))], axis=1)
     path = np.stack([_wave(time, 0, 0.4, 0.1, random), _wave(time, 0, 0.4, 0.1, random)], axis=-1)
-    motion[..., :2] += path[:, None]
-    motion[..., 2] -= motion[..., 2].min(axis=1, keepdims=True)
-    return motion.astype(np.float32)
+    joints[..., :2] += path[:, None]
+    joints[..., 2] -= joints[..., 2].min(axis=1, keepdims=True)
+    return joints.astype(np.float32)
 
 
 def _wave(time, mean, amplitude, frequency, random: np.random.Generator) -> np.ndarray:

@@ -22,7 +22,7 @@ from common.windows import first_cover, test_starts, windows_of
 PROTOCOLS = ('paper', 'exact')
 METRICS = ('mpjpe', 'p_mpjpe', 'n_mpjpe', 'mpjve')
 # Frames in one forward pass, mirrored ones not counted: enough to fill the device, little enough to fit.
-FRAMES_PER_BATCH = {'cpu': 1024, 'cuda': 8192}
+FRAMES_PER_BATCH = {'cpu': 1024, 'cuda': 4096}
 FRAMES_PER_SVD = 1 << 16
 
 

@@ -1,0 +1,150 @@
+"""What stands between npz files and the first training step, and between one step and the next.
+
+    python benchmarks/data_path.py [--frames 27] [--rounds 5]
+
+Makes a data set of Human3.6M's size from synthetic motion (390,000 training and 136,000 test frames, four cameras) in a
+temporary folder, starts the program on it until the first step begins, and measures the share of an epoch that goes
+into its windows. Prints JSON.
+"""
+
+import argparse
+import json
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+if __name__ == '__main__':
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from common import arguments
+from common.datasets import load_dataset
+from common.datasets.h36m import CAMERAS, SUBJECTS_TEST, SUBJECTS_TRAIN
+from common.datasets.npz import write_npz
+from common.datasets.synthetic import ACTIONS, motion
+from common.engine import session, train
+from common.losses import objective, pose_loss
+from common.models import build_model
+from common.runlog import versions
+from common.sampler import SequenceStore, WindowSampler
+from common.skeleton import H36M, H36M_OF_32
+
+FRAMES_TRAIN, FRAMES_TEST, TAKES = 390_000, 136_000, 30  # takes of a subject
+
+
+def main() -> None:
+    """Run all measurements and print them."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('--frames', type=int, default=27, help='frames of a window')
+    parser.add_argument('--rounds', type=int, default=5)
+    parser.add_argument('--first-step', metavar='DIR', help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.first_step:
+        first_step(Path(args.first_step), args.frames)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        write_data(Path(folder))
+        start_up = [start_until_first_step(folder, args.frames) for _ in range(3)]
+        results = {
+            'machine': platform.processor() or platform.machine(), 'threads': torch.get_num_threads(),
+            'versions': versions(), 'frames': args.frames,
+            'start_up_seconds': [s['seconds'] for s in start_up],
+            'start_up_peak_gigabytes': max(s['gigabytes'] for s in start_up),
+            'windows': window_share(Path(folder), args.frames, args.rounds),
+        }
+    print(json.dumps(results, indent=1))
+
+
+def write_data(folder: Path) -> None:
+    """The npz files of `-d h36m -k gt` at full size: one synthetic motion per take, projected into four cameras."""
+    random = np.random.default_rng(0)
+    positions, detections = {}, {}
+    for subjects, total in ((SUBJECTS_TRAIN, FRAMES_TRAIN), (SUBJECTS_TEST, FRAMES_TEST)):
+        frames = total // (len(subjects) * TAKES)
+        for subject in subjects:
+            positions[subject], detections[subject] = {}, {}
+            for take in range(TAKES):
+                moved = motion(list(ACTIONS)[take % len(ACTIONS)], 1.0, frames, random)
+                full = np.zeros((frames, 32, 3), np.float32)
+                full[:, list(H36M_OF_32)] = moved
+                positions[subject][f'Action{take // 2} {take % 2}'] = full
+                detections[subject][f'Action{take // 2} {take % 2}'] = [
+                    camera.project(moved).astype(np.float32) for camera in CAMERAS[subject]]
+    write_npz(folder / 'data_3d_h36m.npz', positions_3d=positions)
+    write_npz(folder / 'data_2d_h36m_gt.npz', positions_2d=detections, metadata={'layout_name': 'h36m'})
+
+
+def start_until_first_step(folder: str, frames: int) -> dict:
+    """Seconds from starting the process to the start of its first training step, and its peak memory."""
+    begun = time.time()
+    command = [sys.executable, __file__, '--first-step', folder, '--frames', str(frames)]
+    told = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
+    return {'seconds': round(told['at'] - begun, 2), 'gigabytes': round(told['kilobytes'] / 2**20, 2)}
+
+
+class _FirstStep(Exception):
+    """Thrown where the first step would begin."""
+
+
+def first_step(folder: Path, frames: int) -> None:
+    """In a process of its own: train on the folder until the first batch is gathered, then say when that was."""
+    def stop(*_):
+        raise _FirstStep
+    train.step_seed = stop  # the first thing a step asks for once it has its batch
+    args = arguments.parse(['-k', 'gt', '--data', str(folder), '-f', str(frames), '--overwrite',
+                            '-c', str(folder / 'checkpoint'), '-l', str(folder / 'log')])
+    try:
+        session.train(args)
+    except _FirstStep:
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        print(json.dumps({'at': time.time(), 'kilobytes': peak}))
+
+
+def window_share(folder: Path, frames: int, rounds: int) -> dict:
+    """Seconds of a training step at the default recipe, and of making its windows, the epoch's shuffle included."""
+    dataset = load_dataset('h36m', folder, 'gt')
+    device = session.choose_device('auto')
+    store = SequenceStore(dataset.sequences(SUBJECTS_TRAIN), H36M, H36M, device)
+    sampler = WindowSampler(store, frames, flip=True, seed=1234)
+    model = build_model('ktpformer', {'frames': frames}, H36M, H36M, drop_path=0.1).to(device).train()
+    optimizer = torch.optim.AdamW(model.parameters())
+    weights = torch.tensor(H36M.loss_weights, device=device)
+    batch = 1024 // min(frames, 128)
+    steps = -(-len(sampler) // batch)
+
+    def synchronised() -> float:
+        if device.type == 'cuda':
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
+    gathers, updates, shuffles = [], [], []
+    for draw in range(rounds):
+        begun = synchronised()
+        batches = sampler.epoch(draw, batch)
+        keypoints, poses = next(batches)  # the shuffle happens here
+        shuffles.append(synchronised() - begun)
+        begun = synchronised()
+        keypoints, poses = next(batches)
+        gathers.append(synchronised() - begun)
+        begun = synchronised()
+        total = pose_loss(model(keypoints), poses, weights)['total']
+        optimizer.zero_grad()
+        objective(total, 'half-square').backward()
+        optimizer.step()
+        updates.append(synchronised() - begun)
+    gather, update, shuffle = (statistics.median(x) for x in (gathers, updates, shuffles))
+    epoch = steps * (gather + update) + shuffle
+    return {'device': str(device), 'windows': len(sampler), 'steps': steps, 'shuffle_seconds': round(shuffle, 4),
+            'gather_seconds': round(gather, 5), 'step_seconds': round(update, 3),
+            'share_of_epoch': round((steps * gather + shuffle) / epoch, 6)}
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,107 @@
+"""The rules of the source tree: imports point one way, only the two safe readers unpickle, nothing says .cuda()."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+FOLDERS = ('common', 'data', 'benchmarks')
+FILES = sorted([ROOT / 'run_ktpformer.py', *(path for folder in FOLDERS for path in (ROOT / folder).rglob('*.py'))])
+MODULES = [pytest.param(path, id=str(path.relative_to(ROOT))) for path in FILES]
+
+# A module may import from its own layer and those after it.
+LAYERS = [
+    {'run_ktpformer', 'data', 'benchmarks'},
+    {'common.engine', 'common.render', 'common.arguments'},
+    {'common.datasets', 'common.sampler', 'common.models'},
+    {'common.windows', 'common.graph', 'common.augment', 'common.metrics', 'common.losses'},
+    {'common.quaternion', 'common.camera', 'common.skeleton', 'common.checkpoint', 'common.distributed',
+     'common.runlog', 'common.files', 'common.errors'},
+]
+
+
+def name_of(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix('').parts
+    return '.'.join(parts[:-1] if parts[-1] == '__init__' else parts)
+
+
+def layer_of(module: str) -> int | None:
+    if module == 'common':
+        return len(LAYERS)
+    for index, layer in enumerate(LAYERS):
+        if any(module == name or module.startswith(name + '.') for name in layer):
+            return index
+    return None
+
+
+def imports_of(path: Path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f'{path}: relative import'
+            for alias in node.names:
+                full = f'{node.module}.{alias.name}'
+                yield (full if layer_of(full) != layer_of(node.module) and layer_of(full) is not None else node.module,
+                       alias.name)
+
+
+@pytest.mark.parametrize('path', MODULES)
+def test_imports_point_down(path):
+    own = layer_of(name_of(path))
+    assert own is not None, f'{path} has no layer: give it one in tests/test_layout.py'
+    for module, name in imports_of(path):
+        assert name != '*', f'{path}: star import from {module}'
+        if module.split('.')[0] in ('common', 'data', 'benchmarks', 'run_ktpformer'):
+            assert layer_of(module) >= own, f'{path} imports {module}, a layer above it'
+
+
+def test_arguments_import_nothing_else_from_common():
+    assert not [m for m, _ in imports_of(ROOT / 'common' / 'arguments.py') if m.startswith('common')]
+
+
+def test_models_see_no_arguments_data_sets_or_process_groups():
+    for path in (ROOT / 'common' / 'models').glob('*.py'):
+        for module, _ in imports_of(path):
+            assert not module.startswith(('common.datasets', 'common.engine', 'common.distributed', 'common.checkpoint',
+                                          'common.arguments', 'torch.distributed')), path
+
+
+@pytest.mark.parametrize('path', MODULES)
+def test_no_unsafe_calls(path):
+    """No .cuda(), and unpickling only in the readers that restrict it."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Attribute):
+            assert node.attr != 'cuda' or ast.unparse(node.value) == 'torch', path
+        if isinstance(node, ast.Call):
+            called = ast.unparse(node.func)
+            safe = any(k.arg == 'weights_only' and ast.unparse(k.value) == 'True' for k in node.keywords)
+            assert called != 'torch.load' or safe, path
+            assert called not in ('pickle.load', 'pickle.loads', 'eval', 'exec', 'np.load', 'numpy.load'), path
+            assert not any(k.arg == 'allow_pickle' and ast.unparse(k.value) != 'False' for k in node.keywords), path
+    if 'pickle.Unpickler' in path.read_text():
+        assert name_of(path) == 'common.datasets.npz'
+
+
+@pytest.mark.parametrize('path', MODULES)
+def test_sizes(path):
+    """Files under about 400 lines, functions under about 60."""
+    source = path.read_text()
+    assert len(source.splitlines()) <= 420
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            assert node.end_lineno - node.lineno < 66, f'{path}: {node.name}'
+
+
+def test_top_level():
+    tracked = {'run_ktpformer.py', 'common', 'data', 'checkpoint', 'log', 'requirements.txt', 'README.md', 'tests',
+               'benchmarks', 'pyproject.toml', 'LICENSE', '.ci', '.gitignore'}
+    assert tracked <= {p.name for p in ROOT.iterdir()}
+
+
+def test_nothing_refers_to_the_reference_folder():
+    for path in (*FILES, ROOT / 'README.md', ROOT / 'requirements.txt'):
+        text = path.read_text()
+        for word in ('../shared', 'FORMATS', 'MODELS.md', 'DESIGN.md', 'MODELS §'):
+            assert word not in text, f'{path} refers to {word}'
