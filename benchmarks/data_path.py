@@ -1,6 +1,6 @@
 """What stands between npz files and the first training step, and between one step and the next.
 
-    python benchmarks/data_path.py [--frames 27] [--rounds 5]
+    python benchmarks/data_path.py [--frames 27] [--channels 512] [--depth 7] [--rounds 5]
 
 Makes a data set of Human3.6M's size from synthetic motion (390,000 training and 136,000 test frames, four cameras) in a
 temporary folder, starts the program on it until the first step begins, and measures the share of an epoch that goes
@@ -43,6 +43,8 @@ def main() -> None:
     """Run all measurements and print them."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--frames', type=int, default=27, help='frames of a window')
+    parser.add_argument('--channels', type=int, default=512)
+    parser.add_argument('--depth', type=int, default=7)
     parser.add_argument('--rounds', type=int, default=5)
     parser.add_argument('--first-step', metavar='DIR', help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -57,7 +59,8 @@ def main() -> None:
             'versions': versions(), 'frames': args.frames,
             'start_up_seconds': [s['seconds'] for s in start_up],
             'start_up_peak_gigabytes': max(s['gigabytes'] for s in start_up),
-            'windows': window_share(Path(folder), args.frames, args.rounds),
+            'windows': window_share(Path(folder), args.rounds, frames=args.frames, channels=args.channels,
+                                    depth=args.depth),
         }
     print(json.dumps(results, indent=1))
 
@@ -107,13 +110,14 @@ def first_step(folder: Path, frames: int) -> None:
         print(json.dumps({'at': time.time(), 'kilobytes': peak}))
 
 
-def window_share(folder: Path, frames: int, rounds: int) -> dict:
-    """Seconds of a training step at the default recipe, and of making its windows, the epoch's shuffle included."""
+def window_share(folder: Path, rounds: int, **config) -> dict:
+    """Seconds of a training step of the default batch, and of making its windows, the epoch's shuffle included."""
+    frames = config['frames']
     dataset = load_dataset('h36m', folder, 'gt')
     device = session.choose_device('auto')
     store = SequenceStore(dataset.sequences(SUBJECTS_TRAIN), H36M, H36M, device)
     sampler = WindowSampler(store, frames, flip=True, seed=1234)
-    model = build_model('ktpformer', {'frames': frames}, H36M, H36M, drop_path=0.1).to(device).train()
+    model = build_model('ktpformer', config, H36M, H36M, drop_path=0.1).to(device).train()
     optimizer = torch.optim.AdamW(model.parameters())
     weights = torch.tensor(H36M.loss_weights, device=device)
     batch = 1024 // min(frames, 128)
@@ -141,8 +145,8 @@ def window_share(folder: Path, frames: int, rounds: int) -> dict:
         updates.append(synchronised() - begun)
     gather, update, shuffle = (statistics.median(x) for x in (gathers, updates, shuffles))
     epoch = steps * (gather + update) + shuffle
-    return {'device': str(device), 'windows': len(sampler), 'steps': steps, 'shuffle_seconds': round(shuffle, 4),
-            'gather_seconds': round(gather, 5), 'step_seconds': round(update, 3),
+    return {'device': str(device), **config, 'windows': len(sampler), 'steps': steps,
+            'shuffle_seconds': round(shuffle, 4), 'gather_seconds': round(gather, 5), 'step_seconds': round(update, 3),
             'share_of_epoch': round((steps * gather + shuffle) / epoch, 6)}
 
 

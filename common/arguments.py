@@ -44,10 +44,16 @@ _count = _number(int, 1, math.inf)
 _positive = _number(float, 0, math.inf, low_included=False)
 
 
+def _text(text):
+    if not text:
+        raise argparse.ArgumentTypeError('expected a name, got an empty text')
+    return text
+
+
 def _names(text):
     names = tuple(name.strip() for name in text.split(','))
-    if not all(names):
-        raise argparse.ArgumentTypeError(f'expected names separated by commas, got {text!r}')
+    if not all(names) or len(set(names)) < len(names):
+        raise argparse.ArgumentTypeError(f'expected different names separated by commas, got {text!r}')
     return names
 
 
@@ -70,12 +76,13 @@ def make_parser() -> argparse.ArgumentParser:
 def _add_data(group):
     add = group.add_argument
     add('-d', '--dataset', choices=DATASETS, help='data set (default h36m; synthetic needs no file)')
-    add('-k', '--keypoints', metavar='NAME', help='2D keypoints: the file data_2d_<dataset>_NAME.npz (default '
+    add('-k', '--keypoints', type=_text, metavar='NAME', help='2D keypoints: data_2d_<dataset>_NAME.npz (default '
         'cpn_ft_h36m_dbb for h36m, noisy for cmu, gt for synthetic)')
-    add('--data', default='data', metavar='DIR', help='folder of the npz files (default data)')
+    add('--data', default='data', type=_text, metavar='DIR', help='folder of the npz files (default data)')
     add('-str', '--subjects-train', type=_names, metavar='A,B', help="training subjects (default: the data set's)")
     add('-ste', '--subjects-test', type=_names, metavar='A,B', help="test subjects (default: the data set's)")
-    add('-a', '--actions', type=_actions, metavar='A,B', help='actions, by name or clear prefix (default * = all)')
+    add('-a', '--actions', type=_actions, metavar='A,B',
+        help='actions, by name or unambiguous prefix (default * = all)')
     add('--downsample', type=_count, metavar='N', help='keep every N-th frame (default 1)')
     add('--subset', type=_number(float, 0, 1, low_included=False), metavar='FRACTION',
         help='keep this fraction of each training take, a stretch from its middle (default 1); with --evaluate, of '
@@ -112,31 +119,34 @@ def _add_training(group):
         '1234)')
     add('--no-eval', dest='eval', action='store_false', default=None, help='do not look at the test subjects: no '
         'validation, no best.bin, no closing table')
-    add('-r', '--resume', metavar='FILE', help='continue from a checkpoint, looked up in -c, then as a path')
+    add('-r', '--resume', type=_text, metavar='FILE', help='continue a checkpoint, looked up in -c, then as a path')
     add('-cf', '--checkpoint-frequency', type=_count, metavar='N', help='also keep epoch_N.bin every N epochs')
     add('--overwrite', action='store_true', help="train into a -c with another run's last.bin")
 
 
 def _add_evaluation(group):
     add = group.add_argument
-    add('--evaluate', metavar='FILE', help='only evaluate a checkpoint, looked up in -c, then as a path')
+    add('--evaluate', type=_text, metavar='FILE', help='only evaluate a checkpoint, looked up in -c, then as a path')
     add('--protocol', choices=('paper', 'exact'), help='what the table shows: every frame of every window, as '
         'published numbers have it (default), or every real frame once')
     add('--by-subject', action='store_true', help='also a table for each test subject')
-    add('--results', metavar='FILE', help='write the figures of both protocols as JSON')
-    add('--export-predictions', metavar='FILE.npz', help='write prediction and truth of each test frame')
+    add('--results', type=_text, metavar='FILE', help='write the figures of both protocols as JSON')
+    add('--export-predictions', type=_text, metavar='FILE.npz',
+        help='write prediction and truth of each test frame')
 
 
 def _add_run(group):
     add = group.add_argument
-    add('-c', '--checkpoint', default='checkpoint', metavar='DIR', help='folder of checkpoints (default checkpoint)')
-    add('-l', '--log', default='log', metavar='DIR', help='parent of the run folders (default log)')
+    add('-c', '--checkpoint', default='checkpoint', type=_text, metavar='DIR',
+        help='folder of checkpoints (default checkpoint)')
+    add('-l', '--log', default='log', type=_text, metavar='DIR', help='parent of the run folders (default log)')
     add('--device', choices=('auto', 'cpu', 'cuda'), default='auto', help='auto is cuda where there is one (default)')
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
     """The flags given, checked against each other. Ends the process with status 2 and one line where they clash."""
     parser = make_parser()
+    _check_spaces(parser, sys.argv[1:] if argv is None else argv)
     args = parser.parse_args(argv)
     args.command = ['run_ktpformer.py', *(sys.argv[1:] if argv is None else argv)]
     if args.evaluate and args.resume:
@@ -155,12 +165,31 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     return args
 
 
-def fill(args: argparse.Namespace, saved: dict | None = None) -> dict:
-    """The settings of a run: flags as given, else what a resumed checkpoint says, else the defaults."""
+def _check_spaces(parser: argparse.ArgumentParser, argv: list[str]) -> None:
+    """Refuse `-lr1e-3`, which argparse would read as -l r1e-3."""
+    flags = [flag for action in parser._actions for flag in action.option_strings]
+    for token in argv:
+        for flag in flags:
+            if flag[1] != '-' and len(flag) > 2 and token.startswith(flag) and token[len(flag):][:1].isdigit():
+                parser.error(f'{token}: leave a space, {flag} {token[len(flag):]}')
+
+
+def fill(args: argparse.Namespace, saved: dict | None = None, config: dict | None = None) -> dict:
+    """The settings of a run: flags as given, else what a resumed checkpoint says, else the defaults.
+
+    Args:
+        saved: settings of the checkpoint that is resumed. Keypoints, subjects and actions of another data set do not
+            carry over, and whether to evaluate is each command's own affair.
+        config: its model's config, which flags cannot change.
+    """
+    saved = dict(saved or {}) | (config or {})
+    own = {'eval'}
+    if args.dataset not in (None, saved.get('dataset')):
+        own |= {'keypoints', 'subjects_train', 'subjects_test', 'actions'}
     settings = {}
     for name, default in DEFAULTS.items():
         given = getattr(args, name)
-        settings[name] = given if given is not None else (saved or {}).get(name, default)
+        settings[name] = given if given is not None else default if name in own else saved.get(name, default)
     if settings['stride'] is None:
         settings['stride'] = min(settings['frames'], 128)
     return settings

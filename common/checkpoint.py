@@ -8,8 +8,8 @@ bare state dict. Both may carry a leading `module.` in their keys.
 import os
 import pickle
 import re
+import shutil
 import warnings
-import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -76,7 +76,10 @@ def save_last(folder: Path, content: dict) -> None:
     spare = folder / f'.{PREVIOUS}'
     if last.exists():
         spare.unlink(missing_ok=True)
-        os.link(last, spare)
+        try:
+            os.link(last, spare)
+        except OSError:  # some file systems know no links
+            shutil.copyfile(last, spare)
     save(last, content)
     if spare.exists():
         os.replace(spare, folder / PREVIOUS)
@@ -90,7 +93,7 @@ def describe(skeleton: Skeleton) -> dict:
 def find(name: str, folder: Path) -> Path:
     """The file that --evaluate or --resume names: in the checkpoint folder, else as a path. Raises FileError."""
     for path in (folder / name, Path(name)):
-        if path.is_file():
+        if os.path.isfile(path):  # never raises, whatever the name
             return path
     raise FileError(f'checkpoint {name} is neither in {folder} nor a file of that path')
 
@@ -106,13 +109,17 @@ def load(path: Path) -> Checkpoint:
     state = content.get('model_pos', content)
     if not isinstance(state, dict) or not state or not all(isinstance(v, torch.Tensor) for v in state.values()):
         raise FileError(f'{path} holds no model weights')
-    state = {key.removeprefix('module.'): value for key, value in state.items()}
+    state = {str(key).removeprefix('module.'): value for key, value in state.items()}
     if 'format' not in content:
         epoch, lr = content.get('epoch'), content.get('lr')
         return Checkpoint(path, state, public=True, epoch=epoch if isinstance(epoch, int) else 0,
                           lr=float(lr) if isinstance(lr, (int, float)) else None)
     if content['format'] != FORMAT:
         raise FileError(f'{path} has checkpoint format {content["format"]}, this program reads {FORMAT}')
+    for name, kind in (('epoch', int), ('lr', float), ('model', str), ('config', dict), ('settings', dict),
+                       ('first_epoch', int), ('metrics', dict), ('best', (dict, type(None))), ('optimizer', dict)):
+        if not isinstance(content.get(name), kind):
+            raise FileError(f'{path} is not a complete checkpoint: its {name} is {content.get(name)!r:.40}')
     try:
         skeleton, layout = (Skeleton(s['name'], tuple(s['joints']), tuple(s['parents']))
                             for s in (content['skeleton'], content['layout']))
@@ -134,7 +141,10 @@ def load_weights(model: torch.nn.Module, checkpoint: Checkpoint) -> None:
     if wrong:
         more = f' (and {len(wrong) - 1} more)' if len(wrong) > 1 else ''
         raise FileError(f'{checkpoint.path} does not fit {type(model).__name__}: {wrong[0]}{more}')
-    model.load_state_dict(checkpoint.state)
+    try:
+        model.load_state_dict(checkpoint.state)
+    except RuntimeError as error:
+        raise FileError(f'{checkpoint.path}: {str(error).splitlines()[-1].strip()}') from None
 
 
 class _PassedOver:
@@ -169,6 +179,7 @@ def _read(path: Path):
             raise FileError(f'{path} is refused: it asks for {asked[1]}, which no checkpoint needs; nothing in it was '
                             f'executed') from None
         raise FileError(f'{path} is not a readable checkpoint') from None
-    except (RuntimeError, EOFError, OSError, ValueError, TypeError, KeyError, AttributeError, IndexError,
-            zipfile.BadZipFile):
+    except OSError as error:
+        raise FileError(f'cannot read {path}: {error.strerror or error}') from None
+    except Exception:  # damage makes zip readers, unpickler and tensor rebuilding raise anything
         raise FileError(f'{path} is not a readable checkpoint: it is truncated or of another kind') from None

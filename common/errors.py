@@ -10,6 +10,12 @@ class FlagError(ValueError):
     exit_status = 2
 
 
+class DivergedError(ValueError):
+    """Training or evaluation came to numbers that are not finite. Exit status 1."""
+
+    exit_status = 1
+
+
 class FileError(ValueError):
     """A file is missing, broken, inconsistent, does not fit, or cannot be written. Exit status 1."""
 

@@ -12,9 +12,12 @@ from common.errors import FileError
 def atomic_path(path: Path):
     """Yield a temporary path beside `path`, synced and renamed to it on success, removed on failure.
 
-    Raises FileError when the folder cannot be written.
+    A link is followed, so that it goes on pointing at what was written. Raises FileError when the folder cannot be
+    written, or when something else than a file has that name.
     """
-    path = Path(path)
+    path = Path(path).resolve()
+    if path.exists() and not path.is_file():
+        raise FileError(f'cannot write {path}: it is not a regular file')
     try:
         descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f'.{path.name}.', suffix=path.suffix)
         os.close(descriptor)

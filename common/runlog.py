@@ -12,6 +12,7 @@ import torch
 from tqdm import tqdm
 
 from common.errors import FileError
+from common.files import atomic_path
 
 
 def versions() -> dict:
@@ -39,9 +40,14 @@ class RunLog:
         try:
             parent.mkdir(parents=True, exist_ok=True)
             self.folder = next(folder for folder in _names(parent, stamp) if _make(folder))
-            (self.folder / 'run.json').write_text(json.dumps(about, indent=1) + '\n')
         except OSError as error:
-            raise FileError(f'cannot write the run folder in {parent}: {error.strerror}') from None
+            raise FileError(f'cannot make a run folder in {parent}: {error.strerror}') from None
+        try:
+            with atomic_path(self.folder / 'run.json') as temporary:
+                temporary.write_text(json.dumps(about, indent=1) + '\n')
+        except FileError:
+            self.folder.rmdir()
+            raise
         from torch.utils.tensorboard import SummaryWriter  # slow to import, and only a training run needs it
         self._scalars = SummaryWriter(str(self.folder))
 
@@ -50,13 +56,13 @@ class RunLog:
         path = self.folder / 'metrics.jsonl'
         try:
             with open(path, 'a') as file:
-                file.write(json.dumps(figures) + '\n')
+                file.write(json.dumps(figures, allow_nan=False) + '\n')
+            for name, value in figures.items():
+                if name != 'epoch' and value is not None:
+                    self._scalars.add_scalar(name, value, figures['epoch'])
+            self._scalars.flush()
         except OSError as error:
             raise FileError(f'cannot write {path}: {error.strerror}') from None
-        for name, value in figures.items():
-            if name != 'epoch' and value is not None:
-                self._scalars.add_scalar(name, value, figures['epoch'])
-        self._scalars.flush()
 
     def close(self) -> None:
         """Flush what TensorBoard has not written yet."""

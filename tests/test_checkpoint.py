@@ -114,7 +114,7 @@ def test_broken_files_end_in_one_sentence(tmp_path, model, damage):
     ([1, 2], 'holds list, expected a checkpoint'), ({}, 'holds no model weights'),
     ({'epoch': 3}, 'holds no model weights'), ({'model_pos': {'a': 1}}, 'holds no model weights'),
     ({'format': 99, 'model_pos': {'a': torch.zeros(1)}}, 'format 99, this program reads 1'),
-    ({'format': 1, 'model_pos': {'a': torch.zeros(1)}}, 'is not a complete checkpoint'),
+    ({'format': 1, 'model_pos': {'a': torch.zeros(1)}}, 'is not a complete checkpoint: its epoch is None'),
 ])
 def test_files_that_are_no_checkpoints(tmp_path, stored, message):
     torch.save(stored, tmp_path / 'a.bin')
@@ -151,9 +151,29 @@ def test_the_last_but_one_is_kept(tmp_path, model):
     assert sorted(p.name for p in tmp_path.iterdir()) == ['last.bin', 'previous.bin']
 
 
-def test_a_folder_that_is_gone_or_full_is_one_sentence(tmp_path, model):
-    with pytest.raises(FileError, match='cannot write'):
-        save(tmp_path / 'none' / 'a.bin', content(model))
+def test_what_cannot_be_written_is_one_sentence(tmp_path, model):
+    (tmp_path / 'folder').mkdir()
+    for path, message in ((tmp_path / 'none' / 'a.bin', 'cannot write'), (Path('/dev/null'), 'not a regular file'),
+                          (tmp_path / 'folder', 'not a regular file')):
+        with pytest.raises(FileError, match=message):
+            save(path, content(model))
+
+
+def test_a_link_goes_on_pointing_at_what_was_written(tmp_path, model):
+    (tmp_path / 'real').mkdir()
+    (tmp_path / 'a.bin').symlink_to(tmp_path / 'real' / 'a.bin')
+    save(tmp_path / 'a.bin', content(model))
+    assert (tmp_path / 'a.bin').is_symlink()
+    assert load(tmp_path / 'real' / 'a.bin').epoch == 3
+
+
+def test_file_systems_without_links_still_keep_the_last_but_one(tmp_path, model, monkeypatch):
+    def refuse(*_):
+        raise OSError('no links here')
+    monkeypatch.setattr(os, 'link', refuse)
+    for epoch in (1, 2):
+        save_last(tmp_path, content(model, epoch=epoch))
+    assert load(tmp_path / checkpoint.PREVIOUS).epoch == 1
 
 
 SAVER = """

@@ -60,9 +60,10 @@ def test_actions_by_name_or_unambiguous_prefix(tmp_path, trees, wanted, takes):
 @pytest.mark.parametrize('subjects, actions, message', [
     (['S1'], ['Sit'], 'action Sit is ambiguous: write one of Sitting, SittingDown'),
     (['S1'], ['Jumping'], 'unknown action Jumping; there are Walking, Sitting, SittingDown'),
-    (['S9'], ['Sitting'], 'unknown action Sitting; there are Walking'),
+    (['S9'], ['Sitting'], 'subjects S9 of h36m have no take of action Sitting'),
+    (['S9'], ['Sit'], 'action Sit is ambiguous'),  # whoever is selected: a prefix means the same for all
     (['S4'], None, 'unknown subject S4 of h36m; there are S1, S9'),
-    ([], None, 'no sequence is selected'),
+    ([], None, 'have no sequences'),
 ])
 def test_selections_that_cannot_be(tmp_path, trees, subjects, actions, message):
     write_h36m(tmp_path, *trees)
@@ -126,6 +127,23 @@ def array_for_list(p, d):
     d['S1']['Walking'] = 'nothing'
 
 
+def scalar_for_list(p, d):
+    d['S1']['Walking'] = np.zeros(())
+
+
+def number_for_subject(p, d):
+    p[9] = p.pop('S9')
+
+
+def number_for_take(p, d):
+    d['S1'][3] = d['S1'].pop('Walking')
+
+
+def too_large(p, d):
+    p['S1']['Walking'] = p['S1']['Walking'].astype(np.float64)
+    p['S1']['Walking'][0] = 1e300
+
+
 BROKEN = {
     drop_camera: r'data_2d_h36m_gt.npz has 3 cameras for S1 Walking, but h36m has 4',
     shorten_2d: r'data_2d_h36m_gt.npz has 11 frames for S1 Walking camera 3, but .*data_3d_h36m.npz has 12',
@@ -140,6 +158,10 @@ BROKEN = {
     no_frames: r'data_3d_h36m.npz: S1 Walking has no frames',
     text_for_numbers: r'data_3d_h36m.npz: S1 Walking is .* expected \(frames, 32, 3\) numbers',
     list_for_dict: r'data_3d_h36m.npz: positions_3d is not a dict of subjects',
+    scalar_for_list: r'data_2d_h36m_gt.npz: S1 Walking is ndarray, expected a list of one array per camera',
+    number_for_subject: r'data_3d_h36m.npz: positions_3d has the name 9, expected text',
+    number_for_take: r'data_2d_h36m_gt.npz: positions_2d has the name 3, expected text',
+    too_large: r'data_3d_h36m.npz holds NaN or infinite coordinates in S1 Walking$',
     array_for_list: r'data_2d_h36m_gt.npz: S1 Walking is str, expected a list of one array per camera',
 }
 
@@ -195,6 +217,8 @@ def test_layouts_of_the_public_2d_files(tmp_path, trees, name, metadata, count, 
 @pytest.mark.parametrize('metadata, message', [
     ({'layout_name': 'openpose'}, "unknown keypoint layout 'openpose'; known are h36m"),
     ({'layout_name': 'mpii'}, '17 keypoints, but layout mpii has 16'),
+    ({'layout_name': ['h36m']}, 'unknown keypoint layout'), ({'keypoints_symmetry': 5}, 'left and right keypoints 5'),
+    ({'keypoints_symmetry': [None, None]}, 'left and right keypoints'),
     ({'keypoints_symmetry': [[1, 2, 3], [4, 5, 6]]}, 'left and right keypoints .* are not those of layout h36m'),
 ])
 def test_layouts_that_cannot_be(tmp_path, trees, metadata, message):

@@ -1,5 +1,6 @@
 """KTPFormer against the golden outputs, against a naive second implementation, and part by part."""
 
+import functools
 import json
 
 import naive
@@ -220,10 +221,11 @@ def test_block_is_the_vision_transformer_block():
         pytest.skip(f'timm cannot be imported here: {error}')
     model = build_model('ktpformer', GOLDEN_CONFIG, H36M, H36M).eval()
     x = torch.randn(2, 9, 17, 32)
+    norm = functools.partial(torch.nn.LayerNorm, eps=1e-6)
     for ours, fold, unfold in ((model.STEblocks[0], lambda t: t.flatten(0, 1), lambda t: t.view(2, 9, 17, 32)),
                                (model.TTEblocks[0], lambda t: t.transpose(1, 2).flatten(0, 1),
                                 lambda t: t.view(2, 17, 9, 32).transpose(1, 2))):
-        theirs = TimmBlock(32, 8, mlp_ratio=2, qkv_bias=True, norm_layer=lambda c: torch.nn.LayerNorm(c, eps=1e-6))
+        theirs = TimmBlock(32, 8, mlp_ratio=2, qkv_bias=True, norm_layer=norm)
         theirs.load_state_dict(ours.state_dict())
         assert relative(ours(x), unfold(theirs.eval()(fold(x)))) < 1e-6
 

@@ -97,8 +97,7 @@ def test_what_a_run_leaves_behind(trained):
 def test_a_checkpoint_explains_itself(trained):
     saved = torch.load(trained[0] / 'last.bin', weights_only=True)
     assert saved['model'] == 'ktpformer'
-    assert saved['config'] == {'frames': 9, 'channels': 32, 'depth': 1, 'heads': 8, 'kpa': True, 'tpa': True,
-                               'mlp_ratio': 2.0}
+    assert saved['config'] == {'frames': 9, 'channels': 32, 'depth': 1, 'heads': 8, 'kpa': True, 'tpa': True}
     assert saved['skeleton']['name'] == saved['layout']['name'] == 'h36m'
     assert (saved['dataset'], saved['keypoints'], saved['epoch'], saved['seed']) == ('h36m', 'gt', 2, 1234)
     assert saved['metrics']['epoch'] == 2
@@ -238,7 +237,7 @@ def test_other_keypoints_of_the_same_layout_are_allowed_and_named(trained, tmp_p
     write_h36m(tmp_path, *h36m_trees({'S9': {'Walking': 20}}), name='cpn')
     status, out, _ = run('-c', trained[0], '--evaluate', 'best.bin', '--data', tmp_path, '-k', 'cpn', '-ste', 'S9')
     assert status == 0
-    assert 'trained on keypoints gt, evaluated on cpn' in out
+    assert 'trained on h36m, keypoints gt\nevaluated on h36m, keypoints cpn, subjects S9' in out
 
 
 def test_synthetic_runs_without_any_file(run, tmp_path, monkeypatch):
@@ -256,8 +255,10 @@ def test_synthetic_runs_without_any_file(run, tmp_path, monkeypatch):
     (['-lr', 'nan'], 'expected a number'), (['-e', 'x'], 'expected a whole number of at least 1, got x'),
     (['--drop-path', '1'], 'expected a number of at least 0 up to 0.99'), (['--subset', '0'], 'above 0 up to 1'),
     (['-cs', '100'], '-cs 100 channels cannot be divided among -num_heads 8'),
-    (['-cs', '32', '-num_heads', '5'], 'cannot be divided'), (['-str', 'S1,,S2'], 'expected names'),
+    (['-cs', '32', '-num_heads', '5'], 'cannot be divided'), (['-str', 'S1,,S2'], 'expected different names'),
     (['-d', 'coco'], "invalid choice: 'coco'"), (['--objective', 'x'], 'invalid choice'),
+    (['-lr1e-3'], '-lr1e-3: leave a space, -lr 1e-3'), (['--evaluate', ''], 'expected a name, got an empty text'),
+    (['-str', 'S1,S1'], 'expected different names'), (['-d', 'synthetic', '-c', ''], 'got an empty text'),
     (['--evaluate', 'a', '--resume', 'b'], 'exclude each other'), (['--evaluate', 'a', '--no-eval'], 'exclude'),
     (['--no-eval', '--results', 'r.json'], '--results needs the evaluation that --no-eval leaves out'),
     (['--export-predictions', 'x.mat'], 'expected a name that ends in .npz'), (['--frames', '9'], 'unrecognized'),
@@ -298,7 +299,14 @@ def test_files_that_cannot_be(refused, trained, h36m_folder, tmp_path, public_fi
         refused(1, *data, '-c', c, '--evaluate', 'best.bin', '--results', tmp_path / 'no' / 'r.json')
     assert "holds another run's last.bin" in refused(1, *data, *SMALL, '-str', 'S1', '-c', c)
     (tmp_path / 'file').touch()
-    assert 'cannot make the checkpoint folder' in refused(1, *data, *SMALL, '-str', 'S1', '-c', tmp_path / 'file')
+    assert 'cannot use the checkpoint folder' in refused(1, *data, *SMALL, '-str', 'S1', '-c', tmp_path / 'file')
+    assert 'it is a folder' in refused(1, *data, '-c', c, '--evaluate', 'best.bin', '--results', tmp_path)
+    assert 'describes a model that cannot be built: 64 channels cannot be divided among 5 heads' in \
+        refused(1, *data, '--evaluate', public_files[27], '-num_heads', 5)
+    for damage in ({'epoch': 'x'}, {'optimizer': None}, {'settings': []}, {'config': {}}, {'config': {'heads': 0}},
+                   {'optimizer': {'state': {}, 'param_groups': []}}):
+        torch.save(torch.load(c / 'last.bin') | damage, tmp_path / 'd.bin')
+        assert 'd.bin' in refused(1, *data, '-c', tmp_path / 'new', '-r', tmp_path / 'd.bin', '-str', 'S1', '-e', 3)
 
 
 def test_overwrite_starts_over(trained, h36m_folder, run, tmp_path):
@@ -307,6 +315,72 @@ def test_overwrite_starts_over(trained, h36m_folder, run, tmp_path):
                '-l', tmp_path / 'l', '--overwrite')[0] == 0
     assert torch.load(tmp_path / 'c' / 'last.bin')['epoch'] == 1
     assert not (tmp_path / 'c' / 'best.bin').exists()  # it would have been the other run's
+
+
+def test_resuming_elsewhere_takes_the_best_epoch_along(trained, h36m_folder, run, tmp_path):
+    """And no other run's: a best.bin that is not of the resumed run's best epoch is not taken for it."""
+    checkpoints, _ = trained
+    flags = ['--data', h36m_folder, '-e', 2, '-l', tmp_path / 'l', '--device', 'cpu']
+    status, out, _ = run(*flags, '-r', checkpoints / 'last.bin', '-c', tmp_path / 'new')
+    assert status == 0
+    assert 'nothing is left to train up to -e 2' in out
+    best = torch.load(checkpoints / 'best.bin')['epoch']
+    assert torch.load(tmp_path / 'new' / 'best.bin')['epoch'] == best
+    (tmp_path / 'other').mkdir()
+    foreign = torch.load(checkpoints / 'best.bin')
+    torch.save(foreign | {'run': 'another', 'epoch': 77}, tmp_path / 'other' / 'best.bin')
+    status, out, _ = run(*flags, '-r', checkpoints / 'last.bin', '-c', tmp_path / 'other')
+    assert status == 1
+    status, out, _ = run(*flags, '-r', checkpoints / 'last.bin', '-c', tmp_path / 'other', '--overwrite')
+    assert status == 0
+    assert f'best on the test subjects, epoch {best}' in out
+    assert torch.load(tmp_path / 'other' / 'best.bin')['epoch'] == best
+
+
+def test_a_run_killed_between_its_two_files_does_not_lose_its_best(trained, h36m_folder, run, tmp_path):
+    """best.bin may be one epoch ahead of last.bin; the epoch is then trained again, and is the best again."""
+    shutil.copytree(trained[0], tmp_path / 'c')
+    best = torch.load(tmp_path / 'c' / 'best.bin')['epoch']
+    assert best == 2
+    shutil.copyfile(tmp_path / 'c' / 'epoch_1.bin', tmp_path / 'c' / 'last.bin')
+    assert run('--data', h36m_folder, '-e', 2, '-l', tmp_path / 'l', '-c', tmp_path / 'c', '-r', 'last.bin', '--device',
+               'cpu')[0] == 0
+    again, before = (torch.load(folder / 'best.bin') for folder in (tmp_path / 'c', trained[0]))
+    assert again['metrics']['valid_mpjpe'] == before['metrics']['valid_mpjpe']
+
+
+def test_evaluation_repeats_the_selection_of_the_run(h36m_folder, run, tmp_path):
+    """Test subjects, actions and downsampling come from the file unless given."""
+    flags = ['--data', h36m_folder, '-c', tmp_path / 'c']
+    status, closing, _ = run(*flags, '-k', 'gt', *SMALL, '-str', 'S1', '-ste', 'S9', '-a', 'Sitting', '--downsample', 2,
+                             '-e', 1, '-l', tmp_path / 'l')
+    assert status == 0
+    _, again, _ = run(*flags, '--evaluate', 'best.bin', '--device', 'cpu')
+    assert closing.split('Protocol')[1] == again.split('Protocol')[1]
+
+
+def test_divergence_ends_in_one_line_and_saves_nothing(refused, h36m_folder, tmp_path):
+    line = refused(1, '-k', 'gt', '--data', h36m_folder, *SMALL, '-str', 'S1', '-e', 3, '-lr', '1e30', '-c',
+                   tmp_path / 'c', '-l', tmp_path / 'l')
+    assert 'training diverged in epoch 1' in line
+    assert not list((tmp_path / 'c').iterdir())
+
+
+def test_weights_that_are_not_finite_are_named(trained, refused, h36m_folder, tmp_path):
+    saved = torch.load(trained[0] / 'best.bin')
+    saved['model_pos']['head.1.bias'].fill_(float('nan'))
+    torch.save(saved, tmp_path / 'nan.bin')
+    assert 'nan.bin predicts NaN or infinite coordinates' in \
+        refused(1, '--data', h36m_folder, '--evaluate', tmp_path / 'nan.bin')
+
+
+def test_a_reader_that_goes_away_leaves_no_traceback(tmp_path):
+    command = f'{sys.executable} run_ktpformer.py --help | head -1'
+    done = subprocess.run(command, shell=True, cwd=ROOT, capture_output=True, text=True)
+    assert done.stderr == ''
+    command = f'{sys.executable} run_ktpformer.py --evaluate none.bin -c {tmp_path} > /dev/full'
+    done = subprocess.run(command, shell=True, cwd=ROOT, capture_output=True, text=True)
+    assert 'Traceback' not in done.stderr
 
 
 def test_hostile_npz_runs_nothing(refused, tmp_path):
@@ -355,5 +429,5 @@ def test_interrupted_training_says_so_and_keeps_the_last_epoch(h36m_folder, tmp_
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert err.strip() == 'run_ktpformer.py: interrupted; the last finished epoch is in last.bin'
+    assert err.strip() == f'run_ktpformer.py: error: interrupted; finished epochs are in {tmp_path}/c/last.bin'
     torch.load(tmp_path / 'c' / 'last.bin', weights_only=True)

@@ -51,6 +51,12 @@ def test_the_tree_names_every_module():
             assert path.name in tree or path.stem in tree, path
 
 
+def test_no_placeholder_is_left_and_every_file_named_exists():
+    assert '@@' not in README
+    for name in re.findall(r'`((?:benchmarks|data|common|tests)/[\w./]+\.(?:py|md))`', README):
+        assert (ROOT / name).exists(), name
+
+
 def test_setup_commands_are_what_ci_runs():
     ci = (ROOT / '.ci' / 'run').read_text()
     assert '.venv/bin/pip install -q -r requirements.txt' in ci

@@ -9,7 +9,6 @@ dtype or array state reaches nothing but the checks below.
 import pickle
 import re
 import zipfile
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -17,13 +16,14 @@ import numpy as np
 from common.errors import FileError
 from common.files import atomic_path
 
-# What a damaged file makes zipfile, numpy's header parser, pickle and the stand-ins raise.
-BROKEN = (zipfile.BadZipFile, pickle.UnpicklingError, zlib.error, EOFError, OSError, ValueError, TypeError, KeyError,
-          IndexError, AttributeError, NotImplementedError, RecursionError, MemoryError, OverflowError, SyntaxError)
-
 
 class _Refused(Exception):
     """The pickle names a global that no data file needs."""
+
+
+def _quoted(name) -> str:
+    """A name from the file, fit for one line of a message."""
+    return ''.join(c if c.isprintable() else '?' for c in str(name))[:100]
 
 
 class _Dtype:
@@ -31,7 +31,7 @@ class _Dtype:
 
     def __init__(self, spec, align=False, copy=True):
         if not isinstance(spec, str) or not re.fullmatch(r'[<>=|]?[?biufcSUO]\d*', spec):
-            raise _Refused(f'numpy dtype {str(spec)[:40]!r}')
+            raise _Refused(f'numpy dtype {_quoted(spec)}')
         self.dtype = np.dtype(spec)
 
     def __setstate__(self, state):
@@ -67,7 +67,7 @@ def _scalar(dtype, raw):
 
 def _latin1(text, encoding):
     if encoding not in ('latin1', 'latin-1'):
-        raise _Refused(f'_codecs.encode to {str(encoding)[:20]!r}')
+        raise _Refused(f'_codecs.encode to {_quoted(encoding)}')
     return text.encode('latin-1')
 
 
@@ -103,7 +103,7 @@ class _Unpickler(pickle.Unpickler):
         try:
             return ALLOWED[module, name]
         except KeyError:
-            raise _Refused(f'{module}.{name}') from None
+            raise _Refused(_quoted(f'{module}.{name}')) from None
 
 
 def _plain(tree):
@@ -154,7 +154,9 @@ def read_npz(path: Path) -> dict:
     except _Refused as refused:
         raise FileError(f'{path} is refused: its pickle asks for {refused}, which no data file needs; nothing in it '
                         f'was executed') from None
-    except BROKEN as error:
+    except MemoryError:
+        raise FileError(f'{path} asks for more memory than there is') from None
+    except Exception as error:  # damage makes zipfile, the codecs, numpy's header parser and pickle raise anything
         raise FileError(f'{path} is not a readable npz file ({_first_line(error)}); fetch or make it again') from None
 
 

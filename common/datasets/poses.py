@@ -75,11 +75,13 @@ class PoseDataset:
         """
         for subject in subjects:
             self._check_subject(subject)
-        groups = self._action_groups(subjects, actions)
+        groups = self._action_groups(actions)
         takes = [(subject, action) for subject in subjects for action in self._takes(subject, groups)]
+        for group in groups if actions is not None else ():
+            if not any(action_name(take) == group for _, take in takes):
+                raise FlagError(f'subjects {",".join(subjects)} of {self.name} have no take of action {group}')
         if not takes:
-            raise FlagError(f'no sequence is selected by subjects {",".join(subjects)} and actions '
-                            f'{",".join(actions or ["*"])} of {self.name}')
+            raise FlagError(f'subjects {",".join(subjects)} of {self.name} have no sequences')
         return [sequence for take in takes for sequence in self._sequences_of_take(*take, downsample, subset)]
 
     def _check_subject(self, subject: str) -> None:
@@ -94,9 +96,13 @@ class PoseDataset:
         if subject not in self.cameras:
             raise FileError(f'{self.name} has no cameras for subject {subject}')
 
-    def _action_groups(self, subjects, actions) -> set[str]:
-        """The action names (text before the first space) that the flag selects."""
-        known = dict.fromkeys(action_name(take) for s in subjects for take in (*self.detections[s], *self.positions[s]))
+    def _action_groups(self, actions) -> set[str]:
+        """The action names (text before the first space) that the flag selects, among those of all subjects.
+
+        All of them, so that a name means the same for training and for test subjects.
+        """
+        known = dict.fromkeys(action_name(take) for side in (self.detections, self.positions)
+                              for takes in side.values() for take in takes)
         if actions is None:
             return set(known)
         groups = set()
@@ -184,7 +190,7 @@ def read_detections(path: Path, layout_of) -> tuple[dict, Skeleton]:
     for subject, actions in tree.items():
         detections[subject] = {}
         for action, views in actions.items():
-            if not isinstance(views, (list, tuple, np.ndarray)):
+            if not _is_list(views):
                 raise FileError(f'{path}: {subject} {action} is {type(views).__name__}, expected a list of one array '
                                 f'per camera')
             detections[subject][action] = [
@@ -204,18 +210,25 @@ def keypoint_layout(name: str, default: Skeleton):
         said = metadata.get('layout_name')
         if said is None:
             layout = MPII if count == len(MPII) != len(default) else COCO if 'coco' in name else default
-        elif said in SKELETONS:
+        elif isinstance(said, str) and said in SKELETONS:
             layout = SKELETONS[said]
         else:
             raise ValueError(f'unknown keypoint layout {said!r}; known are {", ".join(SKELETONS)}')
         if count != len(layout):
             raise ValueError(f'{count} keypoints, but layout {layout.name} has {len(layout)}')
         symmetry = metadata.get('keypoints_symmetry')
-        if symmetry is not None and [sorted(side) for side in symmetry] != [sorted(layout.left), sorted(layout.right)]:
-            raise ValueError(f'its left and right keypoints {symmetry} are not those of layout {layout.name}, '
-                             f'{[sorted(layout.left), sorted(layout.right)]}')
+        sides = [sorted(layout.left), sorted(layout.right)]
+        if symmetry is not None and not _same_sides(symmetry, sides):
+            raise ValueError(f'its left and right keypoints {symmetry} are not those of layout {layout.name}, {sides}')
         return layout
     return layout_of
+
+
+def _same_sides(symmetry, sides: list[list[int]]) -> bool:
+    try:
+        return [sorted(side) for side in symmetry] == sides
+    except TypeError:  # not two lists of numbers
+        return False
 
 
 def _nested_dict(path: Path, member: str, members: dict) -> dict:
@@ -224,16 +237,23 @@ def _nested_dict(path: Path, member: str, members: dict) -> dict:
     tree = members[member]
     if not isinstance(tree, dict) or not all(isinstance(actions, dict) for actions in tree.values()):
         raise FileError(f'{path}: {member} is not a dict of subjects that are dicts of actions')
+    for name in (*tree, *(take for actions in tree.values() for take in actions)):
+        if not isinstance(name, str):
+            raise FileError(f'{path}: {member} has the name {name!r}, expected text for subjects and actions')
     return tree
 
 
 def _first_joint_count(path: Path, tree: dict) -> int:
     for actions in tree.values():
         for views in actions.values():
-            for view in views if isinstance(views, (list, tuple, np.ndarray)) else ():
+            for view in views if _is_list(views) else ():
                 if getattr(view, 'ndim', 0) == 3:
                     return view.shape[1]
     raise FileError(f'{path} holds no (frames, keypoints, 2) array')
+
+
+def _is_list(views) -> bool:
+    return isinstance(views, (list, tuple)) or (isinstance(views, np.ndarray) and views.ndim > 0)
 
 
 def _array(path: Path, where: str, array, joints: int, channels: int) -> np.ndarray:
@@ -244,4 +264,5 @@ def _array(path: Path, where: str, array, joints: int, channels: int) -> np.ndar
         raise FileError(f'{path}: {where} is {shape}, expected (frames, {joints}, {channels}) numbers')
     if not len(array):
         raise FileError(f'{path}: {where} has no frames')
-    return array[..., :channels].astype(np.float32, copy=False)
+    with np.errstate(over='ignore'):  # what does not fit becomes infinite, and is refused where it is selected
+        return array[..., :channels].astype(np.float32, copy=False)

@@ -16,7 +16,7 @@ SEED = 1
 SUBJECTS_TRAIN = ('S1', 'S2', 'S3', 'S4')
 SUBJECTS_TEST = ('S5', 'S6')
 TAKES = ('', ' 1')
-FRAMES = 250
+FRAMES = 220
 
 # Where each joint lies from its parent in the rest pose, metres: x right, y forward, z up.
 REST = {

@@ -28,13 +28,12 @@ FRAMES_PER_SVD = 1 << 16
 
 @dataclass(frozen=True)
 class TestWindows:
-    """The test windows of a store, in order: sequence (W,), start (W,) and rows (W, F) on the store's device, and which
-    window frames stand for a real frame the first time, first (W, F) bool."""
+    """The test windows of a store, in order, on its device: the sequence (W,) each belongs to, the rows (W, F) of the
+    store it reads, and which window frames stand for a real frame the first time, first (W, F) bool."""
 
     __test__ = False  # not a test, whatever pytest makes of its name
 
     sequence: torch.Tensor
-    start: torch.Tensor
     rows: torch.Tensor
     first: torch.Tensor
 
@@ -44,7 +43,7 @@ class TestWindows:
         sequence, start = windows_of(store.lengths, frames, test_starts)
         first = first_cover(sequence, start, store.lengths, frames)
         sequence, start, first = (torch.from_numpy(x).to(store.device) for x in (sequence, start, first))
-        return cls(sequence, start, store.frame_index(sequence, start, frames), first)
+        return cls(sequence, store.frame_index(sequence, start, frames), first)
 
 
 @torch.inference_mode()

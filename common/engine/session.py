@@ -16,7 +16,8 @@ from common.datasets.npz import write_npz
 from common.engine import report
 from common.engine.evaluate import TestWindows, mean_pose_mpjpe, predict, predictions_by_frame, tally
 from common.engine.train import Progression, Recipe, fit, make_optimizer
-from common.errors import FileError, FlagError
+from common.errors import DivergedError, FileError, FlagError
+from common.files import atomic_path
 from common.models import build_model, ktpformer
 from common.runlog import RunLog, git_revision, versions
 from common.sampler import SequenceStore, WindowSampler
@@ -32,18 +33,15 @@ def evaluate(args: argparse.Namespace) -> None:
     _check_outputs(args)
     saved = checkpoint.load(checkpoint.find(args.evaluate, Path(args.checkpoint)))
     config = _config_of_file(args, saved)
-    name = args.dataset or saved.dataset or 'h36m'
-    keypoints = args.keypoints or (saved.keypoints if name == saved.dataset else None)
-    dataset = load_dataset(name, Path(args.data), keypoints)
-    _check_layouts(saved, config, dataset)
-    model = build_model(MODEL, config, dataset.skeleton, dataset.layout).to(device)
+    settings = fill(args, saved.settings, config)
+    dataset = load_dataset(settings['dataset'], Path(args.data), settings['keypoints'])
+    _check_layouts(saved, dataset)
+    model = _build(saved, config, dataset).to(device)
     checkpoint.load_weights(model, saved)
     print(f'{saved.path}: KTPFormer, {config["frames"]} frames, epoch {saved.epoch}' +
-          (', a public file' if saved.public else ''))
-    if saved.keypoints not in (None, dataset.keypoints):
-        print(f'trained on keypoints {saved.keypoints}, evaluated on {dataset.keypoints}')
-    subjects = args.subjects_test or dataset.subjects_test
-    store = _store(dataset, subjects, args.actions, args.downsample or 1, args.subset or 1.0, device)
+          (', a public file' if saved.public else f', trained on {saved.dataset}, keypoints {saved.keypoints}'))
+    subjects = settings['subjects_test'] or dataset.subjects_test
+    store = _store(dataset, subjects, settings['actions'], settings['downsample'], args.subset or 1.0, device)
     _close(args, model, saved.path, store, dataset)
 
 
@@ -52,27 +50,28 @@ def train(args: argparse.Namespace) -> None:
     device = choose_device(args.device)
     folder = Path(args.checkpoint)
     resumed = checkpoint.load(checkpoint.find(args.resume, folder)) if args.resume else None
-    settings = fill(args, None if resumed is None else resumed.settings)
-    config = {name: settings[name] for name in MODEL_FLAGS} | {'mlp_ratio': 2.0}
-    if resumed is not None:
+    if resumed is None:
+        settings = fill(args)
+        config = {name: settings[name] for name in MODEL_FLAGS}
+    else:
         config = _config_of_file(args, resumed)
-        settings |= {name: config[name] for name in MODEL_FLAGS}
-        settings['stride'] = args.stride or resumed.settings.get('stride') or min(config['frames'], 128)
+        settings = fill(args, resumed.settings, config)
     _check_outputs(args)
     _check_folder(folder, resumed, args.overwrite)
 
     dataset = load_dataset(settings['dataset'], Path(args.data), settings['keypoints'])
-    settings['keypoints'] = dataset.keypoints
+    settings |= {'dataset': dataset.name, 'keypoints': dataset.keypoints}
     if resumed is not None:
-        _check_layouts(resumed, config, dataset)
+        _check_layouts(resumed, dataset)
     split = _split(dataset, settings, device)
     torch.manual_seed(settings['seed'])
-    model = build_model(MODEL, config, dataset.skeleton, dataset.layout, settings['drop_path']).to(device)
+    model = _build(resumed, config, dataset, settings['drop_path']).to(device)
     recipe = Recipe(settings['epochs'], max(1, settings['batch'] // settings['stride']), settings['lr'],
                     settings['lr_decay'], settings['weight_decay'], settings['objective'], settings['seed'],
                     settings['checkpoint_frequency'])
     optimizer = make_optimizer(model, recipe)
     at = _restore(args, resumed, model, optimizer, recipe)
+    at.best = _prepare_folder(folder, resumed)
     sampler = WindowSampler(split.train, config['frames'], settings['augment'], settings['seed'])
 
     parameters = sum(p.numel() for p in model.parameters())
@@ -84,16 +83,17 @@ def train(args: argparse.Namespace) -> None:
     print(f'training: {_describe(split.train)}, {len(sampler):,} windows an epoch, {recipe.windows} a step')
     if split.test is not None:
         print(f'test: {_describe(split.test)}; predicting the mean training pose gives {split.baseline:.1f} mm MPJPE')
-    if resumed is None:
-        for name in (checkpoint.LAST, checkpoint.PREVIOUS, checkpoint.BEST):
-            (folder / name).unlink(missing_ok=True)  # only there under --overwrite
+    if at.epoch >= recipe.epochs:
+        print(f'epoch {at.epoch} is finished already, nothing is left to train up to -e {recipe.epochs}')
     run = log.folder.name if resumed is None or resumed.public else resumed.run
     about = {'model': MODEL, 'config': config, 'skeleton': checkpoint.describe(dataset.skeleton),
              'layout': checkpoint.describe(dataset.layout), 'dataset': dataset.name, 'keypoints': dataset.keypoints,
              'settings': settings, 'seed': settings['seed'], 'run': run, 'versions': versions()}
     weights = torch.tensor(dataset.skeleton.loss_weights, device=device)
-    fit(model, optimizer, sampler, split.test, weights, recipe, at, log, folder, about, _say)
-    log.close()
+    try:
+        fit(model, optimizer, sampler, split.test, weights, recipe, at, log, folder, about, _say)
+    finally:
+        log.close()
     if split.test is not None:
         _evaluate_best(args, model, at, folder, resumed, split.test, dataset)
 
@@ -150,7 +150,17 @@ def _config_of_file(args: argparse.Namespace, saved: Checkpoint) -> dict:
     return config
 
 
-def _check_layouts(saved: Checkpoint, config: dict, dataset: PoseDataset) -> None:
+def _build(saved: Checkpoint | None, config: dict, dataset: PoseDataset, drop_path: float = 0.0) -> torch.nn.Module:
+    """The model of a config; FileError where a checkpoint's config cannot be built."""
+    try:
+        return build_model(MODEL, config, dataset.skeleton, dataset.layout, drop_path)
+    except (ValueError, TypeError, ZeroDivisionError) as error:
+        if saved is None:
+            raise FlagError(str(error)) from None
+        raise FileError(f'{saved.path} describes a model that cannot be built: {error}') from None
+
+
+def _check_layouts(saved: Checkpoint, dataset: PoseDataset) -> None:
     """FileError unless a checkpoint's joints and keypoints are those of the data set."""
     if saved.public:
         count = saved.state['kpattention.attn.Spatial_pos_embed'].shape[1]
@@ -161,32 +171,67 @@ def _check_layouts(saved: Checkpoint, config: dict, dataset: PoseDataset) -> Non
     for what, its, others, source in (('joints', saved.skeleton, dataset.skeleton, dataset.source_3d),
                                       ('keypoints', saved.layout, dataset.layout, dataset.source_2d)):
         if its != others:
-            raise FileError(f'{saved.path} was made for {what} of layout {its.name}, but {source} has layout '
-                            f'{others.name}')
+            but = f'layout {others.name}' if its.name != others.name else f'a {others.name} with another order or tree'
+            raise FileError(f'{saved.path} was made for {what} of layout {its.name}, but {source} has {but}')
 
 
 def _check_outputs(args: argparse.Namespace) -> None:
     """FileError now, and not after hours, for an output file whose folder cannot be written."""
     for name in (args.results, args.export_predictions):
-        if name and not os.access(Path(name).parent, os.W_OK):
+        if name and not (os.path.isdir(Path(name).parent) and os.access(Path(name).parent, os.W_OK)):
             raise FileError(f'cannot write {name}: folder {Path(name).parent} is missing or read-only')
+        if name and os.path.isdir(name):
+            raise FileError(f'cannot write {name}: it is a folder')
 
 
 def _check_folder(folder: Path, resumed: Checkpoint | None, overwrite: bool) -> None:
-    """Make the checkpoint folder; FileError when it cannot be written or holds another run's last.bin."""
+    """FileError when the checkpoint folder holds another run's files."""
+    held = [name for name in (checkpoint.LAST, checkpoint.BEST) if os.path.lexists(folder / name)]
+    if held and not overwrite and not _continues(folder, resumed):
+        raise FileError(f"{folder} holds another run's {held[0]}: choose another -c, continue it with --resume "
+                        f'{held[0]}, or say --overwrite')
+
+
+def _continues(folder: Path, resumed: Checkpoint | None) -> bool:
+    """Whether a run goes on in the folder of the file it was resumed from."""
+    return resumed is not None and not resumed.public and resumed.path.parent.resolve() == folder.resolve()
+
+
+def _prepare_folder(folder: Path, resumed: Checkpoint | None) -> dict | None:
+    """Make the checkpoint folder, clear it of another run's files, and return the figures of the best epoch so far.
+
+    They are returned only where the best epoch's own file is at hand: in the folder, or beside the resumed file, or the
+    resumed file itself. Only a command that said --overwrite or found no other run there comes here. Raises FileError.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK):
+            raise FileError(f'cannot write to the checkpoint folder {folder}')
+        if not _continues(folder, resumed):
+            for stale in (*(folder / n for n in (checkpoint.LAST, checkpoint.PREVIOUS)), *folder.glob('epoch_*.bin')):
+                stale.unlink(missing_ok=True)
+        best = folder / checkpoint.BEST
+        if resumed is not None and resumed.best is not None:
+            for candidate in (best, resumed.path.parent / checkpoint.BEST, resumed.path):
+                if _is_best_of(candidate, resumed):
+                    if candidate != best:
+                        with atomic_path(best) as temporary:
+                            shutil.copyfile(candidate, temporary)
+                    return resumed.best
+        best.unlink(missing_ok=True)
     except OSError as error:
-        raise FileError(f'cannot make the checkpoint folder {folder}: {error.strerror}') from None
-    if not os.access(folder, os.W_OK):
-        raise FileError(f'cannot write to the checkpoint folder {folder}')
-    last = folder / checkpoint.LAST
-    if overwrite or not last.exists():
-        return
-    continues = resumed is not None and not resumed.public and resumed.path.parent.resolve() == folder.resolve()
-    if not continues:
-        raise FileError(f"{folder} holds another run's {last.name}: choose another -c, continue it with --resume "
-                        f'{last.name}, or say --overwrite')
+        raise FileError(f'cannot use the checkpoint folder {folder}: {error.strerror}') from None
+    return None
+
+
+def _is_best_of(path: Path, resumed: Checkpoint) -> bool:
+    if not os.path.isfile(path):
+        return False
+    try:
+        saved = checkpoint.load(path)
+    except FileError:
+        return False
+    return not saved.public and (saved.run, saved.epoch) == (resumed.run, resumed.best.get('epoch'))
 
 
 def _restore(args, resumed: Checkpoint | None, model, optimizer, recipe: Recipe) -> Progression:
@@ -201,20 +246,15 @@ def _restore(args, resumed: Checkpoint | None, model, optimizer, recipe: Recipe)
         return Progression(epoch=resumed.epoch, lr=lr, first_epoch=resumed.epoch + 1)
     try:
         optimizer.load_state_dict(resumed.optimizer)
-    except (ValueError, KeyError, TypeError) as error:
-        raise FileError(f'{resumed.path}: its optimizer state does not fit the model ({error})') from None
+        fits = all(state['exp_avg'].shape == p.shape for p, state in optimizer.state.items())
+    except (ValueError, KeyError, TypeError, AttributeError):
+        fits = False
+    if not fits:
+        raise FileError(f'{resumed.path}: its optimizer state does not fit the model')
     for group in optimizer.param_groups:
         group['weight_decay'] = recipe.weight_decay
     print(f'continuing {resumed.path} after epoch {resumed.epoch}')
-    return Progression(resumed.epoch, lr, resumed.first_epoch, _best_so_far(args, resumed))
-
-
-def _best_so_far(args, resumed: Checkpoint) -> dict | None:
-    """The best epoch's figures, if its file is at hand: in -c, or beside the resumed file, from where it is copied."""
-    best, beside = Path(args.checkpoint) / checkpoint.BEST, resumed.path.parent / checkpoint.BEST
-    if resumed.best is not None and not best.exists() and beside.exists():
-        shutil.copyfile(beside, best)
-    return resumed.best if best.exists() else None
+    return Progression(resumed.epoch, lr, resumed.first_epoch)
 
 
 def _evaluate_best(args, model, at: Progression, folder: Path, resumed, store, dataset) -> None:
@@ -231,8 +271,11 @@ def _close(args, model, path: Path, store: SequenceStore, dataset: PoseDataset) 
     """Predict every test window once; print the table and write what was asked for."""
     windows = TestWindows.of(store, model.frames)
     predicted = predict(model, store, windows)
+    if not predicted.isfinite().all():
+        raise DivergedError(f'{path} predicts NaN or infinite coordinates: its weights diverged, or the keypoints are '
+                            f'not pixels')
     protocols = report.summarise(tally(predicted, store, windows), args.by_subject)
-    print(f'{dataset.name}, keypoints {dataset.keypoints}, {_describe(store)}')
+    print(f'evaluated on {dataset.name}, keypoints {dataset.keypoints}, {_describe(store)}')
     print(report.table(protocols, args.protocol or 'paper'), flush=True)
     if args.results:
         report.write_results(Path(args.results), {

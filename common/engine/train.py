@@ -1,5 +1,6 @@
 """Training: one loop, read from top to bottom. Everything random in a step is a function of (seed, epoch, step)."""
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -10,6 +11,7 @@ import torch
 
 from common import checkpoint
 from common.engine.evaluate import TestWindows, predict, validation_figures
+from common.errors import DivergedError
 from common.losses import objective, pose_loss
 from common.runlog import Progress, RunLog
 from common.sampler import SequenceStore, WindowSampler
@@ -63,7 +65,8 @@ def fit(model: torch.nn.Module, optimizer: torch.optim.Optimizer, sampler: Windo
         at: where the run stands; moved forward in place.
         about: what a checkpoint says of its model and data.
 
-    Raises FileError when a checkpoint or the log cannot be written.
+    Raises FileError when a checkpoint or the log cannot be written, and DivergedError after an epoch whose loss or
+    validation is not finite, of which nothing is saved.
     """
     windows = None if valid is None else TestWindows.of(valid, sampler.frames)
     for epoch in range(at.epoch + 1, recipe.epochs + 1):
@@ -75,14 +78,17 @@ def fit(model: torch.nn.Module, optimizer: torch.optim.Optimizer, sampler: Windo
             figures = validation_figures(predict(model, valid, windows), valid, windows)
         at.metrics = {'epoch': epoch, 'lr': at.lr, 'train_loss': loss, **figures,
                       'seconds': round(time.perf_counter() - begun, 3)}
+        if not math.isfinite(loss) or not math.isfinite(figures['valid_mpjpe'] or 0):
+            raise DivergedError(f'training diverged in epoch {epoch}: train_loss {loss}, valid_mpjpe '
+                                f'{figures["valid_mpjpe"]}; checkpoints of earlier epochs stay, try a lower -lr')
         at.epoch, at.lr = epoch, at.lr * recipe.lr_decay
         improved = valid is not None and (at.best is None or figures['valid_mpjpe'] < at.best['valid_mpjpe'])
         if improved:
             at.best = at.metrics
         content = {**about, **vars(at), 'model_pos': model.state_dict(), 'optimizer': optimizer.state_dict()}
-        checkpoint.save_last(folder, content)
         if improved:
-            checkpoint.save(folder / checkpoint.BEST, content)
+            checkpoint.save(folder / checkpoint.BEST, content)  # before last.bin, which names it as the best
+        checkpoint.save_last(folder, content)
         if recipe.save_every and epoch % recipe.save_every == 0:
             checkpoint.save(folder / f'epoch_{epoch}.bin', content)
         log.epoch(at.metrics)

@@ -19,11 +19,16 @@ def config_of(state: dict[str, torch.Tensor]) -> dict:
 
     Raises ValueError when the weights are not KTPFormer's.
     """
-    try:
-        frames, channels = state['tpattention.attn.Temporal_pos_embed'].shape[1:]
-        hidden = state['kpattention.mlp.fc1.weight'].shape[0]
-    except KeyError as missing:
-        raise ValueError(f'{missing.args[0]} is missing') from None
+    sizes = {}
+    for name, dimensions in (('tpattention.attn.Temporal_pos_embed', 3), ('kpattention.attn.Spatial_pos_embed', 3),
+                             ('kpattention.mlp.fc1.weight', 2)):
+        if name not in state:
+            raise ValueError(f'{name} is missing')
+        sizes[name] = tuple(state[name].shape)
+        if len(sizes[name]) != dimensions:
+            raise ValueError(f'{name} has {len(sizes[name])} dimensions, expected {dimensions}')
+    _, frames, channels = sizes['tpattention.attn.Temporal_pos_embed']
+    hidden, _ = sizes['kpattention.mlp.fc1.weight']
     depth = len({key.split('.')[1] for key in state if key.startswith('STEblocks.')})
     return {'frames': frames, 'channels': channels, 'depth': depth, 'heads': 8, 'mlp_ratio': hidden / channels,
             'kpa': 'kpattention.attn.kpa.gconv.W' in state, 'tpa': 'tpattention.attn.tpa.gconv1.gconv.W' in state}
@@ -84,11 +89,14 @@ class KTPFormer(nn.Module):
             ValueError: the heads do not divide the channels.
         """
         super().__init__()
+        if min(frames, channels, depth, heads) < 1:
+            raise ValueError(f'{frames} frames, {channels} channels, depth {depth} and {heads} heads: each must be at '
+                             f'least 1')
         self.frames, self.keypoints = frames, len(adjacency)
         rates = torch.linspace(0, drop_path, depth + 1).tolist()
 
         def block(attn: Attention, norm1: nn.Module, rate: float) -> Block:
-            mlp = Mlp(channels, int(channels * mlp_ratio))
+            mlp = Mlp(channels, round(channels * mlp_ratio))
             return Block(attn, norm1, nn.LayerNorm(channels, eps=1e-6), mlp, rate)
 
         def plain_block(over: str, rate: float) -> Block:
