@@ -3,25 +3,28 @@
 
 import os
 import sys
+import time
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command line; returns the exit status: 0, 1 (files), 2 (flags), 130 (interrupted)."""
-    args = None
+    """Run one command line; returns the exit status: 0, 1 (files), 2 (flags), 130 (SIGINT), 143 (SIGTERM)."""
     try:
         from common import arguments
         args = arguments.parse(argv)
         from common.engine import session  # torch is imported only for a command line that makes sense
+        from common.engine.signals import Stopped
         from common.errors import DivergedError, FileError, FlagError
         try:
-            session.evaluate(args) if args.evaluate else session.train(args)
+            session.run(args)
+        except Stopped as stopped:
+            return _fail(f'stopped by {stopped}; {args.checkpoint}/last.bin holds every step so far, continue with '
+                         f'--resume', stopped.exit_status)
         except (DivergedError, FileError, FlagError) as error:
             return _fail(error, error.exit_status)
     except SystemExit as stop:  # argparse ends so, after its one line or the help
         return stop.code or 0
-    except KeyboardInterrupt:
-        kept = '' if args is None or args.evaluate else f'; finished epochs are in {args.checkpoint}/last.bin'
-        return _fail(f'interrupted{kept}', 130)
+    except KeyboardInterrupt:  # outside training, which takes the signal itself
+        return _fail('interrupted', 130)
     except BrokenPipeError:  # what read our output went away; nothing more can be said there
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
@@ -29,13 +32,18 @@ def main(argv: list[str] | None = None) -> int:
         return _fail(f'{error.filename or "output"}: {error.strerror or error}', 1)
     except (MemoryError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and 'memory' not in str(error):
+            if int(os.environ.get('WORLD_SIZE', 1)) > 1:  # what a collective raises when a rank is gone
+                return _fail(f'the other processes are gone or failed: {str(error).splitlines()[0]}', 1)
             raise
         return _fail('this does not fit in memory: try a smaller -b, -f or -cs, or --subset', 1)
     return 0
 
 
 def _fail(message, status: int) -> int:
-    print(f'run_ktpformer.py: error: {message}', file=sys.stderr)
+    rank = int(os.environ.get('RANK', 0))
+    if rank:
+        time.sleep(1)  # what all ranks find wrong the first one says, and torchrun then ends the others
+    print(f'run_ktpformer.py: error: {f"rank {rank}: " if rank else ""}{message}', file=sys.stderr, flush=True)
     return status
 
 

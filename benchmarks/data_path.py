@@ -29,8 +29,10 @@ from common.datasets import load_dataset
 from common.datasets.h36m import CAMERAS, SUBJECTS_TEST, SUBJECTS_TRAIN
 from common.datasets.npz import write_npz
 from common.datasets.synthetic import ACTIONS, motion
+from common.distributed import World
 from common.engine import session, train
-from common.losses import objective, pose_loss
+from common.engine.prepare import choose_device
+from common.engine.update import Recipe
 from common.models import build_model
 from common.runlog import versions
 from common.sampler import SequenceStore, WindowSampler
@@ -104,7 +106,7 @@ def first_step(folder: Path, frames: int) -> None:
     args = arguments.parse(['-k', 'gt', '--data', str(folder), '-f', str(frames), '--overwrite',
                             '-c', str(folder / 'checkpoint'), '-l', str(folder / 'log')])
     try:
-        session.train(args)
+        session.run(args)
     except _FirstStep:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         print(json.dumps({'at': time.time(), 'kilobytes': peak}))
@@ -114,14 +116,16 @@ def window_share(folder: Path, rounds: int, **config) -> dict:
     """Seconds of a training step of the default batch, and of making its windows, the epoch's shuffle included."""
     frames = config['frames']
     dataset = load_dataset('h36m', folder, 'gt')
-    device = session.choose_device('auto')
+    device = choose_device('auto')
     store = SequenceStore(dataset.sequences(SUBJECTS_TRAIN), H36M, H36M, device)
     sampler = WindowSampler(store, frames, flip=True, seed=1234)
     model = build_model('ktpformer', config, H36M, H36M, drop_path=0.1).to(device).train()
-    optimizer = torch.optim.AdamW(model.parameters())
-    weights = torch.tensor(H36M.loss_weights, device=device)
-    batch = 1024 // min(frames, 128)
-    steps = -(-len(sampler) // batch)
+    optimizer = torch.optim.AdamW(model.parameters(), fused=True)
+    windows = 1024 // min(frames, 128)
+    recipe = Recipe(1, windows, 8e-5, 0.99, 0.1, 'half-square', 1234)
+    trainer = train.Trainer(model, optimizer, sampler, torch.tensor(H36M.loss_weights, device=device), recipe,
+                            train.Progression(), World())
+    steps = sampler.steps(windows)
 
     def synchronised() -> float:
         if device.type == 'cuda':
@@ -131,16 +135,14 @@ def window_share(folder: Path, rounds: int, **config) -> dict:
     gathers, updates, shuffles = [], [], []
     for draw in range(rounds):
         begun = synchronised()
-        batches = sampler.epoch(draw, batch)
-        keypoints, poses = next(batches)  # the shuffle happens here
+        batches = sampler.epoch(draw, windows)
+        batch = next(batches)  # the shuffle happens here
         shuffles.append(synchronised() - begun)
         begun = synchronised()
-        keypoints, poses = next(batches)
+        batch = next(batches)
         gathers.append(synchronised() - begun)
         begun = synchronised()
-        total = pose_loss(model(keypoints), poses, weights)['total']
-        optimizer.zero_grad()
-        objective(total, 'half-square').backward()
+        trainer.gradient(batch, 1)
         optimizer.step()
         updates.append(synchronised() - begun)
     gather, update, shuffle = (statistics.median(x) for x in (gathers, updates, shuffles))

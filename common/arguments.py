@@ -16,6 +16,8 @@ DEFAULTS = {
     'frames': 243, 'channels': 512, 'depth': 7, 'heads': 8, 'kpa': True, 'tpa': True,
     'epochs': 200, 'batch': 1024, 'stride': None, 'lr': 8e-5, 'lr_decay': 0.99, 'weight_decay': 0.1, 'drop_path': 0.1,
     'objective': 'half-square', 'augment': True, 'eval': True, 'seed': 1234, 'checkpoint_frequency': None,
+    'subjects_valid': None, 'schedule': 'exp', 'warmup': 0, 'clip': None, 'ema': None, 'window_step': None,
+    'save_every_steps': None,
 }
 
 
@@ -68,6 +70,7 @@ def make_parser() -> argparse.ArgumentParser:
     _add_data(parser.add_argument_group('data'))
     _add_model(parser.add_argument_group('model'))
     _add_training(parser.add_argument_group('training'))
+    _add_more_training(parser.add_argument_group('training beyond the published recipe'))
     _add_evaluation(parser.add_argument_group('evaluation'))
     _add_run(parser.add_argument_group('run'))
     return parser
@@ -119,9 +122,28 @@ def _add_training(group):
         '1234)')
     add('--no-eval', dest='eval', action='store_false', default=None, help='do not look at the test subjects: no '
         'validation, no best.bin, no closing table')
-    add('-r', '--resume', type=_text, metavar='FILE', help='continue a checkpoint, looked up in -c, then as a path')
+    add('-r', '--resume', type=_text, nargs='?', const='last.bin', metavar='FILE', help='continue a checkpoint, looked '
+        'up in -c, then as a path (last.bin when no file is named)')
+    add('--init', type=_text, metavar='FILE', help='start at epoch 1 from the weights of a checkpoint')
     add('-cf', '--checkpoint-frequency', type=_count, metavar='N', help='also keep epoch_N.bin every N epochs')
+    add('--save-every-steps', type=_count, metavar='N', help='also save last.bin every N steps inside an epoch')
     add('--overwrite', action='store_true', help="train into a -c with another run's last.bin")
+
+
+def _add_more_training(group):
+    add = group.add_argument
+    add('--schedule', choices=('exp', 'cosine'), help='of the learning rate: -lrd per epoch (default), or cosine to 0')
+    add('--warmup', type=_number(int, 0, math.inf), metavar='N', help='steps over which the rate rises (default 0)')
+    add('--clip', type=_positive, metavar='X', help='largest norm of the gradient (default: no limit)')
+    add('--ema', type=_number(float, 0, 0.999999, low_included=False), metavar='X', help='evaluate and save a moving '
+        'average of weights and buffers with this decay, such as 0.999 (default: none)')
+    add('--window-step', type=_count, metavar='N', help='frames from one training window to the next (default: -f, '
+        'windows that do not overlap)')
+    add('--subjects-valid', type=_names, metavar='A,B', help='pick the best epoch on these instead of the test '
+        'subjects; they are taken out of the default training subjects')
+    add('--eval-train', action='store_true', help='also log the error on the training subjects, every epoch')
+    add('--select', choices=('best', 'last'), help='the checkpoint of the closing table (default best)')
+    add('--export-training-curves', action='store_true', help='draw curves.png into the run folder')
 
 
 def _add_evaluation(group):
@@ -140,6 +162,8 @@ def _add_run(group):
     add('-c', '--checkpoint', default='checkpoint', type=_text, metavar='DIR',
         help='folder of checkpoints (default checkpoint)')
     add('-l', '--log', default='log', type=_text, metavar='DIR', help='parent of the run folders (default log)')
+    add('--inspect', type=_text, metavar='FILE', help='say what a checkpoint is')
+    add('--deterministic', action='store_true', help='bit-identical runs on CUDA too, slower')
     add('--device', choices=('auto', 'cpu', 'cuda'), default='auto', help='auto is cuda where there is one (default)')
 
 
@@ -149,14 +173,16 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     _check_spaces(parser, sys.argv[1:] if argv is None else argv)
     args = parser.parse_args(argv)
     args.command = ['run_ktpformer.py', *(sys.argv[1:] if argv is None else argv)]
-    if args.evaluate and args.resume:
-        parser.error('--evaluate and --resume exclude each other: evaluate a file, or continue training it')
+    for one, other in (('evaluate', 'resume'), ('evaluate', 'init'), ('resume', 'init'), ('inspect', 'evaluate'),
+                       ('inspect', 'resume'), ('inspect', 'init')):
+        if getattr(args, one) and getattr(args, other):
+            parser.error(f'--{one} and --{other} exclude each other')
     if args.evaluate and args.eval is False:
         parser.error('--evaluate and --no-eval exclude each other')
-    for flag in ('results', 'export_predictions', 'protocol', 'by_subject'):
+    for flag in ('results', 'export_predictions', 'protocol', 'by_subject', 'subjects_valid', 'select'):
         if args.eval is False and getattr(args, flag):
             parser.error(f'--{flag.replace("_", "-")} needs the evaluation that --no-eval leaves out')
-    if not args.evaluate and not args.resume:
+    if not (args.evaluate or args.resume or args.init or args.inspect):
         channels, heads = args.channels or DEFAULTS['channels'], args.heads or DEFAULTS['heads']
         if channels % heads:
             parser.error(f'-cs {channels} channels cannot be divided among -num_heads {heads}')
@@ -185,7 +211,7 @@ def fill(args: argparse.Namespace, saved: dict | None = None, config: dict | Non
     saved = dict(saved or {}) | (config or {})
     own = {'eval'}
     if args.dataset not in (None, saved.get('dataset')):
-        own |= {'keypoints', 'subjects_train', 'subjects_test', 'actions'}
+        own |= {'keypoints', 'subjects_train', 'subjects_test', 'subjects_valid', 'actions'}
     settings = {}
     for name, default in DEFAULTS.items():
         given = getattr(args, name)

@@ -10,6 +10,7 @@ import pickle
 import re
 import shutil
 import warnings
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -35,11 +36,12 @@ class Checkpoint:
         model, config: name and keyword arguments of the model.
         skeleton, layout: joints of the poses and of the keypoints.
         dataset, keypoints: what -d and -k were.
-        optimizer: the optimizer's state dict.
+        optimizer: the optimizer's state dict; training_state: the weights it goes on from, where `state` is their
+            moving average.
         settings: the run's resolved flags, its seed among them.
-        first_epoch: the epoch whose window order was the generator's first draw.
-        run: name of the run folder.
-        metrics: the figures of the epoch; `best` those of the best epoch so far.
+        run: the run folder.
+        best: figures of the best epoch so far.
+        stored: the whole content of a file of ours, where the run stood included.
     """
 
     path: Path
@@ -55,10 +57,10 @@ class Checkpoint:
     keypoints: str | None = None
     optimizer: dict | None = None
     settings: dict = field(default_factory=dict)
-    first_epoch: int = 1
     run: str | None = None
-    metrics: dict = field(default_factory=dict)
     best: dict | None = None
+    training_state: dict | None = None
+    stored: dict = field(default_factory=dict)
 
 
 def save(path: Path, content: dict) -> None:
@@ -70,19 +72,35 @@ def save(path: Path, content: dict) -> None:
             raise FileError(f'cannot write {path}: {str(error).splitlines()[0]}') from None
 
 
-def save_last(folder: Path, content: dict) -> None:
-    """Write `last.bin`, keeping the one before as `previous.bin`. Raises FileError when it cannot."""
-    last = folder / LAST
+def save_last(folder: Path, content: dict, also: Iterable[str] = ()) -> None:
+    """Write `last.bin`, keeping the one before as `previous.bin`. Raises FileError when it cannot.
+
+    `also` names other files that are to hold the same. They are there before last.bin is, which speaks of them, and
+    cost next to nothing: one file of several names is written once.
+    """
+    *others, last = (folder / name for name in (*also, LAST))
     spare = folder / f'.{PREVIOUS}'
     if last.exists():
-        spare.unlink(missing_ok=True)
-        try:
-            os.link(last, spare)
-        except OSError:  # some file systems know no links
-            shutil.copyfile(last, spare)
-    save(last, content)
+        _link(last, spare)
+    written = others[0] if others else last
+    save(written, content)
+    for other in (*others[1:], *[last] * (written != last)):
+        _link(written, folder / '.link')
+        os.replace(folder / '.link', other)
     if spare.exists():
         os.replace(spare, folder / PREVIOUS)
+
+
+def _link(path: Path, name: Path) -> None:
+    """Give a file another name; a copy where the file system knows no links."""
+    try:
+        name.unlink(missing_ok=True)
+        try:
+            os.link(path, name)
+        except OSError:
+            shutil.copyfile(path, name)
+    except OSError as error:
+        raise FileError(f'cannot write {name}: {error.strerror}') from None
 
 
 def describe(skeleton: Skeleton) -> dict:
@@ -117,16 +135,18 @@ def load(path: Path) -> Checkpoint:
     if content['format'] != FORMAT:
         raise FileError(f'{path} has checkpoint format {content["format"]}, this program reads {FORMAT}')
     for name, kind in (('epoch', int), ('lr', float), ('model', str), ('config', dict), ('settings', dict),
-                       ('first_epoch', int), ('metrics', dict), ('best', (dict, type(None))), ('optimizer', dict)):
+                       ('first_epoch', int), ('metrics', dict), ('best', (dict, type(None))), ('optimizer', dict),
+                       ('step', int), ('loss_sum', float), ('base_lr', float), ('lr_since', int),
+                       ('training_state', (dict, type(None)))):
         if not isinstance(content.get(name), kind):
             raise FileError(f'{path} is not a complete checkpoint: its {name} is {content.get(name)!r:.40}')
     try:
         skeleton, layout = (Skeleton(s['name'], tuple(s['joints']), tuple(s['parents']))
                             for s in (content['skeleton'], content['layout']))
         return Checkpoint(
-            path, state, public=False, skeleton=skeleton, layout=layout,
+            path, state, public=False, skeleton=skeleton, layout=layout, stored=content,
             **{name: content[name] for name in ('epoch', 'lr', 'model', 'config', 'dataset', 'keypoints', 'optimizer',
-                                                'settings', 'first_epoch', 'run', 'metrics', 'best')})
+                                                'settings', 'run', 'best', 'training_state')})
     except (KeyError, TypeError, ValueError) as error:
         raise FileError(f'{path} is not a complete checkpoint ({error!r})') from None
 

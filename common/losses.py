@@ -31,7 +31,10 @@ def pose_loss(predicted: torch.Tensor, target: torch.Tensor, weights: torch.Tens
             'total': total}
 
 
-def objective(total: torch.Tensor, kind: str) -> torch.Tensor:
-    """What is minimised: `half-square`, ½·total², as the published code does by back-propagating the loss with its own
-    value as upstream gradient, or `plain`, the total itself."""
-    return total.square() / 2 if kind == 'half-square' else total
+def gradient_factor(total: torch.Tensor, kind: str) -> torch.Tensor | float:
+    """What the gradient of the total is multiplied by, for the objective that is minimised.
+
+    `half-square` is ½·total², whose gradient is the total times its own: the published code back-propagates the loss
+    with its own value as upstream gradient. `plain` is the total itself.
+    """
+    return total.detach() if kind == 'half-square' else 1.0

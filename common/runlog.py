@@ -1,5 +1,6 @@
 """What a run leaves behind and shows: its folder, one JSON line per epoch, TensorBoard scalars, a progress bar."""
 
+import contextlib
 import json
 import platform
 import subprocess
@@ -34,22 +35,44 @@ def git_revision() -> str | None:
 class RunLog:
     """The folder of one run, `LOGDIR/<date>-<time>`."""
 
-    def __init__(self, parent: Path, about: dict):
-        """Make the folder and write `run.json`. Raises FileError when that cannot be."""
+    def __init__(self, folder: Path, epoch: int):
+        """Open a run folder after that many epochs; what it says of later ones is cut off. Raises FileError."""
+        self.folder = folder
+        path = folder / 'metrics.jsonl'
+        if path.exists():
+            kept = [m for m in read_metrics(path) if m['epoch'] <= epoch]
+            with atomic_path(path) as temporary:
+                temporary.write_text(''.join(json.dumps(m) + '\n' for m in kept))
+        from torch.utils.tensorboard import SummaryWriter  # slow to import, and only a training run needs it
+        self._scalars = SummaryWriter(str(folder), purge_step=epoch + 1)
+
+    @classmethod
+    def fresh(cls, parent: Path, about: dict) -> 'RunLog':
+        """Make a new folder under `parent` and write its `run.json`. Raises FileError when that cannot be."""
         stamp = time.strftime('%Y%m%d-%H%M%S')
         try:
             parent.mkdir(parents=True, exist_ok=True)
-            self.folder = next(folder for folder in _names(parent, stamp) if _make(folder))
+            folder = next(folder for folder in _names(parent, stamp) if _make(folder))
         except OSError as error:
             raise FileError(f'cannot make a run folder in {parent}: {error.strerror}') from None
         try:
-            with atomic_path(self.folder / 'run.json') as temporary:
+            with atomic_path(folder / 'run.json') as temporary:
                 temporary.write_text(json.dumps(about, indent=1) + '\n')
         except FileError:
-            self.folder.rmdir()
+            folder.rmdir()
             raise
-        from torch.utils.tensorboard import SummaryWriter  # slow to import, and only a training run needs it
-        self._scalars = SummaryWriter(str(self.folder))
+        return cls(folder, 0)
+
+    @classmethod
+    def continued(cls, folder: Path, epoch: int, about: dict) -> 'RunLog':
+        """Go on in the folder of the run that is resumed after that many epochs; its commands are added up in
+        `resumed.jsonl`. Raises FileError."""
+        try:
+            with open(folder / 'resumed.jsonl', 'a') as file:
+                file.write(json.dumps({'epoch': epoch, **about}) + '\n')
+        except OSError as error:
+            raise FileError(f'cannot write {folder}: {error.strerror}') from None
+        return cls(folder, epoch)
 
     def epoch(self, figures: dict) -> None:
         """Add the figures of an epoch to `metrics.jsonl` and to TensorBoard. Raises FileError when that cannot be."""
@@ -64,9 +87,23 @@ class RunLog:
         except OSError as error:
             raise FileError(f'cannot write {path}: {error.strerror}') from None
 
+    def epochs(self) -> list[dict]:
+        """The figures of the epochs so far."""
+        path = self.folder / 'metrics.jsonl'
+        return read_metrics(path) if path.exists() else []
+
     def close(self) -> None:
         """Flush what TensorBoard has not written yet."""
         self._scalars.close()
+
+
+def read_metrics(path: Path) -> list[dict]:
+    """The epochs of a `metrics.jsonl`; a last line that a full disk or a kill cut short is left out."""
+    epochs = []
+    for line in path.read_text().splitlines():
+        with contextlib.suppress(json.JSONDecodeError):
+            epochs.append(json.loads(line))
+    return epochs
 
 
 def _names(parent: Path, stamp: str):
@@ -85,18 +122,20 @@ def _make(folder: Path) -> bool:
 class Progress:
     """A bar over the frames of an epoch, with loss, frames/s and time left; silent where stderr is no terminal."""
 
-    def __init__(self, title: str, frames: int):
+    def __init__(self, title: str, frames: int, shown: bool):
         self._bar = tqdm(total=frames, desc=title, unit=' frames', unit_scale=True, leave=False, dynamic_ncols=True,
-                         disable=not sys.stderr.isatty())
+                         disable=not (shown and sys.stderr.isatty()))
         self._shown = time.monotonic()
 
-    def step(self, frames: int, loss) -> None:
-        """Advance; `loss()` is asked for its value only when the bar is drawn, because asking waits for the device."""
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self._bar.close()
+
+    def step(self, frames: int, loss: torch.Tensor) -> None:
+        """Advance. The loss (metres) is read only when the bar is drawn, because reading waits for the device."""
         self._bar.update(frames)
         if not self._bar.disable and time.monotonic() - self._shown > 0.5:
-            self._bar.set_postfix_str(f'loss {loss():.2f}')
+            self._bar.set_postfix_str(f'loss {1000 * loss.item():.2f}')
             self._shown = time.monotonic()
-
-    def close(self) -> None:
-        """Take the bar away."""
-        self._bar.close()

@@ -5,6 +5,8 @@ K keypoints, J joints.
 """
 
 from collections.abc import Iterator
+from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -47,6 +49,17 @@ class SequenceStore:
         return torch.minimum(torch.maximum(frame, begin), end - 1)
 
 
+class Batch(NamedTuple):
+    """One process's part of a step: keypoints (B, F, K, 2) and poses (B, F, J, 3), its number in the epoch, the windows
+    of the whole step and those of them before this part."""
+
+    step: int
+    keypoints: torch.Tensor
+    poses: torch.Tensor
+    whole: int
+    before: int
+
+
 class WindowSampler:
     """Epochs of shuffled training windows.
 
@@ -54,10 +67,10 @@ class WindowSampler:
     by a single numpy RandomState that lives as long as the run.
     """
 
-    def __init__(self, store: SequenceStore, frames: int, flip: bool, seed: int):
-        """flip: whether every window comes a second time, mirrored."""
+    def __init__(self, store: SequenceStore, frames: int, flip: bool, seed: int, step: int | None = None):
+        """flip: whether every window comes a second time, mirrored. step: frames from window to window, F if None."""
         self.store, self.frames, self.seed = store, frames, seed
-        sequence, start = windows_of(store.lengths, frames, chunk_starts)
+        sequence, start = windows_of(store.lengths, frames, partial(chunk_starts, step=step))
         table = np.stack([sequence, start, np.zeros_like(start)], axis=1)
         if flip:
             # Mirrored windows follow the plain ones of the same sequence.
@@ -83,11 +96,23 @@ class WindowSampler:
             if self._drawn > draw:
                 return order
 
-    def epoch(self, draw: int, batch: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """The batches of one epoch: keypoints (B, F, K, 2) and poses (B, F, J, 3); the last one may be short."""
+    def epoch(self, draw: int, batch: int, share=lambda count: (0, count), first_step: int = 0) -> Iterator[Batch]:
+        """The batches of one epoch, the last one may be short.
+
+        Args:
+            batch: windows of a step, those of all processes together.
+            share: count -> [begin, end), this process's part of a step's windows.
+            first_step: the step to begin with.
+        """
         table = self._table[torch.from_numpy(self.order(draw)).to(self.store.device)]
-        for first in range(0, len(table), batch):
-            yield self.gather(table[first:first + batch])
+        for step in range(first_step, self.steps(batch)):
+            windows = table[step * batch:(step + 1) * batch]
+            begin, end = share(len(windows))
+            yield Batch(step, *self.gather(windows[begin:end]), whole=len(windows), before=begin)
+
+    def steps(self, batch: int) -> int:
+        """Steps of an epoch."""
+        return -(-len(self) // batch)
 
     def gather(self, windows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Rows (B, 3) of sequence, start, mirrored? -> keypoints (B, F, K, 2) and poses (B, F, J, 3)."""

@@ -7,11 +7,15 @@ each clamped to 0 ... T - 1, which replicates the edges. Letters: S sequences, W
 import numpy as np
 
 
-def chunk_starts(length: int, frames: int) -> np.ndarray:
-    """Training windows of one sequence: back to back, the overhang shared by both ends (VideoPose3D's rule)."""
-    count = -(-length // frames)
-    offset = (count * frames - length) // 2
-    return np.arange(count) * frames - offset
+def chunk_starts(length: int, frames: int, step: int | None = None) -> np.ndarray:
+    """Training windows of one sequence, the overhang shared by both ends.
+
+    They lie back to back (VideoPose3D's rule), or, with a step smaller than a window, every `step` frames.
+    """
+    step = step or frames
+    count = 1 + -(-max(length - frames, 0) // step)
+    offset = ((count - 1) * step + frames - length) // 2
+    return np.arange(count) * step - offset
 
 
 def test_starts(length: int, frames: int) -> np.ndarray:

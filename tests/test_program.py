@@ -90,7 +90,7 @@ def test_what_a_run_leaves_behind(trained):
     assert [m['epoch'] for m in epochs] == [1, 2]
     assert [m['lr'] for m in epochs] == pytest.approx([1e-3, 1e-3 * 0.99])
     for m in epochs:
-        assert set(m) == {'epoch', 'lr', 'train_loss', 'valid_mpjpe', 'valid_mpjve', 'seconds'}
+        assert set(m) == {'epoch', 'lr', 'train_loss', 'valid_mpjpe', 'valid_mpjve', 'seconds', 'frames_per_second'}
         assert all(value > 0 for value in m.values())
 
 
@@ -160,12 +160,11 @@ def test_exported_predictions(trained, h36m_folder, run, tmp_path):
 
 def test_resuming_continues_epochs_rate_and_best(trained, h36m_folder, run, tmp_path):
     checkpoints, log = trained
-    shutil.copytree(checkpoints, tmp_path / 'c')
-    status, out, _ = run('--data', h36m_folder, '-c', tmp_path / 'c', '--resume', 'last.bin', '-e', 3, '-l',
-                         tmp_path / 'l', '--device', 'cpu')
+    flags = ['--data', h36m_folder, '-c', tmp_path / 'c', '-l', tmp_path / 'l', '--device', 'cpu']
+    status, out, _ = run(*flags, '--resume', checkpoints / 'last.bin', '-e', 3)
     assert status == 0
     assert 'continuing' in out
-    (epoch,) = metrics_of(tmp_path / 'l')
+    (epoch,) = metrics_of(tmp_path / 'l')  # in another -c it is a branch with a folder of its own
     assert epoch['epoch'] == 3
     assert epoch['lr'] == pytest.approx(1e-3 * 0.99 ** 2)
     saved = torch.load(tmp_path / 'c' / 'last.bin')
@@ -429,5 +428,6 @@ def test_interrupted_training_says_so_and_keeps_the_last_epoch(h36m_folder, tmp_
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert err.strip() == f'run_ktpformer.py: error: interrupted; finished epochs are in {tmp_path}/c/last.bin'
+    assert err.strip() == (f'run_ktpformer.py: error: stopped by SIGINT; {tmp_path}/c/last.bin holds every step so '
+                           f'far, continue with --resume')
     torch.load(tmp_path / 'c' / 'last.bin', weights_only=True)

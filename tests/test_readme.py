@@ -5,6 +5,7 @@ import re
 import shlex
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,12 @@ def test_no_placeholder_is_left_and_every_file_named_exists():
     assert '@@' not in README
     for name in re.findall(r'`((?:benchmarks|data|common|tests)/[\w./]+\.(?:py|md))`', README):
         assert (ROOT / name).exists(), name
+
+
+@pytest.mark.parametrize('script', sorted((ROOT / 'benchmarks').glob('*.py')), ids=lambda p: p.name)
+def test_benchmarks_start(script):
+    done = subprocess.run([sys.executable, str(script), '--help'], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_setup_commands_are_what_ci_runs():

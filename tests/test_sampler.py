@@ -4,8 +4,10 @@ import pytest
 import torch
 
 from common.datasets import Sequence
+from common.distributed import World
 from common.sampler import SequenceStore, WindowSampler
 from common.skeleton import COCO, H36M
+from common.windows import chunk_starts
 
 LENGTHS = [5, 27, 40, 1]
 
@@ -36,8 +38,8 @@ def test_an_epoch_is_the_published_one(sequences, frames, layout):
     for draw in (0, 1):
         expected = [windows[i] for i in naive.epoch_order(len(windows), draw)]
         position = 0
-        for keypoints, poses in sampler.epoch(draw, batch=4):
-            for x, y in zip(keypoints.numpy(), poses.numpy(), strict=True):
+        for batch in sampler.epoch(draw, batch=4):
+            for x, y in zip(batch.keypoints.numpy(), batch.poses.numpy(), strict=True):
                 index, start, flip = expected[position]
                 position += 1
                 want_x = naive.take(sequences[index].keypoints, start, frames)
@@ -57,13 +59,46 @@ def test_orders_can_be_asked_for_in_any_order(sequences):
 def test_without_augmentation_nothing_is_mirrored(sequences):
     sampler = make(sequences, 9, flip=False)
     assert len(sampler) == len(naive.epoch_windows(LENGTHS, 9)) // 2
-    seen = torch.cat([keypoints for keypoints, _ in sampler.epoch(0, 4)]).flatten(0, 1)
+    seen = torch.cat([batch.keypoints for batch in sampler.epoch(0, 4)]).flatten(0, 1)
     assert {tuple(frame.flatten().tolist()) for frame in seen} == \
         {tuple(frame.flatten().tolist()) for s in sequences for frame in s.keypoints}
 
 
 def test_batches_are_not_views_of_one_buffer(sequences):
     batches = list(make(sequences, 9).epoch(0, 2))
-    first = batches[0][0].clone()
-    batches[1][0].zero_()
-    assert torch.equal(batches[0][0], first)
+    first = batches[0].keypoints.clone()
+    batches[1].keypoints.zero_()
+    assert torch.equal(batches[0].keypoints, first)
+
+
+@pytest.mark.parametrize('size', [2, 3, 7])
+def test_ranks_share_every_step_without_overlap_or_loss(sequences, size):
+    """Whatever their number, in unequal parts and with ranks that get nothing in the short last step."""
+    sampler = make(sequences, 9)
+    whole = list(sampler.epoch(1, 6))
+    shares = [list(sampler.epoch(1, 6, World(rank, size).share)) for rank in range(size)]
+    assert len(sampler) % 6  # the last step is short
+    for step, batch in enumerate(whole):
+        parts = [share[step] for share in shares]
+        assert torch.equal(torch.cat([part.keypoints for part in parts]), batch.keypoints)
+        assert torch.equal(torch.cat([part.poses for part in parts]), batch.poses)
+        assert [part.before for part in parts] == np.cumsum([0, *(len(p.poses) for p in parts[:-1])]).tolist()
+        assert {part.whole for part in parts} == {len(batch.poses)}
+
+
+def test_an_epoch_can_begin_at_any_step(sequences):
+    sampler = make(sequences, 9)
+    whole = list(sampler.epoch(0, 4))
+    for batch, again in zip(whole[2:], sampler.epoch(0, 4, first_step=2), strict=True):
+        assert again.step == batch.step
+        assert torch.equal(again.keypoints, batch.keypoints)
+
+
+@pytest.mark.parametrize('step', [1, 3, 8])
+def test_overlapping_windows_cover_every_frame_with_the_step_asked_for(step):
+    for length in (1, 5, 9, 10, 26, 100):
+        starts = chunk_starts(length, 9, step)
+        assert starts[0] <= 0 and starts[-1] + 9 >= length
+        assert (np.diff(starts) == step).all()
+        assert abs(-starts[0] - (starts[-1] + 9 - length)) <= 1  # the overhang is shared
+    assert chunk_starts(100, 9, 9).tolist() == chunk_starts(100, 9).tolist()

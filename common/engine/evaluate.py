@@ -16,6 +16,7 @@ import torch
 from common import metrics
 from common.augment import mirror
 from common.datasets import action_name
+from common.distributed import ALONE, World
 from common.sampler import SequenceStore
 from common.windows import first_cover, test_starts, windows_of
 
@@ -38,9 +39,13 @@ class TestWindows:
     first: torch.Tensor
 
     @classmethod
-    def of(cls, store: SequenceStore, frames: int) -> 'TestWindows':
-        """All test windows of F = frames frames."""
+    def of(cls, store: SequenceStore, frames: int, world: World = ALONE) -> 'TestWindows':
+        """The test windows of F = frames frames of this process's share of the sequences, whole sequences each."""
         sequence, start = windows_of(store.lengths, frames, test_starts)
+        # A sequence belongs to the rank in whose equal part of all frames it begins.
+        begin = np.cumsum([0, *store.lengths[:-1]])
+        mine = (begin * world.size // len(store) == world.rank)[sequence]
+        sequence, start = sequence[mine], start[mine]
         first = first_cover(sequence, start, store.lengths, frames)
         sequence, start, first = (torch.from_numpy(x).to(store.device) for x in (sequence, start, first))
         return cls(sequence, store.frame_index(sequence, start, frames), first)
@@ -59,24 +64,28 @@ def predict(model: torch.nn.Module, store: SequenceStore, windows: TestWindows) 
         plain, mirrored = both.chunk(2)
         predicted.append((plain + mirror(mirrored, store.joint_mirror)) / 2)
     model.train(training)
-    return torch.cat(predicted)
+    return torch.cat(predicted)  # (0, F, J, 3) where there was no window: split gives one empty piece then
 
 
 @torch.inference_mode()
-def validation_figures(predicted: torch.Tensor, store: SequenceStore, windows: TestWindows) -> dict:
+def validation_figures(predicted: torch.Tensor, store: SequenceStore, windows: TestWindows,
+                       world: World = ALONE) -> dict:
     """The two figures logged while training, in millimetres, over all frames of all test windows together.
 
     MPJPE, and the velocity error inside windows weighted by window frames (None for windows of one frame).
     """
     target = store.poses[windows.rows]  # (W, F, J, 3)
-    figures = {'valid_mpjpe': 1000 * metrics.mpjpe(predicted, target).double().mean().item(), 'valid_mpjve': None}
-    if predicted.shape[1] > 1:
-        figures['valid_mpjve'] = 1000 * metrics.mpjve(predicted, target).double().mean().item()
-    return figures
+    errors = metrics.mpjpe(predicted, target).double(), metrics.mpjve(predicted, target).double()
+    sums = torch.stack([error.sum() for error in errors])
+    counts = torch.tensor([error.numel() for error in errors], dtype=torch.float64, device=sums.device)
+    sums, counts = world.sum(torch.stack([sums, counts])).tolist()
+    return {name: 1000 * total / count if count else None
+            for name, total, count in zip(('valid_mpjpe', 'valid_mpjve'), sums, counts, strict=True)}
 
 
 @torch.inference_mode()
-def tally(predicted: torch.Tensor, store: SequenceStore, windows: TestWindows) -> dict[tuple[str, str], np.ndarray]:
+def tally(predicted: torch.Tensor, store: SequenceStore, windows: TestWindows,
+          world: World = ALONE) -> dict[tuple[str, str], np.ndarray]:
     """Sums of errors and their weights: (subject, action) -> (2 protocols, 4 metrics, [sum, weight]) float64, metres.
 
     `predicted` is (W, F, J, 3). Takes of the same action are added up.
@@ -95,7 +104,7 @@ def tally(predicted: torch.Tensor, store: SequenceStore, windows: TestWindows) -
         sums[:, :3, 1] = count[:, None]
         sums[:, 3] = _velocity_sums(predicted[kept], store.poses, rows[kept], owner[kept], count, exact)
         per_protocol.append(sums)
-    by_sequence = torch.stack(per_protocol, dim=1).cpu().numpy()  # (S, 2, 4, 2)
+    by_sequence = world.sum(torch.stack(per_protocol, dim=1)).cpu().numpy()  # (S, 2, 4, 2)
     totals = defaultdict(lambda: np.zeros(by_sequence.shape[1:]))
     for (subject, take, _), sums in zip(store.takes, by_sequence, strict=True):
         totals[subject, action_name(take)] += sums
@@ -137,15 +146,22 @@ def mean_pose_mpjpe(train: SequenceStore, test: SequenceStore) -> float:
 
 
 def predictions_by_frame(predicted: torch.Tensor, store: SequenceStore, windows: TestWindows) -> dict[str, np.ndarray]:
-    """Every real frame once: prediction and truth (N, J, 3) metres; subject, action, camera and frame (N,)."""
+    """Every real frame of these windows once: prediction and truth (N, J, 3) metres; subject, action, camera and frame
+    (N,)."""
     first = windows.first.flatten()
-    lengths = store.lengths
-    subjects, actions, cameras = zip(*store.takes, strict=True)
+    mine = windows.sequence.unique().tolist()
+    lengths = [store.lengths[i] for i in mine]
+    subjects, actions, cameras = (np.array([store.takes[i][part] for i in mine]) for part in range(3))
     return {
         'prediction': predicted.flatten(0, 1)[first].cpu().numpy(),
         'truth': store.poses[windows.rows.flatten()[first]].cpu().numpy(),
         'subject': np.repeat(subjects, lengths),
         'action': np.repeat(actions, lengths),
         'camera': np.repeat(cameras, lengths),
-        'frame': np.concatenate([np.arange(length) for length in lengths]),
+        'frame': np.concatenate([np.arange(0), *(np.arange(length) for length in lengths)]),
     }
+
+
+def join_shares(shares: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """The ranks' frames, in their order, which is that of the sequences."""
+    return {name: np.concatenate([share[name] for share in shares if len(share['frame'])]) for name in shares[0]}

@@ -5,8 +5,10 @@ from pathlib import Path
 
 import numpy as np
 
+from common.checkpoint import Checkpoint
 from common.engine.evaluate import METRICS, PROTOCOLS
 from common.files import atomic_path
+from common.models import ktpformer
 
 TITLES = {'mpjpe': 'MPJPE', 'p_mpjpe': 'P-MPJPE', 'n_mpjpe': 'N-MPJPE', 'mpjve': 'MPJVE'}
 
@@ -69,6 +71,32 @@ def table(protocols: dict, protocol: str) -> str:
         parts.append(f'average, protocol {name}: ' +
                      ', '.join(f'{TITLES[metric]} {_number(average[metric])}' for metric in METRICS) + ' mm')
     return '\n'.join(parts)
+
+
+def describe_file(saved: Checkpoint) -> str:
+    """What a checkpoint is, a line per fact; for a public file, what its shapes tell."""
+    lines = [f'file       {saved.path}']
+    if saved.public:
+        try:
+            config = ktpformer.config_of(saved.state)
+        except ValueError as error:
+            return f'{lines[0]}\nkind       a file of weights that are not KTPFormer\'s: {error}'
+        joints = saved.state['kpattention.attn.Spatial_pos_embed'].shape[1]
+        facts = {'kind': 'a public file; what follows was inferred from its shapes', 'model': 'ktpformer',
+                 'config': config, 'joints': joints, 'heads': 'not in the shapes, 8 are assumed', 'epoch': saved.epoch,
+                 'lr': saved.lr}
+    else:
+        stored = saved.stored
+        facts = {'kind': 'a checkpoint of this program', 'model': saved.model, 'config': saved.config,
+                 'skeleton': f'{saved.skeleton.name}, {len(saved.skeleton)} joints: {", ".join(saved.skeleton.joints)}',
+                 'keypoints': f'{saved.keypoints} of {saved.dataset}, layout {saved.layout.name}, {len(saved.layout)}',
+                 'epoch': f'{saved.epoch}' + (f', step {stored["step"]} of the next' if stored['step'] else ''),
+                 'metrics': stored['metrics'], 'best': saved.best, 'settings': saved.settings, 'run': saved.run,
+                 'versions': stored.get('versions')}
+    parameters = sum(v.numel() for key, v in saved.state.items()
+                     if 'running_' not in key and 'num_batches' not in key)
+    facts['parameters'] = f'{parameters:,}'
+    return '\n'.join(lines + [f'{name:<10} {fact}' for name, fact in facts.items()])
 
 
 def _rows(title: str, figures: dict) -> str:

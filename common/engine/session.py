@@ -2,248 +2,205 @@
 
 import argparse
 import os
-import shutil
+import resource
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from common import checkpoint
+from common import checkpoint, distributed
 from common.arguments import fill
 from common.checkpoint import Checkpoint
 from common.datasets import PoseDataset, load_dataset
 from common.datasets.npz import write_npz
-from common.engine import report
-from common.engine.evaluate import TestWindows, mean_pose_mpjpe, predict, predictions_by_frame, tally
-from common.engine.train import Progression, Recipe, fit, make_optimizer
+from common.distributed import World
+from common.engine import prepare, report
+from common.engine.evaluate import TestWindows, join_shares, mean_pose_mpjpe, predict, predictions_by_frame, tally
+from common.engine.prepare import MODEL, MODEL_FLAGS
+from common.engine.signals import StopRequest
+from common.engine.train import Judges, Progression, Trainer, fit, progression_of
+from common.engine.update import Recipe
 from common.errors import DivergedError, FileError, FlagError
-from common.files import atomic_path
-from common.models import build_model, ktpformer
 from common.runlog import RunLog, git_revision, versions
 from common.sampler import SequenceStore, WindowSampler
 
-MODEL = 'ktpformer'
-MODEL_FLAGS = {'frames': '-f', 'channels': '-cs', 'depth': '-dep', 'heads': '-num_heads', 'kpa': '--no-kpa',
-               'tpa': '--no-tpa'}
+
+@dataclass
+class _Session:
+    """A command under way: its flags, device and processes, and how it speaks (only the first process does)."""
+
+    args: argparse.Namespace
+    device: torch.device
+    world: World
+    say: Callable[[str], None]
 
 
-def evaluate(args: argparse.Namespace) -> None:
-    """--evaluate: the tables and files of one checkpoint. Raises FileError and FlagError."""
-    device = choose_device(args.device)
-    _check_outputs(args)
+def run(args: argparse.Namespace) -> None:
+    """Do what the flags ask for. Raises FileError, FlagError, DivergedError, and Stopped on a signal while training."""
+    if args.inspect:
+        print(report.describe_file(checkpoint.load(checkpoint.find(args.inspect, Path(args.checkpoint)))))
+        return
+    device = prepare.choose_device(args.device)
+    if args.deterministic:
+        os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')  # read when cuBLAS starts
+        torch.use_deterministic_algorithms(True)
+    try:
+        with distributed.join(device.type) as world:
+            session = _Session(args, device, world, _print if world.first else lambda line: None)
+            _evaluate(session) if args.evaluate else _train(session)
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+def _evaluate(session: _Session) -> None:
+    """--evaluate: the tables and files of one checkpoint."""
+    args = session.args
+    prepare.check_outputs(args)
     saved = checkpoint.load(checkpoint.find(args.evaluate, Path(args.checkpoint)))
-    config = _config_of_file(args, saved)
+    config = prepare.config_of_file(args, saved)
     settings = fill(args, saved.settings, config)
     dataset = load_dataset(settings['dataset'], Path(args.data), settings['keypoints'])
-    _check_layouts(saved, dataset)
-    model = _build(saved, config, dataset).to(device)
+    prepare.check_layouts(saved, dataset)
+    model = prepare.build(saved, config, dataset).to(session.device)
     checkpoint.load_weights(model, saved)
-    print(f'{saved.path}: KTPFormer, {config["frames"]} frames, epoch {saved.epoch}' +
-          (', a public file' if saved.public else f', trained on {saved.dataset}, keypoints {saved.keypoints}'))
-    subjects = settings['subjects_test'] or dataset.subjects_test
-    store = _store(dataset, subjects, settings['actions'], settings['downsample'], args.subset or 1.0, device)
-    _close(args, model, saved.path, store, dataset)
+    session.say(f'{saved.path}: KTPFormer, {config["frames"]} frames, epoch {saved.epoch}' +
+                (', a public file' if saved.public else f', trained on {saved.dataset}, keypoints {saved.keypoints}'))
+    store = _store(dataset, settings['subjects_test'] or dataset.subjects_test, settings, args.subset or 1.0,
+                   session.device)
+    _close(session, model, saved.path, store, dataset)
 
 
-def train(args: argparse.Namespace) -> None:
-    """Train, fresh or resumed, then evaluate the best epoch. Raises FileError and FlagError."""
-    device = choose_device(args.device)
+def _train(session: _Session) -> None:
+    """Train, fresh or resumed, then evaluate the chosen epoch."""
+    args, device, world, say = session.args, session.device, session.world, session.say
     folder = Path(args.checkpoint)
-    resumed = checkpoint.load(checkpoint.find(args.resume, folder)) if args.resume else None
-    if resumed is None:
-        settings = fill(args)
-        config = {name: settings[name] for name in MODEL_FLAGS}
-    else:
-        config = _config_of_file(args, resumed)
-        settings = fill(args, resumed.settings, config)
-    _check_outputs(args)
-    _check_folder(folder, resumed, args.overwrite)
+    resumed, initial, settings, config = _start(args, folder)
+    source = resumed or initial
+    recipe = _recipe(settings, world)
 
     dataset = load_dataset(settings['dataset'], Path(args.data), settings['keypoints'])
     settings |= {'dataset': dataset.name, 'keypoints': dataset.keypoints}
-    if resumed is not None:
-        _check_layouts(resumed, dataset)
+    if source is not None:
+        prepare.check_layouts(source, dataset)
     split = _split(dataset, settings, device)
     torch.manual_seed(settings['seed'])
-    model = _build(resumed, config, dataset, settings['drop_path']).to(device)
-    recipe = Recipe(settings['epochs'], max(1, settings['batch'] // settings['stride']), settings['lr'],
-                    settings['lr_decay'], settings['weight_decay'], settings['objective'], settings['seed'],
-                    settings['checkpoint_frequency'])
-    optimizer = make_optimizer(model, recipe)
-    at = _restore(args, resumed, model, optimizer, recipe)
-    at.best = _prepare_folder(folder, resumed)
-    sampler = WindowSampler(split.train, config['frames'], settings['augment'], settings['seed'])
+    model = prepare.build(source, config, dataset, settings['drop_path']).to(device)
+    if initial is not None:
+        checkpoint.load_weights(model, initial)
+        say(f'starting from the weights of {initial.path}')
+    if world.size > 1:
+        distributed.make_batch_norms_global(model)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay, fused=True)
+    at = _restore(session, resumed, model, optimizer, recipe)
+    world.same_weights(model)
+    sampler = WindowSampler(split.train, config['frames'], settings['augment'], settings['seed'],
+                            settings['window_step'])
+    weights = torch.tensor(dataset.skeleton.loss_weights, device=device)
+    trainer = Trainer(model, optimizer, sampler, weights, recipe, at, world)
+    if trainer.average and resumed is not None and resumed.training_state is not None:
+        trainer.average.state = {key: value.to(device) for key, value in resumed.state.items()}
 
-    parameters = sum(p.numel() for p in model.parameters())
-    about = {'command': args.command, 'settings': settings, 'model': MODEL, 'config': config, 'device': str(device),
-             'parameters': parameters, 'versions': versions(), 'git': git_revision()}
-    log = RunLog(Path(args.log), about | {'mean_pose_mpjpe': split.baseline})
-    print(f'KTPFormer: {parameters / 1e6:.2f} M parameters, {config["frames"]} frames, {config["channels"]} channels, '
-          f'depth {config["depth"]}, on {device}; run folder {log.folder}')
-    print(f'training: {_describe(split.train)}, {len(sampler):,} windows an epoch, {recipe.windows} a step')
+    log, run_folder = _open_log(session, folder, resumed, at, {
+        'settings': settings, 'model': MODEL, 'config': config, 'mean_pose_mpjpe': split.baseline,
+        'parameters': sum(p.numel() for p in model.parameters())})
+    say(f'training: {_describe(split.train)}, {len(sampler):,} windows an epoch, {recipe.windows} a step')
     if split.test is not None:
-        print(f'test: {_describe(split.test)}; predicting the mean training pose gives {split.baseline:.1f} mm MPJPE')
+        say(f'test: {_describe(split.test)}; predicting the mean training pose gives {split.baseline:.1f} mm MPJPE')
     if at.epoch >= recipe.epochs:
-        print(f'epoch {at.epoch} is finished already, nothing is left to train up to -e {recipe.epochs}')
-    run = log.folder.name if resumed is None or resumed.public else resumed.run
+        say(f'epoch {at.epoch} is finished already, nothing is left to train up to -e {recipe.epochs}')
     about = {'model': MODEL, 'config': config, 'skeleton': checkpoint.describe(dataset.skeleton),
              'layout': checkpoint.describe(dataset.layout), 'dataset': dataset.name, 'keypoints': dataset.keypoints,
-             'settings': settings, 'seed': settings['seed'], 'run': run, 'versions': versions()}
-    weights = torch.tensor(dataset.skeleton.loss_weights, device=device)
+             'settings': settings, 'seed': settings['seed'], 'run': run_folder, 'versions': versions()}
+    judges = Judges(split.valid, split.train if args.eval_train else None)
+    begun, first_epoch = time.perf_counter(), at.epoch
     try:
-        fit(model, optimizer, sampler, split.test, weights, recipe, at, log, folder, about, _say)
+        with StopRequest() as stop:
+            fit(trainer, judges, log, folder, about, stop, say)
     finally:
-        log.close()
+        if log is not None:
+            log.close()
+            if args.export_training_curves:
+                _draw_curves(log)
+    say(_summary(at, time.perf_counter() - begun, at.epoch - first_epoch, device))
     if split.test is not None:
-        _evaluate_best(args, model, at, folder, resumed, split.test, dataset)
+        _evaluate_chosen(session, model, at, folder, resumed, split, dataset)
+
+
+def _start(args, folder: Path) -> tuple[Checkpoint | None, Checkpoint | None, dict, dict]:
+    """(the checkpoint to resume, the one to take weights from, the settings, the model's config), outputs checked."""
+    resumed = prepare.load_resumed(args.resume, folder) if args.resume else None
+    initial = checkpoint.load(checkpoint.find(args.init, folder)) if args.init else None
+    if resumed is None and initial is None:
+        settings = fill(args)
+        config = {name: settings[name] for name in MODEL_FLAGS}
+    else:
+        config = prepare.config_of_file(args, resumed or initial)
+        settings = fill(args, resumed.settings if resumed else None, config)
+    prepare.check_outputs(args)
+    prepare.check_folder(folder, resumed, args.overwrite)
+    return resumed, initial, settings, config
+
+
+def _recipe(settings: dict, world: World) -> Recipe:
+    same_name = ('epochs', 'lr', 'lr_decay', 'weight_decay', 'objective', 'seed', 'schedule', 'warmup', 'clip', 'ema',
+                 'save_every_steps')
+    recipe = Recipe(windows=max(1, settings['batch'] // settings['stride']),
+                    save_every=settings['checkpoint_frequency'], **{name: settings[name] for name in same_name})
+    if recipe.windows < world.size:
+        raise FlagError(f'a step of {recipe.windows} windows cannot be shared by {world.size} processes: raise -b or '
+                        f'start fewer')
+    return recipe
 
 
 @dataclass
 class _Split:
-    """The sequences to train on and those to judge by, on the device, and the error of the mean training pose there."""
+    """The sequences to train on, to pick the best epoch by and to test on, and the error of the mean training pose."""
 
     train: SequenceStore
-    test: SequenceStore | None
-    baseline: float | None
+    valid: SequenceStore | None = None
+    test: SequenceStore | None = None
+    baseline: float | None = None
+    picked_on: str = 'the test subjects'
 
 
 def _split(dataset: PoseDataset, settings: dict, device: torch.device) -> _Split:
-    subjects = settings['subjects_train'] or dataset.subjects_train
-    store = _store(dataset, subjects, settings['actions'], settings['downsample'], settings['subset'], device)
-    if not settings['eval']:
-        return _Split(store, None, None)
-    subjects = settings['subjects_test'] or dataset.subjects_test
-    test = _store(dataset, subjects, settings['actions'], settings['downsample'], 1.0, device)
-    return _Split(store, test, mean_pose_mpjpe(store, test))
+    subjects_train = settings['subjects_train'] or dataset.subjects_train
+    if settings['subjects_valid'] and settings['subjects_train'] is None:
+        subjects_train = tuple(s for s in subjects_train if s not in settings['subjects_valid'])
+    split = _Split(_store(dataset, subjects_train, settings, settings['subset'], device))
+    if settings['eval']:
+        split.test = split.valid = _store(dataset, settings['subjects_test'] or dataset.subjects_test, settings, 1.0,
+                                          device)
+        split.baseline = mean_pose_mpjpe(split.train, split.test)
+        if settings['subjects_valid']:
+            shared = [s for s in settings['subjects_valid'] if s in subjects_train]
+            if shared:
+                raise FlagError(f'--subjects-valid {shared[0]} is a training subject too: leave it out of -str')
+            split.valid = _store(dataset, settings['subjects_valid'], settings, 1.0, device)
+            split.picked_on = f'the validation subjects {",".join(settings["subjects_valid"])}'
+    return split
 
 
-def _store(dataset, subjects, actions, downsample, subset, device) -> SequenceStore:
-    sequences = dataset.sequences(subjects, actions or None, downsample, subset)
+def _store(dataset, subjects, settings: dict, subset: float, device) -> SequenceStore:
+    sequences = dataset.sequences(subjects, settings['actions'] or None, settings['downsample'], subset)
     return SequenceStore(sequences, dataset.layout, dataset.skeleton, device)
 
 
-def choose_device(name: str) -> torch.device:
-    """The device that --device asks for. Raises FlagError for cuda where there is none."""
-    if name == 'cuda' and not torch.cuda.is_available():
-        raise FlagError('--device cuda: there is no CUDA device here; use --device cpu')
-    return torch.device('cuda' if name != 'cpu' and torch.cuda.is_available() else 'cpu')
-
-
-def _config_of_file(args: argparse.Namespace, saved: Checkpoint) -> dict:
-    """The model config of a checkpoint; FileError where the file is of another model or a given flag says otherwise."""
-    if saved.public:
-        try:
-            config = ktpformer.config_of(saved.state)
-        except ValueError as error:
-            raise FileError(f'{saved.path} is not a KTPFormer checkpoint: {error}') from None
-        config['heads'] = args.heads or config['heads']
-    elif saved.model != MODEL:
-        raise FileError(f'{saved.path} is a {saved.model} checkpoint, this program builds {MODEL}')
-    else:
-        config = saved.config
-    for name, flag in MODEL_FLAGS.items():
-        given = getattr(args, name)
-        if given is not None and given != config[name]:
-            asked = flag if isinstance(given, bool) else f'{flag} {given}'
-            raise FileError(f'{saved.path} was made with {name} {config[name]}, which {asked} contradicts: leave the '
-                            f'flag out or name another file')
-    return config
-
-
-def _build(saved: Checkpoint | None, config: dict, dataset: PoseDataset, drop_path: float = 0.0) -> torch.nn.Module:
-    """The model of a config; FileError where a checkpoint's config cannot be built."""
-    try:
-        return build_model(MODEL, config, dataset.skeleton, dataset.layout, drop_path)
-    except (ValueError, TypeError, ZeroDivisionError) as error:
-        if saved is None:
-            raise FlagError(str(error)) from None
-        raise FileError(f'{saved.path} describes a model that cannot be built: {error}') from None
-
-
-def _check_layouts(saved: Checkpoint, dataset: PoseDataset) -> None:
-    """FileError unless a checkpoint's joints and keypoints are those of the data set."""
-    if saved.public:
-        count = saved.state['kpattention.attn.Spatial_pos_embed'].shape[1]
-        if count != len(dataset.layout):
-            raise FileError(f'{saved.path} takes {count} keypoints, but {dataset.source_2d} has {len(dataset.layout)} '
-                            f'(layout {dataset.layout.name})')
-        return
-    for what, its, others, source in (('joints', saved.skeleton, dataset.skeleton, dataset.source_3d),
-                                      ('keypoints', saved.layout, dataset.layout, dataset.source_2d)):
-        if its != others:
-            but = f'layout {others.name}' if its.name != others.name else f'a {others.name} with another order or tree'
-            raise FileError(f'{saved.path} was made for {what} of layout {its.name}, but {source} has {but}')
-
-
-def _check_outputs(args: argparse.Namespace) -> None:
-    """FileError now, and not after hours, for an output file whose folder cannot be written."""
-    for name in (args.results, args.export_predictions):
-        if name and not (os.path.isdir(Path(name).parent) and os.access(Path(name).parent, os.W_OK)):
-            raise FileError(f'cannot write {name}: folder {Path(name).parent} is missing or read-only')
-        if name and os.path.isdir(name):
-            raise FileError(f'cannot write {name}: it is a folder')
-
-
-def _check_folder(folder: Path, resumed: Checkpoint | None, overwrite: bool) -> None:
-    """FileError when the checkpoint folder holds another run's files."""
-    held = [name for name in (checkpoint.LAST, checkpoint.BEST) if os.path.lexists(folder / name)]
-    if held and not overwrite and not _continues(folder, resumed):
-        raise FileError(f"{folder} holds another run's {held[0]}: choose another -c, continue it with --resume "
-                        f'{held[0]}, or say --overwrite')
-
-
-def _continues(folder: Path, resumed: Checkpoint | None) -> bool:
-    """Whether a run goes on in the folder of the file it was resumed from."""
-    return resumed is not None and not resumed.public and resumed.path.parent.resolve() == folder.resolve()
-
-
-def _prepare_folder(folder: Path, resumed: Checkpoint | None) -> dict | None:
-    """Make the checkpoint folder, clear it of another run's files, and return the figures of the best epoch so far.
-
-    They are returned only where the best epoch's own file is at hand: in the folder, or beside the resumed file, or the
-    resumed file itself. Only a command that said --overwrite or found no other run there comes here. Raises FileError.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if not os.access(folder, os.W_OK):
-            raise FileError(f'cannot write to the checkpoint folder {folder}')
-        if not _continues(folder, resumed):
-            for stale in (*(folder / n for n in (checkpoint.LAST, checkpoint.PREVIOUS)), *folder.glob('epoch_*.bin')):
-                stale.unlink(missing_ok=True)
-        best = folder / checkpoint.BEST
-        if resumed is not None and resumed.best is not None:
-            for candidate in (best, resumed.path.parent / checkpoint.BEST, resumed.path):
-                if _is_best_of(candidate, resumed):
-                    if candidate != best:
-                        with atomic_path(best) as temporary:
-                            shutil.copyfile(candidate, temporary)
-                    return resumed.best
-        best.unlink(missing_ok=True)
-    except OSError as error:
-        raise FileError(f'cannot use the checkpoint folder {folder}: {error.strerror}') from None
-    return None
-
-
-def _is_best_of(path: Path, resumed: Checkpoint) -> bool:
-    if not os.path.isfile(path):
-        return False
-    try:
-        saved = checkpoint.load(path)
-    except FileError:
-        return False
-    return not saved.public and (saved.run, saved.epoch) == (resumed.run, resumed.best.get('epoch'))
-
-
-def _restore(args, resumed: Checkpoint | None, model, optimizer, recipe: Recipe) -> Progression:
+def _restore(session: _Session, resumed: Checkpoint | None, model, optimizer, recipe: Recipe) -> Progression:
     """Put a resumed checkpoint into model and optimizer, and say where the run stands."""
     if resumed is None:
-        return Progression(lr=recipe.lr)
+        return Progression(base_lr=recipe.lr)
     checkpoint.load_weights(model, resumed)
-    lr = args.lr or resumed.lr or recipe.lr
     if resumed.public:
-        print(f'{resumed.path} is a public file: its weights are taken, at epoch {resumed.epoch}, lr {lr:.3g}; the '
-              f"optimizer starts fresh, and the window order at its generator's first draw")
-        return Progression(epoch=resumed.epoch, lr=lr, first_epoch=resumed.epoch + 1)
+        lr = session.args.lr or resumed.lr or recipe.lr
+        session.say(f'{resumed.path} is a public file: its weights are taken, at epoch {resumed.epoch}, lr {lr:.3g}; '
+                    f"the optimizer starts fresh, and the window order at its generator's first draw")
+        since = resumed.epoch + 1
+        return Progression(epoch=resumed.epoch, base_lr=lr, lr_since=since, first_epoch=since)
+    if resumed.training_state is not None:
+        model.load_state_dict(resumed.training_state)
     try:
         optimizer.load_state_dict(resumed.optimizer)
         fits = all(state['exp_avg'].shape == p.shape for p, state in optimizer.state.items())
@@ -253,38 +210,86 @@ def _restore(args, resumed: Checkpoint | None, model, optimizer, recipe: Recipe)
         raise FileError(f'{resumed.path}: its optimizer state does not fit the model')
     for group in optimizer.param_groups:
         group['weight_decay'] = recipe.weight_decay
-    print(f'continuing {resumed.path} after epoch {resumed.epoch}')
-    return Progression(resumed.epoch, lr, resumed.first_epoch)
+    at = progression_of(resumed.stored)
+    # The same command with --resume behind it goes on as it was; another rate starts the schedule anew.
+    if session.args.lr not in (None, resumed.settings.get('lr')):
+        at.base_lr, at.lr_since = session.args.lr, at.epoch + 1
+    session.say(f'continuing {resumed.path} after epoch {at.epoch}' + (f', step {at.step}' if at.step else ''))
+    return at
 
 
-def _evaluate_best(args, model, at: Progression, folder: Path, resumed, store, dataset) -> None:
-    """The closing table: of the best epoch, or of the resumed file itself when there was no epoch left to train."""
-    path = folder / checkpoint.BEST if at.best else resumed.path
+def _open_log(session: _Session, folder: Path, resumed: Checkpoint | None, at: Progression,
+              about: dict) -> tuple[RunLog | None, str]:
+    """Prepare the checkpoint folder, open the run folder and say what runs.
+
+    Returns the log (None but on the first rank) and the run folder's name: that of the run that goes on in its
+    checkpoint folder, or a new one. Sets at.best.
+    """
+    args, world, log = session.args, session.world, None
+    if world.first:
+        at.best = prepare.prepare_folder(folder, resumed)
+        about = {'command': args.command, **about, 'device': str(session.device), 'processes': world.size,
+                 'versions': versions(), 'git': git_revision()}
+        if prepare.continues(folder, resumed) and Path(resumed.run).is_dir():
+            log = RunLog.continued(Path(resumed.run), at.epoch, about)
+        else:
+            log = RunLog.fresh(Path(args.log), about)
+    at.best, run_folder = world.told((at.best, str(log.folder) if log else None))
+    config = about['config']
+    session.say(f'KTPFormer: {about["parameters"] / 1e6:.2f} M parameters, {config["frames"]} frames, '
+                f'{config["channels"]} channels, depth {config["depth"]}, on {world.size} × {session.device.type}; run '
+                f'folder {run_folder}')
+    return log, run_folder
+
+
+def _draw_curves(log: RunLog) -> None:
+    if epochs := log.epochs():
+        from common.render import training_curves  # matplotlib is slow to import
+        training_curves(epochs, log.folder / 'curves.png')
+
+
+def _summary(at: Progression, seconds: float, epochs: int, device: torch.device) -> str:
+    peak = (torch.cuda.max_memory_allocated() if device.type == 'cuda'
+            else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+    best = f'best epoch {at.best["epoch"]} with valid_mpjpe {at.best["valid_mpjpe"]:.2f} mm; ' if at.best else ''
+    speed = f', {at.metrics["frames_per_second"]:,} frames/s in the last' if at.metrics else ''
+    return f'finished: {best}{epochs} epochs in {seconds:.0f} s{speed}; peak memory {peak / 2**30:.2f} GB'
+
+
+def _evaluate_chosen(session: _Session, model, at: Progression, folder: Path, resumed, split: _Split, dataset) -> None:
+    """The closing table: of the best or last epoch, or of the resumed file itself when there was none to train."""
+    path = folder / (checkpoint.LAST if session.args.select == 'last' else checkpoint.BEST)
+    if not path.is_file():
+        path = resumed.path
     saved = checkpoint.load(path)
     checkpoint.load_weights(model, saved)
-    picked = f'the best on the test subjects, epoch {saved.epoch}' if at.best else f'epoch {saved.epoch}'
-    print(f'evaluating {path}: {picked}')
-    _close(args, model, path, store, dataset)
+    how = f'the best on {split.picked_on}, ' if path.name == checkpoint.BEST else ''
+    session.say(f'evaluating {path}: {how}epoch {saved.epoch}; again with: python run_ktpformer.py -c {folder} --data '
+                f'{session.args.data} --evaluate {path.name}')
+    _close(session, model, path, split.test, dataset)
 
 
-def _close(args, model, path: Path, store: SequenceStore, dataset: PoseDataset) -> None:
+def _close(session: _Session, model, path: Path, store: SequenceStore, dataset: PoseDataset) -> None:
     """Predict every test window once; print the table and write what was asked for."""
-    windows = TestWindows.of(store, model.frames)
+    args, world = session.args, session.world
+    windows = TestWindows.of(store, model.frames, world)
     predicted = predict(model, store, windows)
     if not predicted.isfinite().all():
         raise DivergedError(f'{path} predicts NaN or infinite coordinates: its weights diverged, or the keypoints are '
                             f'not pixels')
-    protocols = report.summarise(tally(predicted, store, windows), args.by_subject)
-    print(f'evaluated on {dataset.name}, keypoints {dataset.keypoints}, {_describe(store)}')
-    print(report.table(protocols, args.protocol or 'paper'), flush=True)
-    if args.results:
+    protocols = report.summarise(tally(predicted, store, windows, world), args.by_subject)
+    session.say(f'evaluated on {dataset.name}, keypoints {dataset.keypoints}, {_describe(store)}')
+    session.say(report.table(protocols, args.protocol or 'paper'))
+    if args.results and world.first:
         report.write_results(Path(args.results), {
             'checkpoint': str(path), 'model': MODEL, 'dataset': dataset.name, 'keypoints': dataset.keypoints,
             'frames': model.frames, 'protocols': protocols})
     if args.export_predictions:
-        write_npz(Path(args.export_predictions), **predictions_by_frame(predicted, store, windows),
-                  joints=list(dataset.skeleton.joints), units='metres', axes='camera: x right, y down, z forward; '
-                  'target relative to the root joint, prediction as it is')
+        shares = world.gather(predictions_by_frame(predicted, store, windows))
+        if world.first:
+            write_npz(Path(args.export_predictions), **join_shares(shares), joints=list(dataset.skeleton.joints),
+                      units='metres', axes='camera: x right, y down, z forward; target relative to the root joint, '
+                      'prediction as it is')
 
 
 def _describe(store: SequenceStore) -> str:
@@ -292,5 +297,5 @@ def _describe(store: SequenceStore) -> str:
     return f'subjects {subjects}, {len(store.takes):,} sequences, {len(store):,} frames'
 
 
-def _say(line: str) -> None:
+def _print(line: str) -> None:
     print(line, flush=True)

@@ -1,133 +1,242 @@
-"""Training: one loop, read from top to bottom. Everything random in a step is a function of (seed, epoch, step)."""
+"""Training: one loop, read from top to bottom. Everything random in a step is a function of (seed, epoch, step).
 
-import math
+A step is the work of all processes together: each takes its share of the windows, back-propagates its share of the
+plain loss, and the summed gradient is multiplied once for the objective. A single process is the case of one share.
+"""
+
+import contextlib
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from common import checkpoint
+from common.distributed import World
 from common.engine.evaluate import TestWindows, predict, validation_figures
+from common.engine.signals import Stopped, StopRequest
+from common.engine.update import CHECK_EVERY, FiniteCheck, MovingAverage, Recipe, learning_rate
 from common.errors import DivergedError
-from common.losses import objective, pose_loss
+from common.losses import gradient_factor, pose_loss
+from common.models.layers import DropPath
 from common.runlog import Progress, RunLog
-from common.sampler import SequenceStore, WindowSampler
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How to train. `windows` is the number of windows of a step."""
-
-    epochs: int
-    windows: int
-    lr: float
-    lr_decay: float
-    weight_decay: float
-    objective: str
-    seed: int
-    save_every: int | None = None
+from common.sampler import Batch, SequenceStore, WindowSampler
 
 
 @dataclass
 class Progression:
-    """Where a run stands between two epochs.
+    """Where a run stands, as its checkpoints store it.
 
     Attributes:
         epoch: finished epochs.
-        lr: learning rate of the next epoch.
+        step: finished steps of the epoch after them.
+        loss_sum: sum over that epoch's windows so far of the loss, metres.
+        base_lr, lr_since: the rate that the schedule starts from, and the epoch it starts at.
         first_epoch: the epoch whose window order is the generator's first draw.
-        best: figures of the best epoch so far.
+        metrics: figures of the last finished epoch; best: those of the best so far.
     """
 
     epoch: int = 0
-    lr: float = 0.0
+    step: int = 0
+    loss_sum: float = 0.0
+    base_lr: float = 0.0
+    lr_since: int = 1
     first_epoch: int = 1
     best: dict | None = None
     metrics: dict = field(default_factory=dict)
 
 
-def make_optimizer(model: torch.nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """AdamW over all parameters, as KTPFormer is trained."""
-    return torch.optim.AdamW(model.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay)
+@dataclass
+class Judges:
+    """What an epoch is judged on: sequences that pick the best epoch, and training sequences where asked for."""
+
+    valid: SequenceStore | None = None
+    train: SequenceStore | None = None
 
 
-def fit(model: torch.nn.Module, optimizer: torch.optim.Optimizer, sampler: WindowSampler, valid: SequenceStore | None,
-        joint_weights: torch.Tensor, recipe: Recipe, at: Progression, log: RunLog, folder: Path,
-        about: dict, say: Callable[[str], None] = print) -> None:
-    """Train up to recipe.epochs, saving `last.bin`, `best.bin` and `epoch_N.bin` in the folder after each epoch.
+class Trainer:
+    """A model on its way through the epochs of a recipe."""
+
+    def __init__(self, model: torch.nn.Module, optimizer: torch.optim.Optimizer, sampler: WindowSampler,
+                 joint_weights: torch.Tensor, recipe: Recipe, at: Progression, world: World):
+        """joint_weights: (J,) weights of the loss. at: where the run stands; moved forward in place."""
+        self.model, self.optimizer, self.sampler, self.joint_weights = model, optimizer, sampler, joint_weights
+        self.recipe, self.at, self.world = recipe, at, world
+        self.device = joint_weights.device
+        self.average = MovingAverage(model, recipe.ema) if recipe.ema else None
+        self._drop_generator = torch.Generator(self.device)
+        self._drop_paths = [module for module in model.modules() if isinstance(module, DropPath)]
+        for module in self._drop_paths:
+            module.generator = self._drop_generator
+
+    def gradient(self, batch: Batch, epoch: int) -> torch.Tensor:
+        """Fill the parameters' gradients with those of the whole step's objective; returns its loss, a scalar."""
+        seed = step_seed(self.recipe.seed, epoch, batch.step)
+        self._drop_generator.manual_seed(seed)  # the same draws on every rank, for the whole step
+        torch.manual_seed(step_seed(self.recipe.seed, epoch, batch.step, self.world.rank))
+        for module in self._drop_paths:
+            module.share = batch.whole, batch.before
+        self.optimizer.zero_grad(set_to_none=True)
+        predicted = self.model(batch.keypoints)  # (B, F, J, 3)
+        if len(predicted):
+            loss = pose_loss(predicted, batch.poses, self.joint_weights)['total'] * (len(predicted) / batch.whole)
+        else:
+            loss = predicted.sum()  # of nothing: this rank takes part with count 0
+        loss.backward()
+        self.world.sum_gradients(self.model)
+        loss = self.world.sum(loss.detach())
+        factor = gradient_factor(loss, self.recipe.objective)
+        if not isinstance(factor, float):
+            torch._foreach_mul_([p.grad for p in self.model.parameters()], factor)
+        return loss
+
+    def epoch(self, epoch: int, save: Callable[[], None], stop: StopRequest) -> tuple[float, float]:
+        """Train the rest of an epoch; returns 1000 × the mean of the loss, each step's value taken before its update,
+        and the learning rate of the last step.
+
+        Raises DivergedError when a loss or gradient was not finite, and Stopped, having saved, when a signal asked.
+        """
+        recipe, at = self.recipe, self.at
+        self.model.train()
+        steps = self.sampler.steps(recipe.windows)
+        loss_sum = torch.tensor(at.loss_sum, dtype=torch.float64, device=self.device)  # no step waits for it
+        check = FiniteCheck(self.optimizer, self.device)
+        rate = learning_rate(recipe, at.base_lr, at.lr_since, epoch, max(at.step - 1, 0), steps)
+        batches = self.sampler.epoch(epoch - at.first_epoch, recipe.windows, self.world.share, at.step)
+        frames = self.sampler.frames
+        with Progress(f'epoch {epoch}/{recipe.epochs}', len(self.sampler) * frames, self.world.first) as bar:
+            for batch in batches:
+                loss = self.gradient(batch, epoch)
+                gradients = [p.grad for p in self.model.parameters()]
+                norm = torch.stack(torch._foreach_norm(gradients)).norm()
+                check.look(loss, norm, batch.step)
+                if recipe.clip:
+                    torch._foreach_mul_(gradients, (recipe.clip / (norm + 1e-6)).clamp(max=1))
+                rate = learning_rate(recipe, at.base_lr, at.lr_since, epoch, batch.step, steps)
+                for group in self.optimizer.param_groups:
+                    group['lr'] = rate
+                self.optimizer.step()
+                if self.average:
+                    self.average.update(self.model)
+                loss_sum += loss.double() * batch.whole
+                at.step = batch.step + 1
+                bar.step(batch.whole * frames, loss)
+                signal = self.world.largest(stop.signal)
+                due = recipe.save_every_steps and at.step % recipe.save_every_steps == 0 and at.step < steps
+                if signal or due or at.step % CHECK_EVERY == 0 or at.step == steps:
+                    self._raise_if_failed(check, epoch)
+                if signal or due:
+                    at.loss_sum = loss_sum.item()
+                    save()
+                if signal:
+                    raise Stopped(signal)
+        return 1000 * loss_sum.item() / len(self.sampler), rate
+
+    def _raise_if_failed(self, check: FiniteCheck, epoch: int) -> None:
+        """DivergedError, naming the step and the first parameter with a bad gradient, if a step failed.
+
+        The optimizer has skipped since, so doing the step again finds the gradients it had.
+        """
+        step = check.failed_step()
+        if step is None:
+            return
+        batch = next(self.sampler.epoch(epoch - self.at.first_epoch, self.recipe.windows, self.world.share, step))
+        loss = self.gradient(batch, epoch).item()
+        bad = next((name for name, p in self.model.named_parameters() if not p.grad.isfinite().all()), 'none')
+        raise DivergedError(f'training diverged in epoch {epoch}, step {step + 1}: the loss is {1000 * loss}, and the '
+                            f'first parameter with a gradient that is not finite is {bad}; the checkpoints stay as '
+                            f'they were, try a lower -lr or --clip 1')
+
+    @contextlib.contextmanager
+    def evaluated_weights(self):
+        """The model with the weights that are to be evaluated and shown: the moving average, where there is one."""
+        if self.average is None:
+            yield self.model
+            return
+        raw = {key: value.clone() for key, value in self.model.state_dict().items()}
+        self.model.load_state_dict(self.average.state)
+        try:
+            yield self.model
+        finally:
+            self.model.load_state_dict(raw)
+
+    def content(self) -> dict:
+        """What a checkpoint needs to go on from here; `model_pos` is what is to be evaluated."""
+        content = {**asdict(self.at), 'optimizer': self.optimizer.state_dict(), 'training_state': None,
+                   'model_pos': self.model.state_dict(),
+                   'lr': learning_rate(self.recipe, self.at.base_lr, self.at.lr_since, self.at.epoch + 1, 0, 1)}
+        if self.average:
+            content |= {'model_pos': self.average.state, 'training_state': content['model_pos']}
+        return content
+
+
+def fit(trainer: Trainer, judges: Judges, log: RunLog | None, folder: Path, about: dict, stop: StopRequest,
+        say: Callable[[str], None]) -> None:
+    """Train up to recipe.epochs, saving `last.bin`, `best.bin` and `epoch_N.bin` in the folder.
 
     Args:
-        valid: test sequences that every epoch is judged on; None to judge none, and then no epoch is best.
-        joint_weights: (J,) weights of the loss.
-        at: where the run stands; moved forward in place.
+        judges: without sequences to validate on no epoch is best.
+        log: the first rank's; None on the others, which write nothing.
         about: what a checkpoint says of its model and data.
 
-    Raises FileError when a checkpoint or the log cannot be written, and DivergedError after an epoch whose loss or
-    validation is not finite, of which nothing is saved.
+    Raises FileError when a checkpoint or the log cannot be written, DivergedError when training diverged, of which
+    nothing is saved, and Stopped after saving when a signal asked for it.
     """
-    windows = None if valid is None else TestWindows.of(valid, sampler.frames)
+    recipe, at, world = trainer.recipe, trainer.at, trainer.world
+
+    def save(*also: str) -> None:
+        if world.first:
+            checkpoint.save_last(folder, about | trainer.content(), also)
+
+    windows = {name: None if store is None else TestWindows.of(store, trainer.sampler.frames, world)
+               for name, store in vars(judges).items()}
     for epoch in range(at.epoch + 1, recipe.epochs + 1):
-        begun = time.perf_counter()
-        loss = train_epoch(model, optimizer, sampler, joint_weights, recipe, epoch, at)
-        seconds = time.perf_counter() - begun
+        begun, first_step = time.perf_counter(), at.step
+        loss, rate = trainer.epoch(epoch, save, stop)
+        trained = (at.step - first_step) * recipe.windows * trainer.sampler.frames / (time.perf_counter() - begun)
         figures = {'valid_mpjpe': None, 'valid_mpjve': None}
-        if valid is not None:
-            figures = validation_figures(predict(model, valid, windows), valid, windows)
-        at.metrics = {'epoch': epoch, 'lr': at.lr, 'train_loss': loss, **figures,
-                      'seconds': round(time.perf_counter() - begun, 3)}
-        if not math.isfinite(loss) or not math.isfinite(figures['valid_mpjpe'] or 0):
-            raise DivergedError(f'training diverged in epoch {epoch}: train_loss {loss}, valid_mpjpe '
-                                f'{figures["valid_mpjpe"]}; checkpoints of earlier epochs stay, try a lower -lr')
-        at.epoch, at.lr = epoch, at.lr * recipe.lr_decay
-        improved = valid is not None and (at.best is None or figures['valid_mpjpe'] < at.best['valid_mpjpe'])
+        with trainer.evaluated_weights() as model:
+            if judges.valid is not None:
+                predicted = predict(model, judges.valid, windows['valid'])
+                figures = validation_figures(predicted, judges.valid, windows['valid'], world)
+            if judges.train is not None:
+                predicted = predict(model, judges.train, windows['train'])
+                figures['train_mpjpe'] = validation_figures(predicted, judges.train, windows['train'],
+                                                            world)['valid_mpjpe']
+        if not all(np.isfinite(value) for value in figures.values() if value is not None):
+            raise DivergedError(f'training diverged in epoch {epoch}: {figures}; checkpoints of earlier epochs stay, '
+                                f'try a lower -lr')
+        at.metrics = {'epoch': epoch, 'lr': rate, 'train_loss': loss, **figures,
+                      'seconds': round(time.perf_counter() - begun, 3), 'frames_per_second': round(trained)}
+        at.epoch, at.step, at.loss_sum = epoch, 0, 0.0
+        improved = judges.valid is not None and (at.best is None
+                                                 or figures['valid_mpjpe'] < at.best['valid_mpjpe'])
         if improved:
             at.best = at.metrics
-        content = {**about, **vars(at), 'model_pos': model.state_dict(), 'optimizer': optimizer.state_dict()}
-        if improved:
-            checkpoint.save(folder / checkpoint.BEST, content)  # before last.bin, which names it as the best
-        checkpoint.save_last(folder, content)
-        if recipe.save_every and epoch % recipe.save_every == 0:
-            checkpoint.save(folder / f'epoch_{epoch}.bin', content)
-        log.epoch(at.metrics)
-        say(_epoch_line(at, recipe, len(sampler) * sampler.frames / seconds, improved))
+        if log is not None:
+            log.epoch(at.metrics)  # before last.bin: what it does not know of yet is cut off when it is resumed
+        save(*[checkpoint.BEST] * improved,
+             *[f'epoch_{epoch}.bin'] * bool(recipe.save_every and epoch % recipe.save_every == 0))
+        say(_epoch_line(at.metrics, recipe, improved))
+        if signal := world.largest(stop.signal):
+            raise Stopped(signal)
 
 
-def train_epoch(model: torch.nn.Module, optimizer: torch.optim.Optimizer, sampler: WindowSampler,
-                joint_weights: torch.Tensor, recipe: Recipe, epoch: int, at: Progression) -> float:
-    """One pass over all windows; returns 1000 × the mean of the loss, each step's value taken before its update."""
-    model.train()
-    for group in optimizer.param_groups:
-        group['lr'] = at.lr
-    loss_sum = torch.zeros((), dtype=torch.float64, device=joint_weights.device)  # stays there: no step waits for it
-    seen = 0
-    bar = Progress(f'epoch {epoch}/{recipe.epochs}', len(sampler) * sampler.frames)
-    batches = sampler.epoch(epoch - at.first_epoch, recipe.windows)
-    for step, (keypoints, poses) in enumerate(batches):  # (B, F, K, 2) and (B, F, J, 3)
-        torch.manual_seed(step_seed(recipe.seed, epoch, step))
-        total = pose_loss(model(keypoints), poses, joint_weights)['total']
-        optimizer.zero_grad(set_to_none=True)
-        objective(total, recipe.objective).backward()
-        optimizer.step()
-        loss_sum += total.detach().double() * len(poses)
-        seen += len(poses)
-        bar.step(len(poses) * sampler.frames, lambda: 1000 * loss_sum.item() / seen)  # noqa: B023 (called at once)
-    bar.close()
-    return 1000 * loss_sum.item() / len(sampler)
+def step_seed(*numbers: int) -> int:
+    """The seed of what is random in a step but the window order: a function of (seed, epoch, step[, rank])."""
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
 
 
-def step_seed(seed: int, epoch: int, step: int) -> int:
-    """The seed of everything random in a step but the window order."""
-    return int(np.random.SeedSequence((seed, epoch, step)).generate_state(1)[0])
+def progression_of(stored: dict) -> Progression:
+    """The progression that a checkpoint's content holds."""
+    return Progression(**{f.name: stored[f.name] for f in fields(Progression)})
 
 
-def _epoch_line(at: Progression, recipe: Recipe, frames_per_second: float, improved: bool) -> str:
-    m = at.metrics
+def _epoch_line(m: dict, recipe: Recipe, improved: bool) -> str:
     line = f'epoch {m["epoch"]}/{recipe.epochs}  lr {m["lr"]:.3g}  train_loss {m["train_loss"]:.2f}'
-    if m['valid_mpjpe'] is not None:
-        line += f'  valid_mpjpe {m["valid_mpjpe"]:.2f} mm'
-    if m['valid_mpjve'] is not None:
-        line += f'  valid_mpjve {m["valid_mpjve"]:.2f} mm'
-    return line + f'  {m["seconds"]:.1f} s  {frames_per_second:,.0f} frames/s' + ('  best' if improved else '')
+    for name in ('train_mpjpe', 'valid_mpjpe', 'valid_mpjve'):
+        if m.get(name) is not None:
+            line += f'  {name} {m[name]:.2f} mm'
+    return line + f'  {m["seconds"]:.1f} s  {m["frames_per_second"]:,} frames/s' + ('  best' if improved else '')

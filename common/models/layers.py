@@ -54,20 +54,29 @@ class Mlp(nn.Module):
 
 
 class DropPath(nn.Module):
-    """Stochastic depth: while training, a branch is left out with probability `rate`, and scaled up where it stays."""
+    """Stochastic depth: while training, a branch is left out with probability `rate`, and scaled up where it stays.
+
+    Attributes:
+        generator: what draws; None for torch's default.
+        share: (windows of the whole batch, those before this part of it), when x is a part of a batch that several
+            processes work on: draws are made for all of it, so that they do not depend on how it is shared out.
+    """
 
     def __init__(self, rate: float, over: str):
         super().__init__()
         self.rate, self.over = rate, over
+        self.generator: torch.Generator | None = None
+        self.share: tuple[int, int] | None = None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x (B, F, J, C) -> (B, F, J, C); one draw for all tokens of a frame (over joints) or a track (over frames)."""
         if not self.training or self.rate == 0:
             return x
         together = DROPPED_TOGETHER[self.over]
-        shape = [n if axis in together else 1 for axis, n in enumerate(x.shape)]
-        keep = torch.rand(shape, device=x.device) >= self.rate
-        return x * (keep / (1 - self.rate)).to(x.dtype)
+        whole, before = self.share or (len(x), 0)
+        shape = [whole, *(n if axis in together else 1 for axis, n in enumerate(x.shape) if axis > 0)]
+        draws = torch.rand(shape, device=x.device, generator=self.generator)[before:before + len(x)]
+        return x * ((draws >= self.rate) / (1 - self.rate)).to(x.dtype)
 
 
 class Block(nn.Module):

@@ -29,8 +29,7 @@ class KPA(GraphLayer):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Keypoints (B, F, J, 2) -> tokens (B, F, J, C)."""
-        b, f, j, _ = x.shape
-        return super().forward(x.reshape(b * f, j, 1, -1)).view(b, f, j, -1)
+        return super().forward(x.flatten(0, 1)[:, :, None]).view(*x.shape[:3], self.bn.num_features)
 
 
 class TPA(nn.Module):

@@ -1,0 +1,101 @@
+"""What a run costs beside its training steps: finite check, checkpoints and log of every epoch.
+
+    python benchmarks/bookkeeping.py [--frames 27] [--channels 512] [--depth 7] [--rounds 5]
+
+Reckons their share of a Human3.6M epoch at the step time of the device at hand. Prints JSON.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+if __name__ == '__main__':
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from common import checkpoint
+from common.datasets import Sequence
+from common.distributed import World
+from common.engine.prepare import choose_device
+from common.engine.train import Progression, Trainer
+from common.engine.update import CHECK_EVERY, FiniteCheck, Recipe
+from common.models import build_model
+from common.runlog import RunLog, versions
+from common.sampler import SequenceStore, WindowSampler
+from common.skeleton import H36M
+
+H36M_FRAMES = 1_559_752  # training frames over four cameras
+
+
+def main() -> None:
+    """Run all measurements and print them."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('--frames', type=int, default=27, help='frames of a window')
+    parser.add_argument('--channels', type=int, default=512)
+    parser.add_argument('--depth', type=int, default=7)
+    parser.add_argument('--rounds', type=int, default=5)
+    args = parser.parse_args()
+    device = choose_device('auto')
+    random = np.random.default_rng(0)
+    windows = 1024 // min(args.frames, 128)
+    take = Sequence('S1', 'Walking', 0, random.normal(size=(windows * args.frames, 17, 2)).astype(np.float32),
+                    random.normal(size=(windows * args.frames, 17, 3)).astype(np.float32))
+    sampler = WindowSampler(SequenceStore([take], H36M, H36M, device), args.frames, flip=True, seed=1)
+    config = {'frames': args.frames, 'channels': args.channels, 'depth': args.depth}
+    model = build_model('ktpformer', config, H36M, H36M, 0.1).to(device).train()
+    optimizer = torch.optim.AdamW(model.parameters(), fused=True)
+    recipe = Recipe(1, windows, 8e-5, 0.99, 0.1, 'half-square', 1234)
+    trainer = Trainer(model, optimizer, sampler, torch.tensor(H36M.loss_weights, device=device), recipe,
+                      Progression(), World())
+    batch = next(sampler.epoch(0, windows))
+    check = FiniteCheck(optimizer, device)
+
+    def step():
+        trainer.gradient(batch, 1)
+        optimizer.step()
+
+    def look():
+        norm = torch.stack(torch._foreach_norm([p.grad for p in model.parameters()])).norm()
+        check.look(norm, norm, 0)
+
+    step()  # the optimizer's state now exists, as in every checkpoint
+    with tempfile.TemporaryDirectory() as folder:
+        log = RunLog.fresh(Path(folder) / 'log', {})
+        content = {'config': config, **trainer.content()}
+        seconds = {
+            'step': median(step, args.rounds, device),
+            'finite_check': median(look, args.rounds * 4, device),
+            'reading_it': median(check.failed_step, args.rounds * 4, device),
+            'save_last_and_best': median(lambda: checkpoint.save_last(Path(folder), content, ['best.bin']), args.rounds,
+                                         device),
+            'log_line': median(lambda: log.epoch({'epoch': 1, 'lr': 1.0, 'train_loss': 1.0}), args.rounds, device),
+        }
+        log.close()
+    steps = -(-2 * H36M_FRAMES // args.frames // windows)
+    extra = (steps * seconds['finite_check'] + steps / CHECK_EVERY * seconds['reading_it']
+             + seconds['save_last_and_best'] + seconds['log_line'])
+    print(json.dumps({'device': str(device), 'threads': torch.get_num_threads(), 'versions': versions(), **config,
+                      'windows_a_step': windows, 'steps_an_epoch': steps, 'seconds': seconds,
+                      'share_of_epoch': extra / (extra + steps * seconds['step'])}, indent=1))
+
+
+def median(work, rounds: int, device: torch.device) -> float:
+    """Median seconds of some rounds of the work, the device's part included."""
+    times = []
+    for _ in range(rounds):
+        begun = time.perf_counter()
+        work()
+        if device.type == 'cuda':
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - begun)
+    return round(statistics.median(times), 6)
+
+
+if __name__ == '__main__':
+    main()

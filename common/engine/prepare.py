@@ -1,0 +1,144 @@
+"""What a command needs before its loop can begin: a device, a model that fits a file, folders that can be written."""
+
+import argparse
+import os
+import shutil
+from pathlib import Path
+
+import torch
+
+from common import checkpoint
+from common.checkpoint import Checkpoint
+from common.datasets import PoseDataset
+from common.errors import FileError, FlagError
+from common.files import atomic_path
+from common.models import build_model, ktpformer
+
+MODEL = 'ktpformer'
+MODEL_FLAGS = {'frames': '-f', 'channels': '-cs', 'depth': '-dep', 'heads': '-num_heads', 'kpa': '--no-kpa',
+               'tpa': '--no-tpa'}
+
+
+def choose_device(name: str) -> torch.device:
+    """The device that --device asks for. Raises FlagError for cuda where there is none."""
+    if name == 'cuda' and not torch.cuda.is_available():
+        raise FlagError('--device cuda: there is no CUDA device here; use --device cpu')
+    return torch.device('cuda' if name != 'cpu' and torch.cuda.is_available() else 'cpu')
+
+
+def config_of_file(args: argparse.Namespace, saved: Checkpoint) -> dict:
+    """The model config of a checkpoint; FileError where the file is of another model or a given flag says otherwise."""
+    if saved.public:
+        try:
+            config = ktpformer.config_of(saved.state)
+        except ValueError as error:
+            raise FileError(f'{saved.path} is not a KTPFormer checkpoint: {error}') from None
+        config['heads'] = args.heads or config['heads']
+    elif saved.model != MODEL:
+        raise FileError(f'{saved.path} is a {saved.model} checkpoint, this program builds {MODEL}')
+    else:
+        config = saved.config
+    for name, flag in MODEL_FLAGS.items():
+        given = getattr(args, name)
+        if given is not None and given != config[name]:
+            asked = flag if isinstance(given, bool) else f'{flag} {given}'
+            raise FileError(f'{saved.path} was made with {name} {config[name]}, which {asked} contradicts: leave the '
+                            f'flag out or name another file')
+    return config
+
+
+def build(saved: Checkpoint | None, config: dict, dataset: PoseDataset, drop_path: float = 0.0) -> torch.nn.Module:
+    """The model of a config; FileError where a checkpoint's config cannot be built."""
+    try:
+        return build_model(MODEL, config, dataset.skeleton, dataset.layout, drop_path)
+    except (ValueError, TypeError, ZeroDivisionError) as error:
+        if saved is None:
+            raise FlagError(str(error)) from None
+        raise FileError(f'{saved.path} describes a model that cannot be built: {error}') from None
+
+
+def check_layouts(saved: Checkpoint, dataset: PoseDataset) -> None:
+    """FileError unless a checkpoint's joints and keypoints are those of the data set."""
+    if saved.public:
+        count = saved.state['kpattention.attn.Spatial_pos_embed'].shape[1]
+        if count != len(dataset.layout):
+            raise FileError(f'{saved.path} takes {count} keypoints, but {dataset.source_2d} has {len(dataset.layout)} '
+                            f'(layout {dataset.layout.name})')
+        return
+    for what, its, others, source in (('joints', saved.skeleton, dataset.skeleton, dataset.source_3d),
+                                      ('keypoints', saved.layout, dataset.layout, dataset.source_2d)):
+        if its != others:
+            but = f'layout {others.name}' if its.name != others.name else f'a {others.name} with another order or tree'
+            raise FileError(f'{saved.path} was made for {what} of layout {its.name}, but {source} has {but}')
+
+
+def check_outputs(args: argparse.Namespace) -> None:
+    """FileError now, and not after hours, for an output file whose folder cannot be written."""
+    for name in (args.results, args.export_predictions):
+        if name and not (os.path.isdir(Path(name).parent) and os.access(Path(name).parent, os.W_OK)):
+            raise FileError(f'cannot write {name}: folder {Path(name).parent} is missing or read-only')
+        if name and os.path.isdir(name):
+            raise FileError(f'cannot write {name}: it is a folder')
+
+
+def check_folder(folder: Path, resumed: Checkpoint | None, overwrite: bool) -> None:
+    """FileError when the checkpoint folder holds another run's files."""
+    held = [name for name in (checkpoint.LAST, checkpoint.BEST) if os.path.lexists(folder / name)]
+    if held and not overwrite and not continues(folder, resumed):
+        raise FileError(f"{folder} holds another run's {held[0]}: choose another -c, continue it with --resume "
+                        f'{held[0]}, or say --overwrite')
+
+
+def continues(folder: Path, resumed: Checkpoint | None) -> bool:
+    """Whether a run goes on in the folder of the file it was resumed from, and so is the run that made the file."""
+    return resumed is not None and not resumed.public and resumed.path.parent.resolve() == folder.resolve()
+
+
+def prepare_folder(folder: Path, resumed: Checkpoint | None) -> dict | None:
+    """Make the checkpoint folder, clear it of another run's files, and return the figures of the best epoch so far.
+
+    They are returned only where the best epoch's own file is at hand: in the folder, or beside the resumed file, or the
+    resumed file itself. Only a command that said --overwrite or found no other run there comes here. Raises FileError.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK):
+            raise FileError(f'cannot write to the checkpoint folder {folder}')
+        if not continues(folder, resumed):
+            for stale in (*(folder / n for n in (checkpoint.LAST, checkpoint.PREVIOUS)), *folder.glob('epoch_*.bin')):
+                stale.unlink(missing_ok=True)
+        best = folder / checkpoint.BEST
+        if resumed is not None and resumed.best is not None:
+            for candidate in (best, resumed.path.parent / checkpoint.BEST, resumed.path):
+                if _is_best_of(candidate, resumed):
+                    if candidate != best:
+                        with atomic_path(best) as temporary:
+                            shutil.copyfile(candidate, temporary)
+                    return resumed.best
+        best.unlink(missing_ok=True)
+    except OSError as error:
+        raise FileError(f'cannot use the checkpoint folder {folder}: {error.strerror}') from None
+    return None
+
+
+def _is_best_of(path: Path, resumed: Checkpoint) -> bool:
+    if not os.path.isfile(path):
+        return False
+    try:
+        saved = checkpoint.load(path)
+    except FileError:
+        return False
+    return not saved.public and (saved.run, saved.epoch) == (resumed.run, resumed.best.get('epoch'))
+
+
+def load_resumed(name: str, folder: Path) -> Checkpoint:
+    """The checkpoint to go on from; where last.bin is damaged, previous.bin, saying so. Raises FileError."""
+    path = checkpoint.find(name, folder)
+    try:
+        return checkpoint.load(path)
+    except FileError as error:
+        previous = path.parent / checkpoint.PREVIOUS
+        if path.name != checkpoint.LAST or not previous.is_file():
+            raise
+        print(f'{error}; going on from {previous}, the save before it', flush=True)
+        return checkpoint.load(previous)

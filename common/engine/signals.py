@@ -1,0 +1,35 @@
+"""SIGINT and SIGTERM while training: the first asks to stop after the current step, the second ends at once."""
+
+import os
+import signal
+
+
+class Stopped(Exception):
+    """Training stopped and saved because a signal asked for it."""
+
+    def __init__(self, number: int):
+        super().__init__(signal.Signals(number).name)
+        self.exit_status = 128 + number
+
+
+class StopRequest:
+    """As a context: takes SIGINT and SIGTERM over, and gives them back.
+
+    Attributes:
+        signal: the signal that came, 0 before one did.
+    """
+
+    signal = 0
+
+    def __enter__(self):
+        self._before = {number: signal.signal(number, self._receive) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *_):
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _receive(self, number, frame):
+        if self.signal:
+            os._exit(128 + number)
+        self.signal = number

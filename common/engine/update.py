@@ -1,0 +1,96 @@
+"""What happens between a gradient and new weights: learning rate, finite check, clipping, moving average."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+CHECK_EVERY = 50  # steps between two looks at the finite check's flag; looking waits for the device
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to train; the defaults of its flags are the published recipe. `windows` is the number of windows of a step.
+
+    Attributes:
+        schedule: `exp`, the rate times lr_decay after each epoch, or `cosine`, down to 0 at the end of the last.
+        warmup: steps over which the rate rises to its value.
+        clip: largest norm of the gradient; None for no limit.
+        ema: decay of a moving average of weights and buffers, which is then what is evaluated; None for none.
+        save_every: epochs between two epoch_N.bin; save_every_steps: steps between two saves inside an epoch.
+    """
+
+    epochs: int
+    windows: int
+    lr: float
+    lr_decay: float
+    weight_decay: float
+    objective: str
+    seed: int
+    schedule: str = 'exp'
+    warmup: int = 0
+    clip: float | None = None
+    ema: float | None = None
+    save_every: int | None = None
+    save_every_steps: int | None = None
+
+
+def learning_rate(recipe: Recipe, base: float, since: int, epoch: int, step: int, steps: int) -> float:
+    """The rate of a step.
+
+    Args:
+        base: the rate that the schedule starts from.
+        since: the epoch whose first step it starts at.
+        epoch: counted from 1. step: counted from 0, of `steps` in an epoch.
+    """
+    done = (epoch - since) * steps + step
+    if recipe.schedule == 'cosine':
+        rate = base * (1 + math.cos(math.pi * done / ((recipe.epochs - since + 1) * steps))) / 2
+    else:
+        rate = base * recipe.lr_decay ** (epoch - since)
+    return rate * min(1.0, (done + 1) / recipe.warmup) if recipe.warmup else rate
+
+
+class FiniteCheck:
+    """Remembers, on the device, the first step of an epoch whose loss or gradient was not finite.
+
+    From that step on the optimizer skips, because the flag is what its fused kernel reads as `found_inf`. Nothing waits
+    for the device until `failed_step` is asked for.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer, device: torch.device):
+        self._flag = torch.zeros((), device=device)
+        self._step = torch.full((), -1, dtype=torch.int64, device=device)
+        optimizer.found_inf = self._flag
+
+    def look(self, loss: torch.Tensor, norm: torch.Tensor, step: int) -> None:
+        """Take in the loss and the gradient's norm, scalars on the device."""
+        failed = ~(torch.isfinite(loss) & torch.isfinite(norm))
+        self._step.copy_(torch.where(failed & (self._flag == 0), step, self._step))
+        self._flag.logical_or_(failed)
+
+    def failed_step(self) -> int | None:
+        """The first step that failed, if any did. Waits for the device."""
+        step = self._step.item()
+        return None if step < 0 else step
+
+
+class MovingAverage:
+    """An exponential moving average of a model's weights and buffers: average = decay * average + (1 - decay) * new."""
+
+    def __init__(self, model: nn.Module, decay: float):
+        self.decay = decay
+        self.state = {key: value.clone() for key, value in model.state_dict().items()}
+
+    @torch.no_grad()
+    def update(self, model: nn.Module) -> None:
+        """Take in the weights after a step."""
+        averages, values = [], []
+        for key, value in model.state_dict().items():
+            if value.is_floating_point():
+                averages.append(self.state[key])
+                values.append(value)
+            else:
+                self.state[key].copy_(value)  # BatchNorm's count of batches
+        torch._foreach_lerp_(averages, values, 1 - self.decay)
