@@ -17,7 +17,7 @@ DEFAULTS = {
     'epochs': 200, 'batch': 1024, 'stride': None, 'lr': 8e-5, 'lr_decay': 0.99, 'weight_decay': 0.1, 'drop_path': 0.1,
     'objective': 'half-square', 'augment': True, 'eval': True, 'seed': 1234, 'checkpoint_frequency': None,
     'subjects_valid': None, 'schedule': 'exp', 'warmup': 0, 'clip': None, 'ema': None, 'window_step': None,
-    'save_every_steps': None,
+    'save_every_steps': None, 'eval_train': False, 'select': 'best',
 }
 
 
@@ -120,6 +120,7 @@ def _add_training(group):
         'windows')
     add('--seed', type=_number(int, 0, 2**32 - 1), metavar='N', help='of weights, window order and drop path (default '
         '1234)')
+    add('--eval', action='store_true', default=None, help='evaluate after all, when a --no-eval run is resumed')
     add('--no-eval', dest='eval', action='store_false', default=None, help='do not look at the test subjects: no '
         'validation, no best.bin, no closing table')
     add('-r', '--resume', type=_text, nargs='?', const='last.bin', metavar='FILE', help='continue a checkpoint, looked '
@@ -141,7 +142,7 @@ def _add_more_training(group):
         'windows that do not overlap)')
     add('--subjects-valid', type=_names, metavar='A,B', help='pick the best epoch on these instead of the test '
         'subjects; they are taken out of the default training subjects')
-    add('--eval-train', action='store_true', help='also log the error on the training subjects, every epoch')
+    add('--eval-train', action='store_true', default=None, help='log the error on the training subjects too')
     add('--select', choices=('best', 'last'), help='the checkpoint of the closing table (default best)')
     add('--export-training-curves', action='store_true', help='draw curves.png into the run folder')
 
@@ -205,11 +206,11 @@ def fill(args: argparse.Namespace, saved: dict | None = None, config: dict | Non
 
     Args:
         saved: settings of the checkpoint that is resumed. Keypoints, subjects and actions of another data set do not
-            carry over, and whether to evaluate is each command's own affair.
+            carry over.
         config: its model's config, which flags cannot change.
     """
     saved = dict(saved or {}) | (config or {})
-    own = {'eval'}
+    own = set()
     if args.dataset not in (None, saved.get('dataset')):
         own |= {'keypoints', 'subjects_train', 'subjects_test', 'subjects_valid', 'actions'}
     settings = {}

@@ -39,7 +39,7 @@ class Checkpoint:
         optimizer: the optimizer's state dict; training_state: the weights it goes on from, where `state` is their
             moving average.
         settings: the run's resolved flags, its seed among them.
-        run: the run folder.
+        run: the run folder; run_id: what stays the same however often a run is resumed or its files are copied.
         best: figures of the best epoch so far.
         stored: the whole content of a file of ours, where the run stood included.
     """
@@ -58,6 +58,7 @@ class Checkpoint:
     optimizer: dict | None = None
     settings: dict = field(default_factory=dict)
     run: str | None = None
+    run_id: str | None = None
     best: dict | None = None
     training_state: dict | None = None
     stored: dict = field(default_factory=dict)
@@ -75,24 +76,26 @@ def save(path: Path, content: dict) -> None:
 def save_last(folder: Path, content: dict, also: Iterable[str] = ()) -> None:
     """Write `last.bin`, keeping the one before as `previous.bin`. Raises FileError when it cannot.
 
-    `also` names other files that are to hold the same. They are there before last.bin is, which speaks of them, and
-    cost next to nothing: one file of several names is written once.
+    `also` names other files that are to hold the same. They are there before last.bin is, which speaks of them.
     """
     *others, last = (folder / name for name in (*also, LAST))
     spare = folder / f'.{PREVIOUS}'
     if last.exists():
         _link(last, spare)
-    written = others[0] if others else last
-    save(written, content)
-    for other in (*others[1:], *[last] * (written != last)):
-        _link(written, folder / '.link')
-        os.replace(folder / '.link', other)
-    if spare.exists():
-        os.replace(spare, folder / PREVIOUS)
+    first, *rest = (*others, last)
+    try:
+        save(first, content)
+        for other in rest:  # copies, not links: damage to one of them must not be damage to all
+            with atomic_path(other) as temporary:
+                shutil.copyfile(first, temporary)
+        if spare.exists():
+            os.replace(spare, folder / PREVIOUS)
+    finally:
+        spare.unlink(missing_ok=True)
 
 
 def _link(path: Path, name: Path) -> None:
-    """Give a file another name; a copy where the file system knows no links."""
+    """Give a file another name for the time of a save; a copy where the file system knows no links."""
     try:
         name.unlink(missing_ok=True)
         try:
@@ -137,7 +140,7 @@ def load(path: Path) -> Checkpoint:
     for name, kind in (('epoch', int), ('lr', float), ('model', str), ('config', dict), ('settings', dict),
                        ('first_epoch', int), ('metrics', dict), ('best', (dict, type(None))), ('optimizer', dict),
                        ('step', int), ('loss_sum', float), ('base_lr', float), ('lr_since', int),
-                       ('training_state', (dict, type(None)))):
+                       ('training_state', (dict, type(None))), ('run', str), ('run_id', str)):
         if not isinstance(content.get(name), kind):
             raise FileError(f'{path} is not a complete checkpoint: its {name} is {content.get(name)!r:.40}')
     try:
@@ -146,7 +149,7 @@ def load(path: Path) -> Checkpoint:
         return Checkpoint(
             path, state, public=False, skeleton=skeleton, layout=layout, stored=content,
             **{name: content[name] for name in ('epoch', 'lr', 'model', 'config', 'dataset', 'keypoints', 'optimizer',
-                                                'settings', 'run', 'best', 'training_state')})
+                                                'settings', 'run', 'run_id', 'best', 'training_state')})
     except (KeyError, TypeError, ValueError) as error:
         raise FileError(f'{path} is not a complete checkpoint ({error!r})') from None
 

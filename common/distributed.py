@@ -103,7 +103,7 @@ class GlobalBatchNorm1d(nn.BatchNorm1d):
         if not self.training:
             return super().forward(x)
         # Two messages rather than one: squares of centred values keep their digits, squares of raw ones do not.
-        sums = _GlobalSum.apply(torch.cat([x.sum(dim=0), x.new_tensor([len(x)])]))
+        sums = _GlobalSum.apply(torch.cat([x.sum(dim=0), x.new_full((1,), len(x))]))
         count = sums[-1].detach()
         centred = x - sums[:-1] / count
         variance = _GlobalSum.apply(centred.square().sum(dim=0)) / count

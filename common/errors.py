@@ -1,4 +1,4 @@
-"""The two ways a user's request can fail, each with the exit status that run_ktpformer.py ends with.
+"""The ways a user's request can fail, each with the exit status that run_ktpformer.py ends with.
 
 Every message is one sentence that says what is wrong, where, and what to do about it.
 """

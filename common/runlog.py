@@ -94,7 +94,8 @@ class RunLog:
 
     def close(self) -> None:
         """Flush what TensorBoard has not written yet."""
-        self._scalars.close()
+        with contextlib.suppress(OSError):  # a full disk: what counts, metrics.jsonl, has been written or reported
+            self._scalars.close()
 
 
 def read_metrics(path: Path) -> list[dict]:

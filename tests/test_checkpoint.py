@@ -29,7 +29,8 @@ def model():
 
 def content(model, **more):
     return {'model': 'ktpformer', 'config': CONFIG, 'skeleton': describe(H36M), 'layout': describe(H36M),
-            'dataset': 'h36m', 'keypoints': 'gt', 'settings': {'seed': 1, 'actions': ('A', 'B'), 'subset': None},
+            'dataset': 'h36m', 'keypoints': 'gt', 'run_id': 'x',
+            'settings': {'seed': 1, 'actions': ('A', 'B'), 'subset': None},
             'first_epoch': 1, 'run': 'r', 'epoch': 3, 'lr': 1e-3, 'metrics': {'valid_mpjpe': 1.5}, 'best': None,
             'step': 0, 'loss_sum': 0.0, 'base_lr': 1e-3, 'lr_since': 1, 'training_state': None, 'optimizer': {},
             'model_pos': model.state_dict(), **more}
@@ -153,9 +154,9 @@ def test_the_last_but_one_is_kept(tmp_path, model):
 
 
 def test_one_save_under_several_names(tmp_path, model):
-    """The best and last epoch are one file on the disk, and the next save changes neither's content."""
+    """Each is a file of its own: damage to one is not damage to all, and the next save changes no other's content."""
     save_last(tmp_path, content(model, epoch=1), ['best.bin', 'epoch_1.bin'])
-    assert len({(tmp_path / name).stat().st_ino for name in ('last.bin', 'best.bin', 'epoch_1.bin')}) == 1
+    assert len({(tmp_path / name).stat().st_ino for name in ('last.bin', 'best.bin', 'epoch_1.bin')}) == 3
     save_last(tmp_path, content(model, epoch=2))
     assert [load(tmp_path / name).epoch for name in ('last.bin', 'previous.bin', 'best.bin')] == [2, 1, 1]
     assert sorted(p.name for p in tmp_path.iterdir()) == ['best.bin', 'epoch_1.bin', 'last.bin', 'previous.bin']

@@ -22,8 +22,8 @@ sys.path.insert(0, {root!r})
 import run_ktpformer
 from common.engine import train
 losses, gradient = [], train.Trainer.gradient
-def recorded(self, batch, epoch):
-    loss = gradient(self, batch, epoch)
+def recorded(self, batch, epoch, *objective):
+    loss = gradient(self, batch, epoch, *objective)
     losses.append(loss.item())
     return loss
 train.Trainer.gradient = recorded

@@ -327,7 +327,7 @@ def test_resuming_elsewhere_takes_the_best_epoch_along(trained, h36m_folder, run
     assert torch.load(tmp_path / 'new' / 'best.bin')['epoch'] == best
     (tmp_path / 'other').mkdir()
     foreign = torch.load(checkpoints / 'best.bin')
-    torch.save(foreign | {'run': 'another', 'epoch': 77}, tmp_path / 'other' / 'best.bin')
+    torch.save(foreign | {'run_id': 'another', 'epoch': 77}, tmp_path / 'other' / 'best.bin')
     status, out, _ = run(*flags, '-r', checkpoints / 'last.bin', '-c', tmp_path / 'other')
     assert status == 1
     status, out, _ = run(*flags, '-r', checkpoints / 'last.bin', '-c', tmp_path / 'other', '--overwrite')

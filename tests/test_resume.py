@@ -124,7 +124,8 @@ def test_stopped_inside_an_epoch(flags, undisturbed, tmp_path, number, status):
 def test_a_second_signal_ends_at_once(tmp_path):
     code = ('import os, signal, time\nfrom common.engine.signals import StopRequest\n'
             'with StopRequest() as stop:\n os.kill(os.getpid(), signal.SIGTERM)\n assert stop.signal == 15\n'
-            ' os.kill(os.getpid(), signal.SIGINT)\n time.sleep(30)')
+            ' os.kill(os.getpid(), signal.SIGINT)\n'
+            ' time.sleep(1.1)\n os.kill(os.getpid(), signal.SIGINT)\n time.sleep(30)')
     assert subprocess.run([sys.executable, '-c', code], cwd=ROOT, timeout=20).returncode == 130
 
 
@@ -209,15 +210,44 @@ def test_the_optimizer_skips_from_the_bad_step_on(monkeypatch, flags, run, tmp_p
     weights = []
     gradient = train.Trainer.gradient
 
-    def watched(self, batch, epoch):
+    def watched(self, batch, epoch, *objective):
         weights.append(torch.cat([p.detach().flatten().clone() for p in self.model.parameters()]))
-        loss = gradient(self, batch, epoch)
+        loss = gradient(self, batch, epoch, *objective)
         return loss * float('nan') if batch.step == 4 else loss
     monkeypatch.setattr(train.Trainer, 'gradient', watched)
     assert run(*flags('run'))[0] == 1
     assert not torch.equal(weights[3], weights[4])
     assert all(torch.equal(weights[4], later) for later in weights[5:])
     assert len(weights) == 13  # twelve steps and the one done again to find the parameter
+
+
+def test_what_lies_in_the_folder_is_not_deleted(flags, run, trained, tmp_path):
+    """Neither the file that is resumed nor any other epoch_N.bin, unless --overwrite says so."""
+    (tmp_path / 'run').mkdir()
+    state = torch.load(trained[0] / 'best.bin')['model_pos']
+    torch.save({'epoch': 1, 'lr': 1e-3, 'model_pos': state}, tmp_path / 'run' / 'epoch_1.bin')
+    (tmp_path / 'run' / 'epoch_77.bin').write_bytes(b'mine')
+    assert run(*flags('run'), '-e', 2, '--resume', 'epoch_1.bin')[0] == 0
+    assert {'epoch_1.bin', 'epoch_77.bin', 'last.bin'} <= {p.name for p in (tmp_path / 'run').iterdir()}
+
+
+def test_the_best_survives_branches_and_resumes(flags, run, tmp_path):
+    """Resumed into another folder with a ruinous rate, and resumed there again: the best is the first run's."""
+    assert run(*flags('a'))[0] == 0
+    best = torch.load(tmp_path / 'a' / 'best.bin')['metrics']
+    assert run(*flags('b'), '-r', tmp_path / 'a' / 'last.bin', '-e', 4, '-lr', 0.3)[0] == 0
+    assert run(*flags('b'), '-r', '-e', 5)[0] == 0
+    assert torch.load(tmp_path / 'b' / 'best.bin')['metrics'] == best
+    assert torch.load(tmp_path / 'b' / 'last.bin')['best'] == best
+
+
+def test_other_windows_cannot_finish_an_epoch(flags, run, refused, tmp_path):
+    assert run(*flags('run', '--save-every-steps', 5, '--no-eval'), '-e', 1)[0] == 0
+    saved = torch.load(tmp_path / 'run' / 'last.bin')
+    torch.save(saved | {'step': 5, 'epoch': 0}, tmp_path / 'run' / 'last.bin')
+    assert 'lies inside an epoch, at step 5: batch cannot change' in refused(2, *flags('run'), '--resume', '-b', 180)
+    assert 'need the evaluation that the resumed run leaves out' in \
+        refused(2, *flags('run'), '--resume', '--results', tmp_path / 'r.json')
 
 
 def limit_file_size():
@@ -235,7 +265,7 @@ def test_a_full_disk_keeps_the_last_good_checkpoint(flags, tmp_path):
     assert 'cannot write' in err
     assert (tmp_path / 'run' / 'last.bin').read_bytes() == good
     assert checkpoint.load(tmp_path / 'run' / 'last.bin').epoch == 1
-    assert not [p for p in (tmp_path / 'run').iterdir() if p.name.endswith('.tmp')]
+    assert not [p.name for p in (tmp_path / 'run').iterdir() if p.name.startswith('.')]
 
 
 def test_curves_summary_and_training_error(flags, run, tmp_path):

@@ -36,11 +36,11 @@ def test_finite_check_names_the_first_bad_step():
     optimizer = torch.optim.AdamW([weight], fused=True)
     check = FiniteCheck(optimizer, torch.device('cpu'))
     good, bad = torch.tensor(1.0), torch.tensor(float('inf'))
-    check.look(good, good, 0)
+    check.look(good, [good, torch.tensor(1e30)], 0)  # whose square overflows, and which is finite all the same
     assert check.failed_step() is None
-    check.look(good, bad, 1)
-    check.look(bad, good, 2)
-    check.look(good, good, 3)
+    check.look(good, [good, bad], 1)
+    check.look(bad, [good, good], 2)
+    check.look(good, [good, good], 3)
     assert check.failed_step() == 1
     weight.grad = torch.ones(2)
     optimizer.step()

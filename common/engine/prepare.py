@@ -94,44 +94,53 @@ def continues(folder: Path, resumed: Checkpoint | None) -> bool:
     return resumed is not None and not resumed.public and resumed.path.parent.resolve() == folder.resolve()
 
 
-def prepare_folder(folder: Path, resumed: Checkpoint | None) -> dict | None:
-    """Make the checkpoint folder, clear it of another run's files, and return the figures of the best epoch so far.
+def prepare_folder(folder: Path, resumed: Checkpoint | None, overwrite: bool) -> dict | None:
+    """Make the checkpoint folder ready, and return the figures of the best epoch so far, if its file is at hand.
 
-    They are returned only where the best epoch's own file is at hand: in the folder, or beside the resumed file, or the
-    resumed file itself. Only a command that said --overwrite or found no other run there comes here. Raises FileError.
+    Under --overwrite another run's files are deleted, never the one that is resumed. A best.bin of the run that is
+    resumed, here or beside the resumed file, is its best so far, even when newer than that file. Raises FileError.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if not os.access(folder, os.W_OK):
             raise FileError(f'cannot write to the checkpoint folder {folder}')
-        if not continues(folder, resumed):
-            for stale in (*(folder / n for n in (checkpoint.LAST, checkpoint.PREVIOUS)), *folder.glob('epoch_*.bin')):
-                stale.unlink(missing_ok=True)
+        for left_by_a_kill in (*folder.glob('.*.bin.*.bin'), folder / f'.{checkpoint.PREVIOUS}'):
+            left_by_a_kill.unlink(missing_ok=True)
+        if continues(folder, resumed):
+            if resumed.path.name == checkpoint.PREVIOUS and (folder / checkpoint.LAST).is_file():
+                os.replace(folder / checkpoint.LAST, folder / 'last.damaged')  # it must not become previous.bin
+        elif overwrite:
+            stale = [*(folder / name for name in (checkpoint.LAST, checkpoint.PREVIOUS)), *folder.glob('epoch_*.bin')]
+            for path in stale:
+                if resumed is None or path.resolve() != resumed.path.resolve():
+                    path.unlink(missing_ok=True)
         best = folder / checkpoint.BEST
-        if resumed is not None and resumed.best is not None:
-            for candidate in (best, resumed.path.parent / checkpoint.BEST, resumed.path):
-                if _is_best_of(candidate, resumed):
-                    if candidate != best:
-                        with atomic_path(best) as temporary:
-                            shutil.copyfile(candidate, temporary)
-                    return resumed.best
+        candidates = [] if resumed is None or resumed.public else [best, resumed.path.parent / checkpoint.BEST]
+        for candidate in candidates:
+            figures = _best_figures(candidate, resumed)
+            if figures is not None:
+                if candidate != best:
+                    with atomic_path(best) as temporary:
+                        shutil.copyfile(candidate, temporary)
+                return figures
         best.unlink(missing_ok=True)
     except OSError as error:
         raise FileError(f'cannot use the checkpoint folder {folder}: {error.strerror}') from None
     return None
 
 
-def _is_best_of(path: Path, resumed: Checkpoint) -> bool:
+def _best_figures(path: Path, resumed: Checkpoint) -> dict | None:
+    """The figures of the epoch in a best.bin, if that file is of the resumed run."""
     if not os.path.isfile(path):
-        return False
+        return None
     try:
         saved = checkpoint.load(path)
     except FileError:
-        return False
-    return not saved.public and (saved.run, saved.epoch) == (resumed.run, resumed.best.get('epoch'))
+        return None
+    return saved.best if not saved.public and saved.run_id == resumed.run_id else None
 
 
-def load_resumed(name: str, folder: Path) -> Checkpoint:
+def load_resumed(name: str, folder: Path, say) -> Checkpoint:
     """The checkpoint to go on from; where last.bin is damaged, previous.bin, saying so. Raises FileError."""
     path = checkpoint.find(name, folder)
     try:
@@ -140,5 +149,5 @@ def load_resumed(name: str, folder: Path) -> Checkpoint:
         previous = path.parent / checkpoint.PREVIOUS
         if path.name != checkpoint.LAST or not previous.is_file():
             raise
-        print(f'{error}; going on from {previous}, the save before it', flush=True)
+        say(f'{error}; going on from {previous}, the save before it')
         return checkpoint.load(previous)

@@ -4,8 +4,9 @@ import argparse
 import os
 import resource
 import time
+import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -76,7 +77,7 @@ def _train(session: _Session) -> None:
     """Train, fresh or resumed, then evaluate the chosen epoch."""
     args, device, world, say = session.args, session.device, session.world, session.say
     folder = Path(args.checkpoint)
-    resumed, initial, settings, config = _start(args, folder)
+    resumed, initial, settings, config = _start(args, folder, say)
     source = resumed or initial
     recipe = _recipe(settings, world)
 
@@ -112,8 +113,9 @@ def _train(session: _Session) -> None:
         say(f'epoch {at.epoch} is finished already, nothing is left to train up to -e {recipe.epochs}')
     about = {'model': MODEL, 'config': config, 'skeleton': checkpoint.describe(dataset.skeleton),
              'layout': checkpoint.describe(dataset.layout), 'dataset': dataset.name, 'keypoints': dataset.keypoints,
-             'settings': settings, 'seed': settings['seed'], 'run': run_folder, 'versions': versions()}
-    judges = Judges(split.valid, split.train if args.eval_train else None)
+             'settings': settings, 'seed': settings['seed'], 'run': run_folder, 'versions': versions(),
+             'run_id': resumed.run_id if resumed is not None and not resumed.public else uuid.uuid4().hex}
+    judges = Judges(split.valid, split.train if settings['eval_train'] else None)
     begun, first_epoch = time.perf_counter(), at.epoch
     try:
         with StopRequest() as stop:
@@ -122,15 +124,15 @@ def _train(session: _Session) -> None:
         if log is not None:
             log.close()
             if args.export_training_curves:
-                _draw_curves(log)
+                _draw_curves(log, say)
     say(_summary(at, time.perf_counter() - begun, at.epoch - first_epoch, device))
     if split.test is not None:
-        _evaluate_chosen(session, model, at, folder, resumed, split, dataset)
+        _evaluate_chosen(session, model, at, folder, resumed, split, dataset, settings['select'])
 
 
-def _start(args, folder: Path) -> tuple[Checkpoint | None, Checkpoint | None, dict, dict]:
+def _start(args, folder: Path, say) -> tuple[Checkpoint | None, Checkpoint | None, dict, dict]:
     """(the checkpoint to resume, the one to take weights from, the settings, the model's config), outputs checked."""
-    resumed = prepare.load_resumed(args.resume, folder) if args.resume else None
+    resumed = prepare.load_resumed(args.resume, folder, say) if args.resume else None
     initial = checkpoint.load(checkpoint.find(args.init, folder)) if args.init else None
     if resumed is None and initial is None:
         settings = fill(args)
@@ -139,8 +141,32 @@ def _start(args, folder: Path) -> tuple[Checkpoint | None, Checkpoint | None, di
         config = prepare.config_of_file(args, resumed or initial)
         settings = fill(args, resumed.settings if resumed else None, config)
     prepare.check_outputs(args)
+    if not settings['eval'] and (args.results or args.export_predictions):
+        raise FlagError('--results and --export-predictions need the evaluation that the resumed run leaves out: say '
+                        '--eval')
+    if resumed is not None:
+        _check_mid_epoch(resumed, settings)
     prepare.check_folder(folder, resumed, args.overwrite)
     return resumed, initial, settings, config
+
+
+# What says which windows the steps of an epoch are made of.
+STEP_SETTINGS = ('dataset', 'keypoints', 'subjects_train', 'subjects_valid', 'actions', 'subset', 'downsample', 'seed',
+                 'batch', 'stride', 'augment', 'window_step')
+# What says on which frames an epoch is judged.
+JUDGE_SETTINGS = ('dataset', 'keypoints', 'subjects_valid', 'subjects_test', 'actions', 'downsample')
+
+
+def _changed(resumed: Checkpoint, settings: dict, names: tuple[str, ...]) -> list[str]:
+    return [name for name in names if not resumed.public and settings[name] != resumed.settings.get(name)]
+
+
+def _check_mid_epoch(resumed: Checkpoint, settings: dict) -> None:
+    """FlagError when a checkpoint lies inside an epoch whose other steps would be made of other windows."""
+    changed = _changed(resumed, settings, STEP_SETTINGS)
+    if changed and resumed.stored.get('step'):
+        raise FlagError(f'{resumed.path} lies inside an epoch, at step {resumed.stored["step"]}: {changed[0]} cannot '
+                        f'change before it ends')
 
 
 def _recipe(settings: dict, world: World) -> Recipe:
@@ -200,10 +226,10 @@ def _restore(session: _Session, resumed: Checkpoint | None, model, optimizer, re
         since = resumed.epoch + 1
         return Progression(epoch=resumed.epoch, base_lr=lr, lr_since=since, first_epoch=since)
     if resumed.training_state is not None:
-        model.load_state_dict(resumed.training_state)
+        checkpoint.load_weights(model, replace(resumed, state=resumed.training_state))
     try:
         optimizer.load_state_dict(resumed.optimizer)
-        fits = all(state['exp_avg'].shape == p.shape for p, state in optimizer.state.items())
+        fits = all(p in optimizer.state and optimizer.state[p]['exp_avg'].shape == p.shape for p in model.parameters())
     except (ValueError, KeyError, TypeError, AttributeError):
         fits = False
     if not fits:
@@ -227,14 +253,19 @@ def _open_log(session: _Session, folder: Path, resumed: Checkpoint | None, at: P
     """
     args, world, log = session.args, session.world, None
     if world.first:
-        at.best = prepare.prepare_folder(folder, resumed)
+        at.best = prepare.prepare_folder(folder, resumed, args.overwrite)
+        if at.best and (changed := _changed(resumed, about['settings'], JUDGE_SETTINGS)):
+            session.say(f'{changed[0]} has changed: the best epoch is picked anew')
+            at.best = None
         about = {'command': args.command, **about, 'device': str(session.device), 'processes': world.size,
                  'versions': versions(), 'git': git_revision()}
         if prepare.continues(folder, resumed) and Path(resumed.run).is_dir():
             log = RunLog.continued(Path(resumed.run), at.epoch, about)
         else:
+            if prepare.continues(folder, resumed):
+                session.say(f'the run folder {resumed.run} is gone: a new one begins with epoch {at.epoch + 1}')
             log = RunLog.fresh(Path(args.log), about)
-    at.best, run_folder = world.told((at.best, str(log.folder) if log else None))
+    at.best, run_folder = world.told((at.best, str(log.folder.resolve()) if log else None))
     config = about['config']
     session.say(f'KTPFormer: {about["parameters"] / 1e6:.2f} M parameters, {config["frames"]} frames, '
                 f'{config["channels"]} channels, depth {config["depth"]}, on {world.size} × {session.device.type}; run '
@@ -242,10 +273,14 @@ def _open_log(session: _Session, folder: Path, resumed: Checkpoint | None, at: P
     return log, run_folder
 
 
-def _draw_curves(log: RunLog) -> None:
+def _draw_curves(log: RunLog, say) -> None:
+    """Draw what there is; a picture that cannot be written must not hide how the run ended."""
     if epochs := log.epochs():
         from common.render import training_curves  # matplotlib is slow to import
-        training_curves(epochs, log.folder / 'curves.png')
+        try:
+            training_curves(epochs, log.folder / 'curves.png')
+        except FileError as error:
+            say(f'no training curves: {error}')
 
 
 def _summary(at: Progression, seconds: float, epochs: int, device: torch.device) -> str:
@@ -256,9 +291,10 @@ def _summary(at: Progression, seconds: float, epochs: int, device: torch.device)
     return f'finished: {best}{epochs} epochs in {seconds:.0f} s{speed}; peak memory {peak / 2**30:.2f} GB'
 
 
-def _evaluate_chosen(session: _Session, model, at: Progression, folder: Path, resumed, split: _Split, dataset) -> None:
+def _evaluate_chosen(session: _Session, model, at: Progression, folder: Path, resumed, split: _Split, dataset,
+                     select: str) -> None:
     """The closing table: of the best or last epoch, or of the resumed file itself when there was none to train."""
-    path = folder / (checkpoint.LAST if session.args.select == 'last' else checkpoint.BEST)
+    path = folder / (checkpoint.LAST if select == 'last' or at.best is None else checkpoint.BEST)
     if not path.is_file():
         path = resumed.path
     saved = checkpoint.load(path)

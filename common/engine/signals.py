@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 
 
 class Stopped(Exception):
@@ -14,6 +15,9 @@ class Stopped(Exception):
 
 class StopRequest:
     """As a context: takes SIGINT and SIGTERM over, and gives them back.
+
+    The same request often comes twice at once, from a scheduler and from torchrun passing it on: what follows the first
+    within a second is taken for its echo.
 
     Attributes:
         signal: the signal that came, 0 before one did.
@@ -30,6 +34,7 @@ class StopRequest:
             signal.signal(number, handler)
 
     def _receive(self, number, frame):
-        if self.signal:
+        if not self.signal:
+            self.signal, self._since = number, time.monotonic()
+        elif time.monotonic() - self._since > 1:
             os._exit(128 + number)
-        self.signal = number

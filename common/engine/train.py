@@ -7,7 +7,7 @@ plain loss, and the summed gradient is multiplied once for the objective. A sing
 import contextlib
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -71,7 +71,7 @@ class Trainer:
         for module in self._drop_paths:
             module.generator = self._drop_generator
 
-    def gradient(self, batch: Batch, epoch: int) -> torch.Tensor:
+    def gradient(self, batch: Batch, epoch: int, objective: str | None = None) -> torch.Tensor:
         """Fill the parameters' gradients with those of the whole step's objective; returns its loss, a scalar."""
         seed = step_seed(self.recipe.seed, epoch, batch.step)
         self._drop_generator.manual_seed(seed)  # the same draws on every rank, for the whole step
@@ -87,7 +87,7 @@ class Trainer:
         loss.backward()
         self.world.sum_gradients(self.model)
         loss = self.world.sum(loss.detach())
-        factor = gradient_factor(loss, self.recipe.objective)
+        factor = gradient_factor(loss, objective or self.recipe.objective)
         if not isinstance(factor, float):
             torch._foreach_mul_([p.grad for p in self.model.parameters()], factor)
         return loss
@@ -110,9 +110,9 @@ class Trainer:
             for batch in batches:
                 loss = self.gradient(batch, epoch)
                 gradients = [p.grad for p in self.model.parameters()]
-                norm = torch.stack(torch._foreach_norm(gradients)).norm()
-                check.look(loss, norm, batch.step)
+                check.look(loss, gradients, batch.step)
                 if recipe.clip:
+                    norm = torch.stack(torch._foreach_norm(gradients)).norm()
                     torch._foreach_mul_(gradients, (recipe.clip / (norm + 1e-6)).clamp(max=1))
                 rate = learning_rate(recipe, at.base_lr, at.lr_since, epoch, batch.step, steps)
                 for group in self.optimizer.param_groups:
@@ -143,7 +143,7 @@ class Trainer:
         if step is None:
             return
         batch = next(self.sampler.epoch(epoch - self.at.first_epoch, self.recipe.windows, self.world.share, step))
-        loss = self.gradient(batch, epoch).item()
+        loss = self.gradient(batch, epoch, 'plain').item()  # times a loss that is not finite, all would be bad
         bad = next((name for name, p in self.model.named_parameters() if not p.grad.isfinite().all()), 'none')
         raise DivergedError(f'training diverged in epoch {epoch}, step {step + 1}: the loss is {1000 * loss}, and the '
                             f'first parameter with a gradient that is not finite is {bad}; the checkpoints stay as '
@@ -166,7 +166,8 @@ class Trainer:
         """What a checkpoint needs to go on from here; `model_pos` is what is to be evaluated."""
         content = {**asdict(self.at), 'optimizer': self.optimizer.state_dict(), 'training_state': None,
                    'model_pos': self.model.state_dict(),
-                   'lr': learning_rate(self.recipe, self.at.base_lr, self.at.lr_since, self.at.epoch + 1, 0, 1)}
+                   'lr': learning_rate(replace(self.recipe, warmup=0), self.at.base_lr, self.at.lr_since,
+                                       self.at.epoch + 1, 0, 1)}
         if self.average:
             content |= {'model_pos': self.average.state, 'training_state': content['model_pos']}
         return content
@@ -187,8 +188,13 @@ def fit(trainer: Trainer, judges: Judges, log: RunLog | None, folder: Path, abou
     recipe, at, world = trainer.recipe, trainer.at, trainer.world
 
     def save(*also: str) -> None:
+        content = about | trainer.content()
+        floats = [value for value in content['model_pos'].values() if value.is_floating_point()]
+        if not torch.stack(torch._foreach_norm(floats, float('inf'))).max().isfinite():
+            raise DivergedError(f'diverged after epoch {at.epoch}, step {at.step}: the weights are not finite; '
+                                f'the checkpoints stay as they were, try a lower -lr or --clip 1')
         if world.first:
-            checkpoint.save_last(folder, about | trainer.content(), also)
+            checkpoint.save_last(folder, content, also)
 
     windows = {name: None if store is None else TestWindows.of(store, trainer.sampler.frames, world)
                for name, store in vars(judges).items()}

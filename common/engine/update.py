@@ -64,9 +64,10 @@ class FiniteCheck:
         self._step = torch.full((), -1, dtype=torch.int64, device=device)
         optimizer.found_inf = self._flag
 
-    def look(self, loss: torch.Tensor, norm: torch.Tensor, step: int) -> None:
-        """Take in the loss and the gradient's norm, scalars on the device."""
-        failed = ~(torch.isfinite(loss) & torch.isfinite(norm))
+    def look(self, loss: torch.Tensor, gradients: list[torch.Tensor], step: int) -> None:
+        """Take in the loss, a scalar, and the gradients."""
+        largest = torch.stack(torch._foreach_norm(gradients, math.inf)).max()  # the other norm's squares may overflow
+        failed = ~(torch.isfinite(loss) & torch.isfinite(largest))
         self._step.copy_(torch.where(failed & (self._flag == 0), step, self._step))
         self._flag.logical_or_(failed)
 
