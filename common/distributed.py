@@ -138,6 +138,8 @@ def join(device_type: str):
         torch.cuda.set_device(local)
     dist.init_process_group('nccl' if device_type == 'cuda' else 'gloo', timeout=timedelta(minutes=30))
     try:
-        yield World(rank, size, dist.new_group(backend='gloo'))
+        control = dist.new_group(backend='gloo')
+        yield World(rank, size, control)
+        dist.barrier(group=control)  # a rank that left before the others had its last message would leave them waiting
     finally:
         dist.destroy_process_group()
