@@ -90,7 +90,7 @@ def check_folder(folder: Path, resumed: Checkpoint | None, overwrite: bool) -> N
 
 
 def continues(folder: Path, resumed: Checkpoint | None) -> bool:
-    """Whether a run goes on in the folder of the file it was resumed from, and so is the run that made the file."""
+    """Whether a run goes on in the folder of the file of ours that it was resumed from."""
     return resumed is not None and not resumed.public and resumed.path.parent.resolve() == folder.resolve()
 
 
@@ -104,16 +104,7 @@ def prepare_folder(folder: Path, resumed: Checkpoint | None, overwrite: bool) ->
         folder.mkdir(parents=True, exist_ok=True)
         if not os.access(folder, os.W_OK):
             raise FileError(f'cannot write to the checkpoint folder {folder}')
-        for left_by_a_kill in (*folder.glob('.*.bin.*.bin'), folder / f'.{checkpoint.PREVIOUS}'):
-            left_by_a_kill.unlink(missing_ok=True)
-        if continues(folder, resumed):
-            if resumed.path.name == checkpoint.PREVIOUS and (folder / checkpoint.LAST).is_file():
-                os.replace(folder / checkpoint.LAST, folder / 'last.damaged')  # it must not become previous.bin
-        elif overwrite:
-            stale = [*(folder / name for name in (checkpoint.LAST, checkpoint.PREVIOUS)), *folder.glob('epoch_*.bin')]
-            for path in stale:
-                if resumed is None or path.resolve() != resumed.path.resolve():
-                    path.unlink(missing_ok=True)
+        _clear(folder, resumed, overwrite)
         best = folder / checkpoint.BEST
         candidates = [] if resumed is None or resumed.public else [best, resumed.path.parent / checkpoint.BEST]
         for candidate in candidates:
@@ -123,10 +114,25 @@ def prepare_folder(folder: Path, resumed: Checkpoint | None, overwrite: bool) ->
                     with atomic_path(best) as temporary:
                         shutil.copyfile(candidate, temporary)
                 return figures
-        best.unlink(missing_ok=True)
+        if resumed is None or best.resolve() != resumed.path.resolve():
+            best.unlink(missing_ok=True)
     except OSError as error:
         raise FileError(f'cannot use the checkpoint folder {folder}: {error.strerror}') from None
     return None
+
+
+def _clear(folder: Path, resumed: Checkpoint | None, overwrite: bool) -> None:
+    """Delete what a kill left half-written and, under --overwrite, another run's files but never the resumed one."""
+    for left_by_a_kill in (*folder.glob('.*.bin.*.bin'), folder / f'.{checkpoint.PREVIOUS}'):
+        left_by_a_kill.unlink(missing_ok=True)
+    if continues(folder, resumed):
+        if resumed.path.name == checkpoint.PREVIOUS and (folder / checkpoint.LAST).is_file():
+            os.replace(folder / checkpoint.LAST, folder / 'last.damaged')  # it must not become previous.bin
+    elif overwrite:
+        stale = [*(folder / name for name in (checkpoint.LAST, checkpoint.PREVIOUS)), *folder.glob('epoch_*.bin')]
+        for path in stale:
+            if resumed is None or path.resolve() != resumed.path.resolve():
+                path.unlink(missing_ok=True)
 
 
 def _best_figures(path: Path, resumed: Checkpoint) -> dict | None:
