@@ -42,7 +42,7 @@ def main(argv: list[str] | None = None) -> int:
 def _fail(message, status: int) -> int:
     rank = int(os.environ.get('RANK', 0))
     if rank:
-        time.sleep(1)  # what all ranks find wrong the first one says, and torchrun then ends the others
+        time.sleep(3)  # what all ranks find wrong the first one says, and torchrun then ends the others
     print(f'run_ktpformer.py: error: {f"rank {rank}: " if rank else ""}{message}', file=sys.stderr, flush=True)
     return status
 

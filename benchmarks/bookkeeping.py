@@ -19,15 +19,13 @@ import torch
 if __name__ == '__main__':
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks.trainer import make_trainer
 from common import checkpoint
 from common.datasets import Sequence
-from common.distributed import World
 from common.engine.prepare import choose_device
-from common.engine.train import Progression, Trainer
-from common.engine.update import CHECK_EVERY, FiniteCheck, Recipe
-from common.models import build_model
+from common.engine.update import CHECK_EVERY, FiniteCheck
 from common.runlog import RunLog, versions
-from common.sampler import SequenceStore, WindowSampler
+from common.sampler import SequenceStore
 from common.skeleton import H36M
 
 H36M_FRAMES = 1_559_752  # training frames over four cameras
@@ -46,13 +44,10 @@ def main() -> None:
     windows = 1024 // min(args.frames, 128)
     take = Sequence('S1', 'Walking', 0, random.normal(size=(windows * args.frames, 17, 2)).astype(np.float32),
                     random.normal(size=(windows * args.frames, 17, 3)).astype(np.float32))
-    sampler = WindowSampler(SequenceStore([take], H36M, H36M, device), args.frames, flip=True, seed=1)
     config = {'frames': args.frames, 'channels': args.channels, 'depth': args.depth}
-    model = build_model('ktpformer', config, H36M, H36M, 0.1).to(device).train()
-    optimizer = torch.optim.AdamW(model.parameters(), fused=True)
-    recipe = Recipe(1, windows, 8e-5, 0.99, 0.1, 'half-square', 1234)
-    trainer = Trainer(model, optimizer, sampler, torch.tensor(H36M.loss_weights, device=device), recipe,
-                      Progression(), World())
+    flags = ['-f', str(args.frames), '-cs', str(args.channels), '-dep', str(args.depth)]
+    trainer = make_trainer(flags, SequenceStore([take], H36M, H36M, device), H36M)
+    model, optimizer, sampler = trainer.model, trainer.optimizer, trainer.sampler
     batch = next(sampler.epoch(0, windows))
     check = FiniteCheck(optimizer, device)
 

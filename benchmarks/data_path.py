@@ -24,18 +24,16 @@ import torch
 if __name__ == '__main__':
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks.trainer import make_trainer
 from common import arguments
 from common.datasets import load_dataset
 from common.datasets.h36m import CAMERAS, SUBJECTS_TEST, SUBJECTS_TRAIN
 from common.datasets.npz import write_npz
 from common.datasets.synthetic import ACTIONS, motion
-from common.distributed import World
 from common.engine import session, train
 from common.engine.prepare import choose_device
-from common.engine.update import Recipe
-from common.models import build_model
 from common.runlog import versions
-from common.sampler import SequenceStore, WindowSampler
+from common.sampler import SequenceStore
 from common.skeleton import H36M, H36M_OF_32
 
 FRAMES_TRAIN, FRAMES_TEST, TAKES = 390_000, 136_000, 30  # takes of a subject
@@ -118,13 +116,9 @@ def window_share(folder: Path, rounds: int, **config) -> dict:
     dataset = load_dataset('h36m', folder, 'gt')
     device = choose_device('auto')
     store = SequenceStore(dataset.sequences(SUBJECTS_TRAIN), H36M, H36M, device)
-    sampler = WindowSampler(store, frames, flip=True, seed=1234)
-    model = build_model('ktpformer', config, H36M, H36M, drop_path=0.1).to(device).train()
-    optimizer = torch.optim.AdamW(model.parameters(), fused=True)
-    windows = 1024 // min(frames, 128)
-    recipe = Recipe(1, windows, 8e-5, 0.99, 0.1, 'half-square', 1234)
-    trainer = train.Trainer(model, optimizer, sampler, torch.tensor(H36M.loss_weights, device=device), recipe,
-                            train.Progression(), World())
+    trainer = make_trainer(['-f', str(frames), '-cs', str(config['channels']), '-dep', str(config['depth'])], store,
+                           H36M)
+    optimizer, sampler, windows = trainer.optimizer, trainer.sampler, trainer.recipe.windows
     steps = sampler.steps(windows)
 
     def synchronised() -> float:

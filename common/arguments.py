@@ -9,15 +9,33 @@ import math
 import sys
 
 DATASETS = ('h36m', 'cmu', 'synthetic')
-# The published recipe of KTPFormer, and the settings that a checkpoint of ours repeats when its run is resumed.
+# What a run of any model starts from.
 DEFAULTS = {
     'dataset': 'h36m', 'keypoints': None, 'subjects_train': None, 'subjects_test': None, 'actions': None,
-    'downsample': 1, 'subset': 1.0,
-    'frames': 243, 'channels': 512, 'depth': 7, 'heads': 8, 'kpa': True, 'tpa': True,
-    'epochs': 200, 'batch': 1024, 'stride': None, 'lr': 8e-5, 'lr_decay': 0.99, 'weight_decay': 0.1, 'drop_path': 0.1,
-    'objective': 'half-square', 'augment': True, 'eval': True, 'seed': 1234, 'checkpoint_frequency': None,
-    'subjects_valid': None, 'schedule': 'exp', 'warmup': 0, 'clip': None, 'ema': None, 'window_step': None,
-    'save_every_steps': None, 'eval_train': False, 'select': 'best',
+    'downsample': 1, 'subset': 1.0, 'refine': False, 'stride': None, 'lr_drop_every': None, 'augment': True,
+    'eval': True, 'checkpoint_frequency': None, 'subjects_valid': None, 'schedule': 'exp', 'warmup': 0, 'clip': None,
+    'ema': None, 'window_step': None, 'save_every_steps': None, 'eval_train': False, 'select': 'best',
+}
+# What each model is and how it was trained for its publication. A flag that only some of them name is refused for the
+# others.
+RECIPES = {
+    'ktpformer': {
+        'frames': 243, 'channels': 512, 'depth': 7, 'heads': 8, 'kpa': True, 'tpa': True,
+        'epochs': 200, 'batch': 1024, 'optimizer': 'adamw', 'lr': 8e-5, 'lr_decay': 0.99, 'weight_decay': 0.1,
+        'drop_path': 0.1, 'loss': 'weighted', 'objective': 'half-square', 'root': 'predicted', 'seed': 1234},
+    'htnet': {
+        'frames': 1, 'channels': 240, 'depth': 3, 'heads': 8, 'hidden': 1024,
+        'epochs': 15, 'batch': 512, 'optimizer': 'amsgrad', 'lr': 5e-4, 'lr_decay': 0.95, 'lr_drop_every': 5,
+        'weight_decay': 0.0, 'drop_path': 0.3, 'dropout': 0.1, 'loss': 'mpjpe', 'objective': 'plain', 'root': 'zero',
+        'seed': 1},
+}
+# What changes when a trained model is refined.
+REFINEMENT = {'lr': 1e-5, 'loss': 'refinement', 'objective': 'plain', 'root': 'zero'}
+# What a checkpoint repeats of a model, with the flag that says it.
+CONFIG_FLAGS = {
+    'ktpformer': {'frames': '-f', 'channels': '-cs', 'depth': '-dep', 'heads': '-num_heads', 'kpa': '--no-kpa',
+                  'tpa': '--no-tpa'},
+    'htnet': {'channels': '-cs', 'depth': '-dep', 'heads': '-num_heads', 'hidden': '--hidden'},
 }
 
 
@@ -63,6 +81,14 @@ def _actions(text):
     return () if text == '*' else _names(text)
 
 
+def _defaults(name: str) -> str:
+    """What a setting is for each model, for its help text."""
+    values = {model: recipe[name] for model, recipe in RECIPES.items() if name in recipe}
+    if len(values) == len(RECIPES) and len(set(values.values())) == 1:
+        return f'default {next(iter(values.values()))}'
+    return 'default ' + ', '.join(f'{value} for {model}' for model, value in values.items())
+
+
 def make_parser() -> argparse.ArgumentParser:
     """The parser; flags not given are None (or False for those that ask for something to be done)."""
     parser = _Parser(prog='run_ktpformer.py', allow_abbrev=False, description='Train and evaluate the lifting of 2D '
@@ -94,32 +120,49 @@ def _add_data(group):
 
 def _add_model(group):
     add = group.add_argument
-    add('-f', '--number-of-frames', dest='frames', type=_count, metavar='N', help='frames of a window (default 243)')
-    add('-cs', '--channels', type=_count, metavar='N', help='channels of a token (default 512)')
-    add('-dep', '--depth', type=_count, metavar='N', help='pairs of blocks after the two with priors (default 7)')
-    add('-num_heads', '--num-heads', dest='heads', type=_count, metavar='N', help='attention heads (default 8)')
+    add('--model', choices=tuple(RECIPES), help='the model, whose published recipe the other defaults are (default '
+        'ktpformer, or what a checkpoint says); HTNet sees single frames')
+    add('-f', '--number-of-frames', dest='frames', type=_count, metavar='N',
+        help=f'frames of a window ({_defaults("frames")})')
+    add('-cs', '--channels', type=_count, metavar='N', help=f'channels of a token ({_defaults("channels")})')
+    add('-dep', '--depth', type=_count, metavar='N', help='blocks of HTNet, pairs of blocks of KTPFormer after the two '
+        f'with priors ({_defaults("depth")})')
+    add('-num_heads', '--num-heads', dest='heads', type=_count, metavar='N',
+        help=f'attention heads ({_defaults("heads")})')
+    add('--hidden', type=_count, metavar='N', help=f'width of the MLPs ({_defaults("hidden")})')
     add('--no-kpa', dest='kpa', action='store_false', default=None,
-        help='a linear embedding in place of the kinematics prior')
+        help='a linear embedding in place of the kinematics prior (KTPFormer)')
     add('--no-tpa', dest='tpa', action='store_false', default=None,
-        help='nothing in place of the trajectory prior')
+        help='nothing in place of the trajectory prior (KTPFormer)')
+    add('--refine', action='store_true', default=None, help='put a refinement behind the trained model of --init and '
+        'train both; it reads the camera and the true depth of the root')
 
 
 def _add_training(group):
     add = group.add_argument
-    add('-e', '--epochs', type=_count, metavar='N', help='train up to this epoch (default 200)')
+    add('-e', '--epochs', type=_count, metavar='N', help=f'train up to this epoch ({_defaults("epochs")})')
     add('-b', '--batch', type=_count, metavar='N', help='frames of a step: a step is max(1, N // stride) windows '
-        '(default 1024)')
+        f'({_defaults("batch")})')
     add('-s', '--stride', type=_count, metavar='N', help='what -b is divided by (default min(frames, 128))')
-    add('-lr', '--learning-rate', dest='lr', type=_positive, metavar='X', help='learning rate (default 8e-5)')
-    add('-lrd', '--lr-decay', type=_positive, metavar='X', help='its factor after each epoch (default 0.99)')
-    add('--weight-decay', type=_number(float, 0, math.inf), metavar='X', help='of AdamW (default 0.1)')
-    add('--drop-path', type=_number(float, 0, 0.99), metavar='X', help='rate in the last blocks (default 0.1)')
+    add('--optimizer', choices=('adamw', 'amsgrad'), help=f'AdamW, or Adam with amsgrad ({_defaults("optimizer")})')
+    add('-lr', '--learning-rate', dest='lr', type=_positive, metavar='X',
+        help=f'learning rate ({_defaults("lr")}, {REFINEMENT["lr"]:g} with --refine)')
+    add('-lrd', '--lr-decay', type=_positive, metavar='X',
+        help=f'its factor after each epoch ({_defaults("lr_decay")})')
+    add('--lr-drop-every', type=_count, metavar='N', help='halve it instead after every N-th epoch '
+        f'({_defaults("lr_drop_every")})')
+    add('--weight-decay', type=_number(float, 0, math.inf), metavar='X', help=f'({_defaults("weight_decay")})')
+    add('--drop-path', type=_number(float, 0, 0.99), metavar='X',
+        help=f'rate in the last blocks ({_defaults("drop_path")})')
+    add('--dropout', type=_number(float, 0, 0.99), metavar='X', help=f'of single values ({_defaults("dropout")})')
+    add('--loss', choices=('weighted', 'mpjpe'), help='weighted MPJPE with two terms on velocities, or plain MPJPE '
+        f'({_defaults("loss")})')
     add('--objective', choices=('half-square', 'plain'), help='minimise half the square of the loss, as the published '
-        'code does (default), or the loss')
+        f'code of KTPFormer does, or the loss ({_defaults("objective")})')
     add('-no-da', '--no-data-augmentation', dest='augment', action='store_false', default=None, help='no mirrored '
         'windows')
-    add('--seed', type=_number(int, 0, 2**32 - 1), metavar='N', help='of weights, window order and drop path (default '
-        '1234)')
+    add('--seed', type=_number(int, 0, 2**32 - 1), metavar='N', help='of weights, window order and dropout '
+        f'({_defaults("seed")})')
     add('--eval', action='store_true', default=None, help='evaluate after all, when a --no-eval run is resumed')
     add('--no-eval', dest='eval', action='store_false', default=None, help='do not look at the test subjects: no '
         'validation, no best.bin, no closing table')
@@ -152,6 +195,8 @@ def _add_evaluation(group):
     add('--evaluate', type=_text, metavar='FILE', help='only evaluate a checkpoint, looked up in -c, then as a path')
     add('--protocol', choices=('paper', 'exact'), help='what the table shows: every frame of every window, as '
         'published numbers have it (default), or every real frame once')
+    add('--root', choices=('predicted', 'zero'), help='at test, take the predicted root as it is, or set it to 0 '
+        f'({_defaults("root")})')
     add('--by-subject', action='store_true', help='also a table for each test subject')
     add('--results', type=_text, metavar='FILE', help='write the figures of both protocols as JSON')
     add('--export-predictions', type=_text, metavar='FILE.npz',
@@ -183,10 +228,13 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     for flag in ('results', 'export_predictions', 'protocol', 'by_subject', 'subjects_valid', 'select'):
         if args.eval is False and getattr(args, flag):
             parser.error(f'--{flag.replace("_", "-")} needs the evaluation that --no-eval leaves out')
-    if not (args.evaluate or args.resume or args.init or args.inspect):
-        channels, heads = args.channels or DEFAULTS['channels'], args.heads or DEFAULTS['heads']
-        if channels % heads:
-            parser.error(f'-cs {channels} channels cannot be divided among -num_heads {heads}')
+    from_file = args.evaluate or args.resume or args.init or args.inspect
+    if (args.model or not from_file) and (problem := misfit(args, args.model or 'ktpformer')):
+        parser.error(problem)
+    if args.refine and not from_file:
+        parser.error('--refine needs a trained model to stand behind: name its checkpoint with --init FILE')
+    if args.refine and args.loss:
+        parser.error('--refine has a loss of its own: leave --loss out')
     if args.export_predictions and not args.export_predictions.endswith('.npz'):
         parser.error(f'--export-predictions {args.export_predictions}: expected a name that ends in .npz')
     return args
@@ -201,10 +249,29 @@ def _check_spaces(parser: argparse.ArgumentParser, argv: list[str]) -> None:
                 parser.error(f'{token}: leave a space, {flag} {token[len(flag):]}')
 
 
-def fill(args: argparse.Namespace, saved: dict | None = None, config: dict | None = None) -> dict:
-    """The settings of a run: flags as given, else what a resumed checkpoint says, else the defaults.
+def misfit(args: argparse.Namespace, model: str) -> str | None:
+    """What of the flags given does not fit a model, in one sentence; None where they fit."""
+    recipe = RECIPES[model]
+    for name, flag in (('kpa', '--no-kpa'), ('tpa', '--no-tpa'), ('hidden', '--hidden'), ('dropout', '--dropout')):
+        if getattr(args, name) is not None and name not in recipe:
+            return f'{flag} is not for --model {model}: leave it out'
+    if 'frames' not in CONFIG_FLAGS[model] and args.frames not in (None, recipe['frames']):
+        return (f'-f {args.frames}: {model} lifts every frame by itself, so that more of them would change nothing; '
+                f'leave -f out or take --model ktpformer')
+    if args.evaluate or args.resume or args.init or args.inspect:
+        return None  # the file says how many channels and heads
+    channels, heads = args.channels or recipe['channels'], args.heads or recipe['heads']
+    if channels % (heads if model == 'ktpformer' else 3 * heads):
+        parts = 'among' if model == 'ktpformer' else 'by 3 and then among'
+        return f'-cs {channels} channels cannot be divided {parts} -num_heads {heads}'
+    return None
+
+
+def fill(args: argparse.Namespace, model: str, saved: dict | None = None, config: dict | None = None) -> dict:
+    """The settings of a run: flags as given, else what a resumed checkpoint says, else the model's recipe.
 
     Args:
+        model: the model that is trained or evaluated.
         saved: settings of the checkpoint that is resumed. Keypoints, subjects and actions of another data set do not
             carry over.
         config: its model's config, which flags cannot change.
@@ -213,8 +280,11 @@ def fill(args: argparse.Namespace, saved: dict | None = None, config: dict | Non
     own = set()
     if args.dataset not in (None, saved.get('dataset')):
         own |= {'keypoints', 'subjects_train', 'subjects_test', 'subjects_valid', 'actions'}
-    settings = {}
-    for name, default in DEFAULTS.items():
+    defaults = DEFAULTS | RECIPES[model]
+    if args.refine or saved.get('refine'):
+        defaults |= REFINEMENT
+    settings = {'model': model}
+    for name, default in defaults.items():
         given = getattr(args, name)
         settings[name] = given if given is not None else default if name in own else saved.get(name, default)
     if settings['stride'] is None:

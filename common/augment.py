@@ -12,3 +12,11 @@ def mirror(x: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
     """
     swapped = x[..., order, :]
     return torch.cat([-swapped[..., :1], swapped[..., 1:]], dim=-1)
+
+
+def mirror_intrinsic(intrinsic: torch.Tensor) -> torch.Tensor:
+    """The cameras (..., 9) that see mirrored people as `mirror` shows them: centre x and p1 negated."""
+    mirrored = intrinsic.clone()
+    mirrored[..., 2].neg_()
+    mirrored[..., 7].neg_()
+    return mirrored

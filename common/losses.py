@@ -1,11 +1,14 @@
-"""KTPFormer's training loss: weighted MPJPE, temporal consistency and velocity error. Metres throughout.
+"""Training losses, in metres: KTPFormer's weighted MPJPE with velocity terms, and that of a refined model.
 
-Source: the loss of Zhang et al., "MixSTE", CVPR 2022, which KTPFormer trains with.
-Letters: B windows, F frames, J joints.
+Source: the loss of Zhang et al., "MixSTE", CVPR 2022, which KTPFormer trains with; Zou and Tang, "Modulated Graph
+Convolutional Network for 3D Human Pose Estimation", ICCV 2021, for refinement. Letters: B windows, F frames, J joints.
 """
 
 import torch
 
+from common.metrics import mpjpe
+
+SYMMETRY_WEIGHT = 0.01
 TEMPORAL_CONSISTENCY_WEIGHT = 0.5
 VELOCITY_WEIGHT = 2.0
 
@@ -29,6 +32,25 @@ def pose_loss(predicted: torch.Tensor, target: torch.Tensor, weights: torch.Tens
     total = weighted_mpjpe + TEMPORAL_CONSISTENCY_WEIGHT * temporal_consistency + VELOCITY_WEIGHT * velocity
     return {'weighted_mpjpe': weighted_mpjpe, 'temporal_consistency': temporal_consistency, 'mpjve': velocity,
             'total': total}
+
+
+def bone_symmetry(poses: torch.Tensor, pairs: torch.Tensor) -> torch.Tensor:
+    """How much the lengths of left and right bones differ: the mean over frames, summed over pairs, a scalar.
+
+    Args:
+        poses: (B, F, J, 3) metres.
+        pairs: (P, 2, 2) left and right bone of each pair, as (joint, parent): `Skeleton.bone_pairs`.
+    """
+    ends = poses[:, :, pairs]  # (B, F, P, 2, 2, 3)
+    lengths = (ends[..., 0, :] - ends[..., 1, :]).norm(dim=-1)  # (B, F, P, 2)
+    return (lengths[..., 0] - lengths[..., 1]).abs().mean(dim=(0, 1)).sum()
+
+
+def refinement_loss(base: torch.Tensor, refined: torch.Tensor, target: torch.Tensor,
+                    pairs: torch.Tensor) -> torch.Tensor:
+    """MPJPE of the base and of the refined poses (B, F, J, 3), and the refined bones' symmetry; a scalar."""
+    return (mpjpe(base, target).mean() + mpjpe(refined, target).mean()
+            + SYMMETRY_WEIGHT * bone_symmetry(refined, pairs))
 
 
 def gradient_factor(total: torch.Tensor, kind: str) -> torch.Tensor | float:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from common.augment import mirror
+from common.augment import mirror, mirror_intrinsic
 from common.skeleton import Skeleton
 from common.windows import chunk_starts, windows_of
 
@@ -22,17 +22,25 @@ class SequenceStore:
     Attributes:
         keypoints: (N, K, 2) float32 normalised screen coordinates.
         poses: (N, J, 3) float32 metres, root-relative.
+        root_depths: (N,) float32 metres from the camera to the root joint along its axis; None where unknown.
+        intrinsics: (S, 9) float32 intrinsic vectors of the cameras; None where some are unknown.
+        root: index of the root joint.
         takes: (subject, action, camera) of each sequence.
         lengths: frames of each sequence.
     """
 
     def __init__(self, sequences: list, layout: Skeleton, skeleton: Skeleton, device: torch.device):
-        """sequences: objects with subject, action, camera, keypoints (T, K, 2) and poses (T, J, 3)."""
+        """sequences: objects like `datasets.Sequence`."""
         self.device = device
         self.takes = [(s.subject, s.action, s.camera) for s in sequences]
         self.lengths = [len(s.poses) for s in sequences]
         self.keypoints = torch.from_numpy(np.concatenate([s.keypoints for s in sequences])).to(device)
         self.poses = torch.from_numpy(np.concatenate([s.poses for s in sequences])).to(device)
+        self.root = skeleton.root
+        self.root_depths = self.intrinsics = None
+        if all(s.root_depth is not None and s.intrinsic is not None for s in sequences):
+            self.root_depths = torch.from_numpy(np.concatenate([s.root_depth for s in sequences])).to(device)
+            self.intrinsics = torch.from_numpy(np.stack([s.intrinsic for s in sequences])).to(device)
         self.keypoint_mirror = torch.tensor(layout.mirror, device=device)
         self.joint_mirror = torch.tensor(skeleton.mirror, device=device)
         length = torch.tensor(self.lengths, device=device)
@@ -50,14 +58,22 @@ class SequenceStore:
 
 
 class Batch(NamedTuple):
-    """One process's part of a step: keypoints (B, F, K, 2) and poses (B, F, J, 3), its number in the epoch, the windows
-    of the whole step and those of them before this part."""
+    """One process's part of a step.
+
+    Attributes:
+        step: its number in the epoch.
+        whole, before: windows of the whole step, and those of them before this part.
+        keypoints: (B, F, K, 2). poses: (B, F, J, 3).
+        intrinsic: (B, 9) and root_depth: (B, F), what a refinement reads; None unless the sampler was asked for them.
+    """
 
     step: int
-    keypoints: torch.Tensor
-    poses: torch.Tensor
     whole: int
     before: int
+    keypoints: torch.Tensor
+    poses: torch.Tensor
+    intrinsic: torch.Tensor | None = None
+    root_depth: torch.Tensor | None = None
 
 
 class WindowSampler:
@@ -67,9 +83,16 @@ class WindowSampler:
     by a single numpy RandomState that lives as long as the run.
     """
 
-    def __init__(self, store: SequenceStore, frames: int, flip: bool, seed: int, step: int | None = None):
-        """flip: whether every window comes a second time, mirrored. step: frames from window to window, F if None."""
-        self.store, self.frames, self.seed = store, frames, seed
+    def __init__(self, store: SequenceStore, frames: int, flip: bool, seed: int, step: int | None = None,
+                 views: bool = False):
+        """Lay the windows out.
+
+        Args:
+            flip: whether every window comes a second time, mirrored.
+            step: frames from window to window, F if None.
+            views: whether batches tell the camera and the root's depth, which the store must then know.
+        """
+        self.store, self.frames, self.seed, self.views = store, frames, seed, views
         sequence, start = windows_of(store.lengths, frames, partial(chunk_starts, step=step))
         table = np.stack([sequence, start, np.zeros_like(start)], axis=1)
         if flip:
@@ -108,17 +131,23 @@ class WindowSampler:
         for step in range(first_step, self.steps(batch)):
             windows = table[step * batch:(step + 1) * batch]
             begin, end = share(len(windows))
-            yield Batch(step, *self.gather(windows[begin:end]), whole=len(windows), before=begin)
+            yield Batch(step, len(windows), begin, *self.gather(windows[begin:end]))
 
     def steps(self, batch: int) -> int:
         """Steps of an epoch."""
         return -(-len(self) // batch)
 
-    def gather(self, windows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Rows (B, 3) of sequence, start, mirrored? -> keypoints (B, F, K, 2) and poses (B, F, J, 3)."""
+    def gather(self, windows: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Rows (B, 3) of sequence, start, mirrored? -> keypoints (B, F, K, 2) and poses (B, F, J, 3), and, with views,
+        intrinsic (B, 9) and root_depth (B, F)."""
         store = self.store
         rows = store.frame_index(windows[:, 0], windows[:, 1], self.frames)
         flipped = windows[:, 2].bool()[:, None, None, None]
         keypoints, poses = store.keypoints[rows], store.poses[rows]
-        return (torch.where(flipped, mirror(keypoints, store.keypoint_mirror), keypoints),
-                torch.where(flipped, mirror(poses, store.joint_mirror), poses))
+        gathered = (torch.where(flipped, mirror(keypoints, store.keypoint_mirror), keypoints),
+                    torch.where(flipped, mirror(poses, store.joint_mirror), poses))
+        if not self.views:
+            return gathered
+        intrinsic = store.intrinsics[windows[:, 0]]
+        return (*gathered, torch.where(flipped[:, :, 0, 0], mirror_intrinsic(intrinsic), intrinsic),
+                store.root_depths[rows])

@@ -13,6 +13,8 @@ import numpy as np
 # MixSTE's and KTPFormer's loss weights, written by name; what is not listed weighs 1.
 LOSS_WEIGHTS = {'knee': 2.5, 'ankle': 2.5, 'head': 1.5, 'shoulder': 1.5, 'elbow': 4.0, 'wrist': 4.0}
 
+LIMBS = (('hip', 'knee', 'ankle'), ('shoulder', 'elbow', 'wrist'))
+
 
 @dataclass(frozen=True)
 class Skeleton:
@@ -58,6 +60,24 @@ class Skeleton:
     def edges(self) -> list[tuple[int, int]]:
         """(joint, parent) for every joint but the root."""
         return [(j, parent) for j, parent in enumerate(self.parents) if parent >= 0]
+
+    @property
+    def limbs(self) -> tuple[tuple[int, int, int], ...]:
+        """Both legs and both arms, each from the trunk outwards: hip, knee, ankle or shoulder, elbow, wrist.
+
+        Raises ValueError for a layout without one of these joints.
+        """
+        names = [[f'{side}_{joint}' for joint in chain] for chain in LIMBS for side in ('right', 'left')]
+        missing = [name for limb in names for name in limb if name not in self.joints]
+        if missing:
+            raise ValueError(f'layout {self.name} has no {missing[0]}, which a limb needs')
+        return tuple(tuple(self.joints.index(name) for name in limb) for limb in names)
+
+    @property
+    def bone_pairs(self) -> tuple[tuple[tuple[int, int], tuple[int, int]], ...]:
+        """The bones that have a twin: ((joint, parent) on the left, (joint, parent) on the right)."""
+        return tuple(((left, self.parents[left]), (right, self.parents[right]))
+                     for left, right in zip(self.left, self.right, strict=True))
 
     @property
     def loss_weights(self) -> tuple[float, ...]:

@@ -290,7 +290,10 @@ def test_files_that_cannot_be(refused, trained, h36m_folder, tmp_path, public_fi
         refused(1, *data, '--evaluate', tmp_path / 'other.pth')
     saved = torch.load(c / 'best.bin')
     torch.save(saved | {'model': 'htnet'}, tmp_path / 'htnet.bin')
-    assert 'is a htnet checkpoint' in refused(1, *data, '--evaluate', tmp_path / 'htnet.bin')
+    assert 'describes a model that cannot be built' in refused(1, *data, '--evaluate', tmp_path / 'htnet.bin')
+    torch.save(saved | {'model': 'other'}, tmp_path / 'unknown.bin')
+    assert 'is a other checkpoint, this program builds ktpformer, htnet' in \
+        refused(1, *data, '--evaluate', tmp_path / 'unknown.bin')
     saved['model_pos'].pop('head.0.bias')
     torch.save(saved, tmp_path / 'part.bin')
     assert 'does not fit KTPFormer: head.0.bias is missing' in refused(1, *data, '--evaluate', tmp_path / 'part.bin')

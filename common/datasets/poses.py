@@ -22,6 +22,8 @@ class Sequence:
     Attributes:
         keypoints: (T, K, 2) float32 normalised screen coordinates.
         poses: (T, J, 3) float32 metres in camera axes, relative to the root.
+        root_depth: (T,) float32 metres from the camera to the root along its axis; None where nothing tells.
+        intrinsic: (9,) float32, the camera's (`Camera.intrinsic`); None where unknown.
     """
 
     subject: str
@@ -29,6 +31,8 @@ class Sequence:
     camera: int
     keypoints: np.ndarray
     poses: np.ndarray
+    root_depth: np.ndarray | None = None
+    intrinsic: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -142,8 +146,9 @@ class PoseDataset:
             if not np.isfinite(pixels).all():
                 raise FileError(f'{self.source_2d} holds NaN or infinite coordinates in {where} camera {index}')
             poses = camera.from_world(positions[kept])
-            yield Sequence(subject, take, index, normalise(pixels[kept], camera.width, camera.height),
-                           poses - poses[:, [self.skeleton.root]])
+            root = poses[:, [self.skeleton.root]]
+            yield Sequence(subject, take, index, normalise(pixels[kept], camera.width, camera.height), poses - root,
+                           root[:, 0, 2], camera.intrinsic)
 
 
 def action_name(take: str) -> str:

@@ -17,6 +17,7 @@ from common import metrics
 from common.augment import mirror
 from common.datasets import action_name
 from common.distributed import ALONE, World
+from common.models import Refined
 from common.sampler import SequenceStore
 from common.windows import first_cover, test_starts, windows_of
 
@@ -68,6 +69,31 @@ def predict(model: torch.nn.Module, store: SequenceStore, windows: TestWindows) 
 
 
 @torch.inference_mode()
+def predictions(model: torch.nn.Module, store: SequenceStore, windows: TestWindows, root: str) -> dict:
+    """What is to be judged, by name: `predicted` and, for a model with a refinement, then `refined`; (W, F, J, 3) each.
+
+    The refinement is applied once, to the mean of both predictions as it is, with the keypoints as they were seen.
+
+    Args:
+        root: `zero` sets the root joint to 0 in what comes out, `predicted` leaves it.
+    """
+    predicted = {'predicted': predict(model, store, windows)}
+    if isinstance(model, Refined):
+        training = model.training
+        model.eval()
+        batch = max(1, FRAMES_PER_BATCH[store.device.type] // windows.rows.shape[1])
+        pieces = (x.split(batch) for x in (predicted['predicted'], windows.rows, windows.sequence))
+        predicted['refined'] = torch.cat([
+            model.refine(base, store.keypoints[rows], store.intrinsics[sequence], store.root_depths[rows])
+            for base, rows, sequence in zip(*pieces, strict=True)])
+        model.train(training)
+    if root == 'zero':
+        for poses in predicted.values():
+            poses[:, :, store.root] = 0
+    return predicted
+
+
+@torch.inference_mode()
 def validation_figures(predicted: torch.Tensor, store: SequenceStore, windows: TestWindows,
                        world: World = ALONE) -> dict:
     """The two figures logged while training, in millimetres, over all frames of all test windows together.
@@ -80,7 +106,7 @@ def validation_figures(predicted: torch.Tensor, store: SequenceStore, windows: T
     counts = torch.tensor([error.numel() for error in errors], dtype=torch.float64, device=sums.device)
     sums, counts = world.sum(torch.stack([sums, counts])).tolist()
     return {name: 1000 * total / count if count else None
-            for name, total, count in zip(('valid_mpjpe', 'valid_mpjve'), sums, counts, strict=True)}
+            for name, total, count in zip(('mpjpe', 'mpjve'), sums, counts, strict=True)}
 
 
 @torch.inference_mode()
@@ -145,15 +171,17 @@ def mean_pose_mpjpe(train: SequenceStore, test: SequenceStore) -> float:
     return 1000 * metrics.mpjpe(mean, test.poses).double().mean().item()
 
 
-def predictions_by_frame(predicted: torch.Tensor, store: SequenceStore, windows: TestWindows) -> dict[str, np.ndarray]:
-    """Every real frame of these windows once: prediction and truth (N, J, 3) metres; subject, action, camera and frame
-    (N,)."""
+def predictions_by_frame(predicted: dict[str, torch.Tensor], store: SequenceStore,
+                         windows: TestWindows) -> dict[str, np.ndarray]:
+    """Every real frame of these windows once: prediction, where there is one refined, and truth (N, J, 3) metres;
+    subject, action, camera and frame (N,)."""
     first = windows.first.flatten()
     mine = windows.sequence.unique().tolist()
     lengths = [store.lengths[i] for i in mine]
     subjects, actions, cameras = (np.array([store.takes[i][part] for i in mine]) for part in range(3))
+    poses = {name: tensor.flatten(0, 1)[first].cpu().numpy() for name, tensor in predicted.items()}
     return {
-        'prediction': predicted.flatten(0, 1)[first].cpu().numpy(),
+        'prediction': poses.pop('predicted'), **poses,
         'truth': store.poses[windows.rows.flatten()[first]].cpu().numpy(),
         'subject': np.repeat(subjects, lengths),
         'action': np.repeat(actions, lengths),

@@ -8,15 +8,12 @@ from pathlib import Path
 import torch
 
 from common import checkpoint
+from common.arguments import CONFIG_FLAGS, misfit
 from common.checkpoint import Checkpoint
 from common.datasets import PoseDataset
 from common.errors import FileError, FlagError
 from common.files import atomic_path
-from common.models import build_model, ktpformer
-
-MODEL = 'ktpformer'
-MODEL_FLAGS = {'frames': '-f', 'channels': '-cs', 'depth': '-dep', 'heads': '-num_heads', 'kpa': '--no-kpa',
-               'tpa': '--no-tpa'}
+from common.models import MODELS, build_model, recognise
 
 
 def choose_device(name: str) -> torch.device:
@@ -26,33 +23,42 @@ def choose_device(name: str) -> torch.device:
     return torch.device('cuda' if name != 'cpu' and torch.cuda.is_available() else 'cpu')
 
 
-def config_of_file(args: argparse.Namespace, saved: Checkpoint) -> dict:
-    """The model config of a checkpoint; FileError where the file is of another model or a given flag says otherwise."""
+def model_of_file(args: argparse.Namespace, saved: Checkpoint) -> tuple[str, dict]:
+    """The model of a checkpoint and its config; FileError where the file holds something else than flags ask for.
+
+    Raises FlagError for flags that its model does not have.
+    """
+    model = recognise(saved.state) or args.model or 'ktpformer' if saved.public else saved.model
+    if model not in MODELS:
+        raise FileError(f'{saved.path} is a {model} checkpoint, this program builds {", ".join(MODELS)}')
+    if args.model not in (None, model):
+        raise FileError(f'{saved.path} is a {MODELS[model].title} checkpoint, which --model {args.model} contradicts: '
+                        f'leave the flag out or name another file')
+    config = saved.config
     if saved.public:
         try:
-            config = ktpformer.config_of(saved.state)
+            config = MODELS[model].config_of(saved.state)
         except ValueError as error:
-            raise FileError(f'{saved.path} is not a KTPFormer checkpoint: {error}') from None
+            raise FileError(f'{saved.path} is not a {MODELS[model].title} checkpoint: {error}') from None
         config['heads'] = args.heads or config['heads']
-    elif saved.model != MODEL:
-        raise FileError(f'{saved.path} is a {saved.model} checkpoint, this program builds {MODEL}')
-    else:
-        config = saved.config
-    for name, flag in MODEL_FLAGS.items():
+    if problem := misfit(args, model):
+        raise FlagError(problem)
+    for name, flag in CONFIG_FLAGS[model].items():
         given = getattr(args, name)
         if given is not None and given != config[name]:
             asked = flag if isinstance(given, bool) else f'{flag} {given}'
             raise FileError(f'{saved.path} was made with {name} {config[name]}, which {asked} contradicts: leave the '
                             f'flag out or name another file')
-    return config
+    return model, config
 
 
-def build(saved: Checkpoint | None, config: dict, dataset: PoseDataset, drop_path: float = 0.0) -> torch.nn.Module:
-    """The model of a config; FileError where a checkpoint's config cannot be built."""
+def build(saved: Checkpoint | None, settings: dict, config: dict, dataset: PoseDataset) -> torch.nn.Module:
+    """The model of a config; FlagError where it cannot be built, FileError where it is a checkpoint's."""
+    rates = {name: settings[name] for name in ('drop_path', 'dropout') if name in settings}
     try:
-        return build_model(MODEL, config, dataset.skeleton, dataset.layout, drop_path)
+        return build_model(settings['model'], config, dataset.skeleton, dataset.layout, **rates)
     except (ValueError, TypeError, ZeroDivisionError) as error:
-        if saved is None:
+        if saved is None or (settings['refine'] and not saved.config.get('refine')):
             raise FlagError(str(error)) from None
         raise FileError(f'{saved.path} describes a model that cannot be built: {error}') from None
 
@@ -60,7 +66,7 @@ def build(saved: Checkpoint | None, config: dict, dataset: PoseDataset, drop_pat
 def check_layouts(saved: Checkpoint, dataset: PoseDataset) -> None:
     """FileError unless a checkpoint's joints and keypoints are those of the data set."""
     if saved.public:
-        count = saved.state['kpattention.attn.Spatial_pos_embed'].shape[1]
+        count = saved.state[MODELS[recognise(saved.state)].positions].shape[1]
         if count != len(dataset.layout):
             raise FileError(f'{saved.path} takes {count} keypoints, but {dataset.source_2d} has {len(dataset.layout)} '
                             f'(layout {dataset.layout.name})')

@@ -8,7 +8,7 @@ import numpy as np
 from common.checkpoint import Checkpoint
 from common.engine.evaluate import METRICS, PROTOCOLS
 from common.files import atomic_path
-from common.models import ktpformer
+from common.models import MODELS, recognise
 
 TITLES = {'mpjpe': 'MPJPE', 'p_mpjpe': 'P-MPJPE', 'n_mpjpe': 'N-MPJPE', 'mpjve': 'MPJVE'}
 
@@ -59,17 +59,23 @@ def write_results(path: Path, results: dict) -> None:
         temporary.write_text(json.dumps(results, indent=1) + '\n')
 
 
-def table(protocols: dict, protocol: str) -> str:
+def table(summaries: dict[str, dict], protocol: str) -> str:
     """The table of one protocol, a row per action and the average, then the other subjects' tables where there are any;
-    it closes with the averages of both protocols."""
-    chosen = protocols[protocol]
+    it closes with the averages of both protocols.
+
+    Args:
+        summaries: `predicted` and, beside it in the same rows, `refined` -> figures as `summarise` lays them out.
+    """
+    chosen = {name: protocols[protocol] for name, protocols in summaries.items()}
     parts = [_rows(f'Protocol {protocol}, mm', chosen)]
-    parts += [_rows(f'{subject}, protocol {protocol}, mm', figures)
-              for subject, figures in chosen.get('subjects', {}).items()]
-    for name in PROTOCOLS:
-        average = protocols[name]['average']
-        parts.append(f'average, protocol {name}: ' +
-                     ', '.join(f'{TITLES[metric]} {_number(average[metric])}' for metric in METRICS) + ' mm')
+    for subject in chosen['predicted'].get('subjects', {}):
+        parts.append(_rows(f'{subject}, protocol {protocol}, mm',
+                           {name: figures['subjects'][subject] for name, figures in chosen.items()}))
+    for kind, protocols in summaries.items():
+        for name in PROTOCOLS:
+            average = protocols[name]['average']
+            parts.append('refined ' * (kind == 'refined') + f'average, protocol {name}: ' +
+                         ', '.join(f'{TITLES[metric]} {_number(average[metric])}' for metric in METRICS) + ' mm')
     return '\n'.join(parts)
 
 
@@ -77,14 +83,15 @@ def describe_file(saved: Checkpoint) -> str:
     """What a checkpoint is, a line per fact; for a public file, what its shapes tell."""
     lines = [f'file       {saved.path}']
     if saved.public:
+        model = recognise(saved.state) or 'ktpformer'
+        entry = MODELS[model]
         try:
-            config = ktpformer.config_of(saved.state)
+            config = entry.config_of(saved.state)
         except ValueError as error:
-            return f'{lines[0]}\nkind       a file of weights that are not KTPFormer\'s: {error}'
-        joints = saved.state['kpattention.attn.Spatial_pos_embed'].shape[1]
-        facts = {'kind': 'a public file; what follows was inferred from its shapes', 'model': 'ktpformer',
-                 'config': config, 'joints': joints, 'heads': 'not in the shapes, 8 are assumed', 'epoch': saved.epoch,
-                 'lr': saved.lr}
+            return f'{lines[0]}\nkind       a file of weights that are not {entry.title}\'s: {error}'
+        facts = {'kind': 'a public file; what follows was inferred from its shapes', 'model': model, 'config': config,
+                 'joints': saved.state[entry.positions].shape[1], 'heads': 'not in the shapes, 8 are assumed',
+                 'epoch': saved.epoch, 'lr': saved.lr}
     else:
         stored = saved.stored
         facts = {'kind': 'a checkpoint of this program', 'model': saved.model, 'config': saved.config,
@@ -99,13 +106,24 @@ def describe_file(saved: Checkpoint) -> str:
     return '\n'.join(lines + [f'{name:<10} {fact}' for name, fact in facts.items()])
 
 
-def _rows(title: str, figures: dict) -> str:
-    rows = [*figures['actions'].items(), ('average', figures['average'])]
-    width = max(len(title), *(len(name) for name, _ in rows))
-    header = f'{title:<{width}}' + ''.join(f'{TITLES[metric]:>10}' for metric in METRICS)
-    lines = [f'{name:<{width}}' + ''.join(f'{_number(row[metric]):>10}' for metric in METRICS) for name, row in rows]
-    rule = '-' * len(header)
-    return '\n'.join([header, rule, *lines[:-1], rule, lines[-1], ''])
+def _rows(title: str, summaries: dict[str, dict]) -> str:
+    """One table: the metrics of every summary side by side, a row per action and the average."""
+    tables = [[*figures['actions'].items(), ('average', figures['average'])] for figures in summaries.values()]
+    names = [name for name, _ in tables[0]]
+    width = max(len(title), *(len(name) for name in names))
+    blocks = [''.join(f'{TITLES[metric]:>10}' for metric in METRICS) for _ in tables]
+    header = ' |'.join([f'{title:<{width}}' + blocks[0], *blocks[1:]])
+    lines = []
+    if 'refined' in summaries:
+        lines.append(' ' * width + ' |'.join(f'{name:>{len(block)}}' for name, block in
+                                             zip(summaries, blocks, strict=True)))
+    lines += [header, '-' * len(header)]
+    for rows in zip(*tables, strict=True):
+        if rows[0][0] == 'average':
+            lines.append('-' * len(header))
+        figures = [''.join(f'{_number(row[metric]):>10}' for metric in METRICS) for _, row in rows]
+        lines.append(f'{rows[0][0]:<{width}}' + ' |'.join(figures))
+    return '\n'.join([*lines, ''])
 
 
 def _number(value: float | None) -> str:

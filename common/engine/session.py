@@ -12,18 +12,18 @@ from pathlib import Path
 import torch
 
 from common import checkpoint, distributed
-from common.arguments import fill
+from common.arguments import CONFIG_FLAGS, fill
 from common.checkpoint import Checkpoint
 from common.datasets import PoseDataset, load_dataset
 from common.datasets.npz import write_npz
 from common.distributed import World
 from common.engine import prepare, report
-from common.engine.evaluate import TestWindows, join_shares, mean_pose_mpjpe, predict, predictions_by_frame, tally
-from common.engine.prepare import MODEL, MODEL_FLAGS
+from common.engine.evaluate import TestWindows, join_shares, mean_pose_mpjpe, predictions, predictions_by_frame, tally
 from common.engine.signals import StopRequest
 from common.engine.train import Judges, Progression, Trainer, fit, progression_of
-from common.engine.update import Recipe
+from common.engine.update import Recipe, StepLoss, make_optimizer
 from common.errors import DivergedError, FileError, FlagError
+from common.models import MODELS, Refined
 from common.runlog import RunLog, git_revision, versions
 from common.sampler import SequenceStore, WindowSampler
 
@@ -60,17 +60,19 @@ def _evaluate(session: _Session) -> None:
     args = session.args
     prepare.check_outputs(args)
     saved = checkpoint.load(checkpoint.find(args.evaluate, Path(args.checkpoint)))
-    config = prepare.config_of_file(args, saved)
-    settings = fill(args, saved.settings, config)
+    name, config = prepare.model_of_file(args, saved)
+    if args.refine and not config.get('refine'):
+        raise FileError(f'{saved.path} holds no refinement: train one behind it with --refine --init {args.evaluate}')
+    settings = fill(args, name, saved.settings, config)
     dataset = load_dataset(settings['dataset'], Path(args.data), settings['keypoints'])
     prepare.check_layouts(saved, dataset)
-    model = prepare.build(saved, config, dataset).to(session.device)
+    model = prepare.build(saved, settings, config, dataset).to(session.device)
     checkpoint.load_weights(model, saved)
-    session.say(f'{saved.path}: KTPFormer, {config["frames"]} frames, epoch {saved.epoch}' +
+    session.say(f'{saved.path}: {_describe_model(name, config, model)}, epoch {saved.epoch}' +
                 (', a public file' if saved.public else f', trained on {saved.dataset}, keypoints {saved.keypoints}'))
     store = _store(dataset, settings['subjects_test'] or dataset.subjects_test, settings, args.subset or 1.0,
                    session.device)
-    _close(session, model, saved.path, store, dataset)
+    _close(session, model, saved.path, store, dataset, settings)
 
 
 def _train(session: _Session) -> None:
@@ -87,31 +89,31 @@ def _train(session: _Session) -> None:
         prepare.check_layouts(source, dataset)
     split = _split(dataset, settings, device)
     torch.manual_seed(settings['seed'])
-    model = prepare.build(source, config, dataset, settings['drop_path']).to(device)
+    model = prepare.build(source, settings, config, dataset).to(device)
     if initial is not None:
-        checkpoint.load_weights(model, initial)
-        say(f'starting from the weights of {initial.path}')
+        base_only = settings['refine'] and not initial.config.get('refine')
+        checkpoint.load_weights(model.base if base_only else model, initial)
+        say(f'starting from the weights of {initial.path}' + ', with a fresh refinement behind them' * base_only)
     if world.size > 1:
         distributed.make_batch_norms_global(model)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay, fused=True)
+    optimizer = make_optimizer(model, recipe)
     at = _restore(session, resumed, model, optimizer, recipe)
     world.same_weights(model)
-    sampler = WindowSampler(split.train, config['frames'], settings['augment'], settings['seed'],
-                            settings['window_step'])
-    weights = torch.tensor(dataset.skeleton.loss_weights, device=device)
-    trainer = Trainer(model, optimizer, sampler, weights, recipe, at, world)
+    sampler = WindowSampler(split.train, model.frames, settings['augment'], settings['seed'], settings['window_step'],
+                            views=settings['refine'])
+    trainer = Trainer(model, optimizer, sampler, StepLoss(recipe, dataset.skeleton, device), recipe, at, world)
     if trainer.average and resumed is not None and resumed.training_state is not None:
         trainer.average.state = {key: value.to(device) for key, value in resumed.state.items()}
 
     log, run_folder = _open_log(session, folder, resumed, at, {
-        'settings': settings, 'model': MODEL, 'config': config, 'mean_pose_mpjpe': split.baseline,
-        'parameters': sum(p.numel() for p in model.parameters())})
+        'settings': settings, 'model': settings['model'], 'config': config, 'mean_pose_mpjpe': split.baseline,
+        'parameters': sum(p.numel() for p in model.parameters())}, _describe_model(settings['model'], config, model))
     say(f'training: {_describe(split.train)}, {len(sampler):,} windows an epoch, {recipe.windows} a step')
     if split.test is not None:
         say(f'test: {_describe(split.test)}; predicting the mean training pose gives {split.baseline:.1f} mm MPJPE')
     if at.epoch >= recipe.epochs:
         say(f'epoch {at.epoch} is finished already, nothing is left to train up to -e {recipe.epochs}')
-    about = {'model': MODEL, 'config': config, 'skeleton': checkpoint.describe(dataset.skeleton),
+    about = {'model': settings['model'], 'config': config, 'skeleton': checkpoint.describe(dataset.skeleton),
              'layout': checkpoint.describe(dataset.layout), 'dataset': dataset.name, 'keypoints': dataset.keypoints,
              'settings': settings, 'seed': settings['seed'], 'run': run_folder, 'versions': versions(),
              'run_id': resumed.run_id if resumed is not None and not resumed.public else uuid.uuid4().hex}
@@ -127,7 +129,7 @@ def _train(session: _Session) -> None:
                 _draw_curves(log, say)
     say(_summary(at, time.perf_counter() - begun, at.epoch - first_epoch, device))
     if split.test is not None:
-        _evaluate_chosen(session, model, at, folder, resumed, split, dataset, settings['select'])
+        _evaluate_chosen(session, model, at, folder, resumed, split, dataset, settings)
 
 
 def _start(args, folder: Path, say) -> tuple[Checkpoint | None, Checkpoint | None, dict, dict]:
@@ -135,11 +137,14 @@ def _start(args, folder: Path, say) -> tuple[Checkpoint | None, Checkpoint | Non
     resumed = prepare.load_resumed(args.resume, folder, say) if args.resume else None
     initial = checkpoint.load(checkpoint.find(args.init, folder)) if args.init else None
     if resumed is None and initial is None:
-        settings = fill(args)
-        config = {name: settings[name] for name in MODEL_FLAGS}
+        settings = fill(args, args.model or 'ktpformer')
+        config = {name: settings[name] for name in CONFIG_FLAGS[settings['model']]}
     else:
-        config = prepare.config_of_file(args, resumed or initial)
-        settings = fill(args, resumed.settings if resumed else None, config)
+        name, config = prepare.model_of_file(args, resumed or initial)
+        if args.refine and resumed and not config.get('refine'):
+            raise FlagError(f'--refine starts from a trained model: say --init {args.resume}, not --resume')
+        config = config | ({'refine': True} if args.refine else {})
+        settings = fill(args, name, resumed.settings if resumed else None, config)
     prepare.check_outputs(args)
     if not settings['eval'] and (args.results or args.export_predictions):
         raise FlagError('--results and --export-predictions need the evaluation that the resumed run leaves out: say '
@@ -170,10 +175,7 @@ def _check_mid_epoch(resumed: Checkpoint, settings: dict) -> None:
 
 
 def _recipe(settings: dict, world: World) -> Recipe:
-    same_name = ('epochs', 'lr', 'lr_decay', 'weight_decay', 'objective', 'seed', 'schedule', 'warmup', 'clip', 'ema',
-                 'save_every_steps')
-    recipe = Recipe(windows=max(1, settings['batch'] // settings['stride']),
-                    save_every=settings['checkpoint_frequency'], **{name: settings[name] for name in same_name})
+    recipe = Recipe.of(settings)
     if recipe.windows < world.size:
         raise FlagError(f'a step of {recipe.windows} windows cannot be shared by {world.size} processes: raise -b or '
                         f'start fewer')
@@ -211,7 +213,11 @@ def _split(dataset: PoseDataset, settings: dict, device: torch.device) -> _Split
 
 def _store(dataset, subjects, settings: dict, subset: float, device) -> SequenceStore:
     sequences = dataset.sequences(subjects, settings['actions'] or None, settings['downsample'], subset)
-    return SequenceStore(sequences, dataset.layout, dataset.skeleton, device)
+    store = SequenceStore(sequences, dataset.layout, dataset.skeleton, device)
+    if settings['refine'] and store.intrinsics is None:
+        raise FlagError(f'a refinement needs the cameras\' intrinsics, which {dataset.name} does not have for '
+                        f'{",".join(subjects)}')
+    return store
 
 
 def _restore(session: _Session, resumed: Checkpoint | None, model, optimizer, recipe: Recipe) -> Progression:
@@ -245,7 +251,7 @@ def _restore(session: _Session, resumed: Checkpoint | None, model, optimizer, re
 
 
 def _open_log(session: _Session, folder: Path, resumed: Checkpoint | None, at: Progression,
-              about: dict) -> tuple[RunLog | None, str]:
+              about: dict, described: str) -> tuple[RunLog | None, str]:
     """Prepare the checkpoint folder, open the run folder and say what runs.
 
     Returns the log (None but on the first rank) and the run folder's name: that of the run that goes on in its
@@ -267,9 +273,8 @@ def _open_log(session: _Session, folder: Path, resumed: Checkpoint | None, at: P
             log = RunLog.fresh(Path(args.log), about)
     at.best, run_folder = world.told((at.best, str(log.folder.resolve()) if log else None))
     config = about['config']
-    session.say(f'KTPFormer: {about["parameters"] / 1e6:.2f} M parameters, {config["frames"]} frames, '
-                f'{config["channels"]} channels, depth {config["depth"]}, on {world.size} × {session.device.type}; run '
-                f'folder {run_folder}')
+    session.say(f'{described}: {about["parameters"] / 1e6:.2f} M parameters, {config["channels"]} channels, depth '
+                f'{config["depth"]}, on {world.size} × {session.device.type}; run folder {run_folder}')
     return log, run_folder
 
 
@@ -292,9 +297,9 @@ def _summary(at: Progression, seconds: float, epochs: int, device: torch.device)
 
 
 def _evaluate_chosen(session: _Session, model, at: Progression, folder: Path, resumed, split: _Split, dataset,
-                     select: str) -> None:
+                     settings: dict) -> None:
     """The closing table: of the best or last epoch, or of the resumed file itself when there was none to train."""
-    path = folder / (checkpoint.LAST if select == 'last' or at.best is None else checkpoint.BEST)
+    path = folder / (checkpoint.LAST if settings['select'] == 'last' or at.best is None else checkpoint.BEST)
     if not path.is_file():
         path = resumed.path
     saved = checkpoint.load(path)
@@ -302,30 +307,46 @@ def _evaluate_chosen(session: _Session, model, at: Progression, folder: Path, re
     how = f'the best on {split.picked_on}, ' if path.name == checkpoint.BEST else ''
     session.say(f'evaluating {path}: {how}epoch {saved.epoch}; again with: python run_ktpformer.py -c {folder} --data '
                 f'{session.args.data} --evaluate {path.name}')
-    _close(session, model, path, split.test, dataset)
+    _close(session, model, path, split.test, dataset, settings)
 
 
-def _close(session: _Session, model, path: Path, store: SequenceStore, dataset: PoseDataset) -> None:
+def _close(session: _Session, model, path: Path, store: SequenceStore, dataset: PoseDataset, settings: dict) -> None:
     """Predict every test window once; print the table and write what was asked for."""
     args, world = session.args, session.world
     windows = TestWindows.of(store, model.frames, world)
-    predicted = predict(model, store, windows)
-    if not predicted.isfinite().all():
+    predicted = predictions(model, store, windows, settings['root'])
+    if not all(poses.isfinite().all() for poses in predicted.values()):
         raise DivergedError(f'{path} predicts NaN or infinite coordinates: its weights diverged, or the keypoints are '
                             f'not pixels')
-    protocols = report.summarise(tally(predicted, store, windows, world), args.by_subject)
-    session.say(f'evaluated on {dataset.name}, keypoints {dataset.keypoints}, {_describe(store)}')
-    session.say(report.table(protocols, args.protocol or 'paper'))
+    summaries = {name: report.summarise(tally(poses, store, windows, world), args.by_subject)
+                 for name, poses in predicted.items()}
+    root = {'zero': 'set to 0', 'predicted': 'taken as it is'}[settings['root']]
+    session.say(f'evaluated on {dataset.name}, keypoints {dataset.keypoints}, {_describe(store)}; predicted root '
+                f'{root}')
+    if 'refined' in summaries:
+        session.say(f'refined: besides the keypoints, the refinement reads {REFINEMENT_READS} from {dataset.source_3d}')
+    session.say(report.table(summaries, args.protocol or 'paper'))
     if args.results and world.first:
-        report.write_results(Path(args.results), {
-            'checkpoint': str(path), 'model': MODEL, 'dataset': dataset.name, 'keypoints': dataset.keypoints,
-            'frames': model.frames, 'protocols': protocols})
+        results = {'checkpoint': str(path), 'model': settings['model'], 'dataset': dataset.name,
+                   'keypoints': dataset.keypoints, 'frames': model.frames, 'protocols': summaries['predicted']}
+        if 'refined' in summaries:
+            results |= {'refined': summaries['refined'], 'refinement_reads': REFINEMENT_READS}
+        report.write_results(Path(args.results), results)
     if args.export_predictions:
         shares = world.gather(predictions_by_frame(predicted, store, windows))
         if world.first:
             write_npz(Path(args.export_predictions), **join_shares(shares), joints=list(dataset.skeleton.joints),
                       units='metres', axes='camera: x right, y down, z forward; target relative to the root joint, '
-                      'prediction as it is')
+                      f'predicted root {root}')
+
+
+# What a refinement knows that methods without one do not; named wherever its figures stand.
+REFINEMENT_READS = "each camera's focal length and centre, and the true depth of the root joint in every frame"
+
+
+def _describe_model(name: str, config: dict, model) -> str:
+    refined = ' with refinement' if isinstance(model, Refined) else ''
+    return f'{MODELS[name].title}{refined}, {model.frames} frame{"s" * (model.frames > 1)}'
 
 
 def _describe(store: SequenceStore) -> str:

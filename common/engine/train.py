@@ -15,11 +15,11 @@ import torch
 
 from common import checkpoint
 from common.distributed import World
-from common.engine.evaluate import TestWindows, predict, validation_figures
+from common.engine.evaluate import TestWindows, predictions, validation_figures
 from common.engine.signals import Stopped, StopRequest
-from common.engine.update import CHECK_EVERY, FiniteCheck, MovingAverage, Recipe, learning_rate
+from common.engine.update import CHECK_EVERY, FiniteCheck, MovingAverage, Recipe, StepLoss, learning_rate
 from common.errors import DivergedError
-from common.losses import gradient_factor, pose_loss
+from common.losses import gradient_factor
 from common.models.layers import DropPath
 from common.runlog import Progress, RunLog
 from common.sampler import Batch, SequenceStore, WindowSampler
@@ -60,11 +60,11 @@ class Trainer:
     """A model on its way through the epochs of a recipe."""
 
     def __init__(self, model: torch.nn.Module, optimizer: torch.optim.Optimizer, sampler: WindowSampler,
-                 joint_weights: torch.Tensor, recipe: Recipe, at: Progression, world: World):
-        """joint_weights: (J,) weights of the loss. at: where the run stands; moved forward in place."""
-        self.model, self.optimizer, self.sampler, self.joint_weights = model, optimizer, sampler, joint_weights
+                 loss: StepLoss, recipe: Recipe, at: Progression, world: World):
+        """at: where the run stands; moved forward in place."""
+        self.model, self.optimizer, self.sampler, self.loss = model, optimizer, sampler, loss
         self.recipe, self.at, self.world = recipe, at, world
-        self.device = joint_weights.device
+        self.device = sampler.store.device
         self.average = MovingAverage(model, recipe.ema) if recipe.ema else None
         self._drop_generator = torch.Generator(self.device)
         self._drop_paths = [module for module in model.modules() if isinstance(module, DropPath)]
@@ -79,11 +79,7 @@ class Trainer:
         for module in self._drop_paths:
             module.share = batch.whole, batch.before
         self.optimizer.zero_grad(set_to_none=True)
-        predicted = self.model(batch.keypoints)  # (B, F, J, 3)
-        if len(predicted):
-            loss = pose_loss(predicted, batch.poses, self.joint_weights)['total'] * (len(predicted) / batch.whole)
-        else:
-            loss = predicted.sum()  # of nothing: this rank takes part with count 0
+        loss = self.loss(self.model, batch)
         loss.backward()
         self.world.sum_gradients(self.model)
         loss = self.world.sum(loss.detach())
@@ -204,13 +200,9 @@ def fit(trainer: Trainer, judges: Judges, log: RunLog | None, folder: Path, abou
         trained = (at.step - first_step) * recipe.windows * trainer.sampler.frames / (time.perf_counter() - begun)
         figures = {'valid_mpjpe': None, 'valid_mpjve': None}
         with trainer.evaluated_weights() as model:
-            if judges.valid is not None:
-                predicted = predict(model, judges.valid, windows['valid'])
-                figures = validation_figures(predicted, judges.valid, windows['valid'], world)
-            if judges.train is not None:
-                predicted = predict(model, judges.train, windows['train'])
-                figures['train_mpjpe'] = validation_figures(predicted, judges.train, windows['train'],
-                                                            world)['valid_mpjpe']
+            for name, store in vars(judges).items():
+                if store is not None:
+                    figures |= _judge(model, store, windows[name], recipe.root, world, name)
         if not all(np.isfinite(value) for value in figures.values() if value is not None):
             raise DivergedError(f'training diverged in epoch {epoch}: {figures}; checkpoints of earlier epochs stay, '
                                 f'try a lower -lr')
@@ -230,6 +222,20 @@ def fit(trainer: Trainer, judges: Judges, log: RunLog | None, folder: Path, abou
             raise Stopped(signal)
 
 
+def _judge(model, store: SequenceStore, windows: TestWindows, root: str, world: World, name: str) -> dict:
+    """The figures of an epoch on some sequences, in millimetres; a refined model's are those with the refinement, and
+    beside them the MPJPE of its base."""
+    predicted = predictions(model, store, windows, root)
+    figures = {f'{name}_{metric}': value for metric, value in
+               validation_figures(predicted.popitem()[1], store, windows, world).items()}
+    if predicted:
+        base = validation_figures(predicted['predicted'], store, windows, world)
+        figures[f'{name}_base_mpjpe'] = base['mpjpe']
+    if name == 'train':
+        figures.pop('train_mpjve')
+    return figures
+
+
 def step_seed(*numbers: int) -> int:
     """The seed of what is random in a step but the window order: a function of (seed, epoch, step[, rank])."""
     return int(np.random.SeedSequence(numbers).generate_state(1)[0])
@@ -242,7 +248,7 @@ def progression_of(stored: dict) -> Progression:
 
 def _epoch_line(m: dict, recipe: Recipe, improved: bool) -> str:
     line = f'epoch {m["epoch"]}/{recipe.epochs}  lr {m["lr"]:.3g}  train_loss {m["train_loss"]:.2f}'
-    for name in ('train_mpjpe', 'valid_mpjpe', 'valid_mpjve'):
+    for name in ('train_mpjpe', 'valid_base_mpjpe', 'valid_mpjpe', 'valid_mpjve'):
         if m.get(name) is not None:
             line += f'  {name} {m[name]:.2f} mm'
     return line + f'  {m["seconds"]:.1f} s  {m["frames_per_second"]:,} frames/s' + ('  best' if improved else '')

@@ -14,8 +14,13 @@ from torch import nn
 class ModulatedGraphConv(nn.Module):
     """out = diag(G) ⊙ M ⊙ (X W₀) + offdiag(G) · (M ⊙ (X W₁)) + bias, with G the symmetric part of A + adj2."""
 
-    def __init__(self, channels_in: int, channels_out: int, adjacency: torch.Tensor):
-        """adjacency: (N, N) normalised graph, kept as a constant; `adj2` learns what it lacks."""
+    def __init__(self, channels_in: int, channels_out: int, adjacency: torch.Tensor, random_modulation: bool = False):
+        """Build it with fresh weights.
+
+        Args:
+            adjacency: (N, N) normalised graph, kept as a constant; `adj2` learns what it lacks.
+            random_modulation: M starts Xavier-uniform, as in HTNet, and not at 1.
+        """
         super().__init__()
         n = len(adjacency)
         self.register_buffer('adjacency', adjacency.clone(), persistent=False)
@@ -24,6 +29,8 @@ class ModulatedGraphConv(nn.Module):
         self.adj2 = nn.Parameter(torch.full((n, n), 1e-6))
         self.bias = nn.Parameter(torch.empty(channels_out))
         nn.init.xavier_uniform_(self.W, gain=1.414)
+        if random_modulation:
+            nn.init.xavier_uniform_(self.M, gain=1.414)
         bound = 1 / math.sqrt(channels_out)
         nn.init.uniform_(self.bias, -bound, bound)
 
@@ -32,8 +39,14 @@ class ModulatedGraphConv(nn.Module):
         graph = self.adjacency + self.adj2
         graph = (graph + graph.T) / 2
         diagonal = graph.diagonal()
+        off_diagonal = graph - torch.diag(diagonal)
+        if len(x) == 1:  # few nodes with many copies: scaled weights for each node cost less than scaled results
+            own_weight = (diagonal[:, None] * self.M)[:, None] * self.W[0]  # (N, C_in, C_out)
+            own = torch.baddbmm(self.bias.expand(1, 1, -1), x[0], own_weight)  # (N, K, C_out)
+            others = torch.bmm(x[0], self.M[:, None] * self.W[1])
+            return torch.addmm(own.flatten(1), off_diagonal, others.flatten(1)).view_as(own)[None]
         modulation = self.M[:, None]  # (N, 1, C_out)
         own = (diagonal[:, None] * self.M)[:, None] * (x @ self.W[0])
         others = (modulation * (x @ self.W[1])).flatten(2)  # (B, N, K*C_out): the node axis is mixed, the rest stays
-        mixed = torch.matmul(graph - torch.diag(diagonal), others)
+        mixed = torch.matmul(off_diagonal, others)
         return own + mixed.view_as(own) + self.bias

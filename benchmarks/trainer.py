@@ -1,0 +1,31 @@
+"""The trainer that a command line would make, for benchmarks that look at its steps."""
+
+import sys
+from pathlib import Path
+
+import torch
+
+if __name__ == '__main__':
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from common import arguments
+from common.distributed import World
+from common.engine.train import Progression, Trainer
+from common.engine.update import Recipe, StepLoss, make_optimizer
+from common.models import build_model
+from common.sampler import SequenceStore, WindowSampler
+from common.skeleton import Skeleton
+
+
+def make_trainer(flags: list[str], store: SequenceStore, skeleton: Skeleton) -> Trainer:
+    """A trainer on the windows of a store, keypoints and joints of one layout, by the flags of run_ktpformer.py."""
+    args = arguments.parse(flags)
+    settings = arguments.fill(args, args.model or 'ktpformer')
+    recipe = Recipe.of(settings)
+    config = {name: settings[name] for name in arguments.CONFIG_FLAGS[settings['model']]}
+    rates = {name: settings[name] for name in ('drop_path', 'dropout') if name in settings}
+    torch.manual_seed(recipe.seed)
+    model = build_model(settings['model'], config, skeleton, skeleton, **rates).to(store.device).train()
+    sampler = WindowSampler(store, model.frames, flip=True, seed=recipe.seed)
+    return Trainer(model, make_optimizer(model, recipe), sampler, StepLoss(recipe, skeleton, store.device), recipe,
+                   Progression(), World())

@@ -1,0 +1,182 @@
+"""HTNet: 2D keypoints of single frames to 3D poses, by what is next to a joint, in its limb and in the whole body.
+
+Source: Cai, Zhang et al., "HTNet: Human Topology Aware Network for 3D Human Pose Estimation", ICASSP 2023. A block
+splits the channels in three: LJC looks at neighbouring joints, IPC at limbs, GBI at the body, each fed by the one
+before. Letters: B windows, F frames, K keypoints in, J joints out, C channels. Parameter names are those of the public
+checkpoints, which therefore load as they are.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from common.models.graph_conv import ModulatedGraphConv
+from common.models.layers import JOINTS, Attention, DropPath, Mlp
+
+GRAPH_CHANNELS = 384  # between the two graph convolutions of LJC, whatever C is
+DROP_PATH_RISE = 3  # the last block's rate over the first one's, as published: 0.1 to 0.3
+
+
+def config_of(state: dict[str, torch.Tensor]) -> dict:
+    """The config that a public state dict was built with, read from its shapes; heads are the usual 8.
+
+    Raises ValueError when the weights are not HTNet's.
+    """
+    sizes = {}
+    for name, dimensions in (('pos_embed', 3), ('Hiremixer.blocks.0.mlp.fc1.weight', 2)):
+        if name not in state:
+            raise ValueError(f'{name} is missing')
+        sizes[name] = tuple(state[name].shape)
+        if len(sizes[name]) != dimensions:
+            raise ValueError(f'{name} has {len(sizes[name])} dimensions, expected {dimensions}')
+    hidden, channels = sizes['Hiremixer.blocks.0.mlp.fc1.weight']
+    depth = len({key.split('.')[2] for key in state if key.startswith('Hiremixer.blocks.')})
+    return {'channels': channels, 'depth': depth, 'heads': 8, 'hidden': hidden}
+
+
+class LJC(nn.Module):
+    """Local joint-level connection: two graph convolutions along the skeleton, beside the input."""
+
+    def __init__(self, channels: int, adjacency: torch.Tensor, drop_path: float):
+        super().__init__()
+        self.norm_gcn1 = nn.LayerNorm(channels)
+        self.gcn1 = ModulatedGraphConv(channels, GRAPH_CHANNELS, adjacency, random_modulation=True)
+        self.gcn2 = ModulatedGraphConv(GRAPH_CHANNELS, channels, adjacency, random_modulation=True)
+        self.norm_gcn2 = nn.LayerNorm(channels)
+        self.drop_path = DropPath(drop_path, JOINTS)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """x (B, F, K, C) -> (B, F, K, C)."""
+        nodes = self.norm_gcn1(x).flatten(0, 1).transpose(0, 1).contiguous()  # (K, B*F, C): joints are the nodes
+        nodes = self.gcn2(F.gelu(self.gcn1(nodes[None])))[0]
+        return x + self.drop_path(self.norm_gcn2(nodes.transpose(0, 1).reshape(x.shape)))
+
+
+class IPC(nn.Module):
+    """Inter-part constraint: a token for each limb, made of its last three or two joints, takes their place."""
+
+    def __init__(self, channels: int, hidden: int, limbs: tuple[tuple[int, int, int], ...], drop_path: float,
+                 dropout: float):
+        """limbs: the joints of each of the E limbs from the trunk outwards."""
+        super().__init__()
+        joints = torch.tensor(limbs)  # (E, 3)
+        self.register_buffer('_of_three', joints.flatten(), persistent=False)
+        self.register_buffer('_of_two', joints[:, 1:].flatten(), persistent=False)
+        self.register_buffer('_ends', joints[:, 2], persistent=False)
+        self.norm_conv1, self.norm_conv2 = nn.LayerNorm(channels), nn.LayerNorm(channels)
+        self.conv1, self.conv2 = (nn.Conv1d(channels, channels, n, stride=n) for n in (3, 2))
+        self.norm_conv1_mlp, self.norm_conv2_mlp = nn.LayerNorm(channels), nn.LayerNorm(channels)
+        self.mlp_down_1, self.mlp_down_2 = (Mlp(channels, hidden, dropout) for _ in range(2))
+        self.drop_conv1, self.drop_mlp1, self.drop_conv2, self.drop_mlp2 = (
+            DropPath(drop_path, JOINTS) for _ in range(4))
+
+    def forward(self, u: torch.Tensor) -> torch.Tensor:
+        """u (B, F, K, C) -> (B, F, K, C)."""
+        three, two = self.norm_conv1(u), self.norm_conv2(u)
+        tokens = self.drop_conv1(_limb_tokens(three, self._of_three, self.conv1))
+        tokens = tokens + self.drop_mlp1(self.mlp_down_1(self.norm_conv1_mlp(tokens)))
+        # A limb's first joint keeps its own value.
+        three = three.index_copy(2, self._of_two, tokens.repeat_interleave(2, dim=2))
+        tokens = self.drop_conv2(_limb_tokens(two, self._of_two, self.conv2))
+        tokens = tokens + self.drop_mlp2(self.mlp_down_2(self.norm_conv2_mlp(tokens)))
+        two = two.index_copy(2, self._ends, tokens)
+        return three + two + u
+
+
+def _limb_tokens(x: torch.Tensor, joints: torch.Tensor, conv: nn.Conv1d) -> torch.Tensor:
+    """x (B, F, K, C), the n joints of each limb one after the other (E*n,) -> (B, F, E, C), after a GELU.
+
+    A convolution whose stride is its kernel is one product over a limb's joints laid side by side.
+    """
+    n = conv.kernel_size[0]
+    side_by_side = x[:, :, joints].unflatten(2, (-1, n)).flatten(3)  # (B, F, E, n*C)
+    return F.gelu(F.linear(side_by_side, conv.weight.mT.flatten(1), conv.bias))
+
+
+class GBI(nn.Module):
+    """Global body-level interaction: attention over all joints, beside the input."""
+
+    def __init__(self, channels: int, heads: int, drop_path: float, dropout: float):
+        super().__init__()
+        self.norm_attn = nn.LayerNorm(channels)
+        self.attn = Attention(channels, heads, JOINTS, dropout)
+        self.drop_path = DropPath(drop_path, JOINTS)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """x (B, F, K, C) -> (B, F, K, C)."""
+        return x + self.drop_path(self.attn(self.norm_attn(x)))
+
+
+class Block(nn.Module):
+    """Joint, limb and body, each on a third of the channels and fed by the one before; then an MLP over all."""
+
+    def __init__(self, channels: int, heads: int, hidden: int, adjacency: torch.Tensor, limbs, drop_path: float,
+                 dropout: float):
+        super().__init__()
+        third = channels // 3
+        self.lgc = LJC(third, adjacency, drop_path)
+        self.ipc = IPC(third, hidden, limbs, drop_path, dropout)
+        self.gbi = GBI(third, heads, drop_path, dropout)
+        self.norm_mlp = nn.LayerNorm(channels, eps=1e-6)
+        self.mlp = Mlp(channels, hidden, dropout)
+        self.drop_mlp = DropPath(drop_path, JOINTS)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """x (B, F, K, C) -> (B, F, K, C)."""
+        local, inter, body = x.chunk(3, dim=-1)  # (B, F, K, C/3) each
+        local = self.lgc(local)
+        inter = self.ipc(inter + local)
+        body = self.gbi(body + inter)
+        x = torch.cat([local, inter, body], dim=-1)
+        return x + self.drop_mlp(self.mlp(self.norm_mlp(x)))
+
+
+class HTNet(nn.Module):
+    """(B, F, K, 2) normalised screen coordinates -> (B, F, J, 3) metres, root-relative, camera axes; each frame by
+    itself."""
+
+    frames = 1  # of a window
+
+    def __init__(self, adjacency: torch.Tensor, limbs: tuple[tuple[int, int, int], ...],
+                 correspondence: torch.Tensor | None = None, channels: int = 240, depth: int = 3, heads: int = 8,
+                 hidden: int = 1024, drop_path: float = 0.3, dropout: float = 0.1):
+        """Build the model with fresh weights.
+
+        Args:
+            adjacency: (K, K) normalised graph of the keypoint layout.
+            limbs: the keypoints of each limb from the trunk outwards.
+            correspondence: (J, K) initial weights that make joints from keypoints; None where the two are the same.
+            hidden: width of the MLPs.
+            drop_path: rate in the last block; it rises from a third of it in the first.
+            dropout: rate of single values in the MLPs and after the projection of attention.
+
+        Raises:
+            ValueError: the channels cannot be divided by three and then by the heads.
+        """
+        super().__init__()
+        if min(channels, depth, heads, hidden) < 1:
+            raise ValueError(f'{channels} channels, depth {depth}, {heads} heads and hidden width {hidden}: each must '
+                             f'be at least 1')
+        if channels % (3 * heads):
+            raise ValueError(f'{channels} channels cannot be divided by 3 and then among {heads} heads')
+        self.keypoints = len(adjacency)
+        rates = torch.linspace(drop_path / DROP_PATH_RISE, drop_path, depth).tolist()
+        self.patch_embed = nn.Linear(2, channels)
+        self.pos_embed = nn.Parameter(torch.zeros(1, len(adjacency), channels))
+        self.Hiremixer = nn.ModuleDict({
+            'blocks': nn.ModuleList(Block(channels, heads, hidden, adjacency, limbs, rate, dropout) for rate in rates),
+            'Temporal_norm': nn.LayerNorm(channels, eps=1e-6)})
+        self.correspondence = None if correspondence is None else nn.Parameter(correspondence.clone())
+        self.fcn = nn.Linear(channels, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """x (B, F, K, 2) -> (B, F, J, 3). Raises ValueError for another K than the model's."""
+        if x.ndim != 4 or x.shape[2:] != (self.keypoints, 2):
+            raise ValueError(f'expected keypoints (B, F, {self.keypoints}, 2), got {tuple(x.shape)}')
+        x = self.patch_embed(x) + self.pos_embed  # (B, F, K, C) from here on
+        for block in self.Hiremixer['blocks']:
+            x = block(x)
+        x = self.Hiremixer['Temporal_norm'](x)
+        if self.correspondence is not None:
+            x = torch.matmul(self.correspondence, x)  # (J, K) @ (B, F, K, C)
+        return self.fcn(x)
