@@ -39,7 +39,9 @@ CONFIG_FLAGS = {
 }
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line on stderr, exit status 2."""
+
     def error(self, message):
         """One line, not the usage as well: the message says what to do."""
         self.exit(2, f'{self.prog}: error: {message}\n')
@@ -91,8 +93,8 @@ def _defaults(name: str) -> str:
 
 def make_parser() -> argparse.ArgumentParser:
     """The parser; flags not given are None (or False for those that ask for something to be done)."""
-    parser = _Parser(prog='run_ktpformer.py', allow_abbrev=False, description='Train and evaluate the lifting of 2D '
-                     'human keypoints to 3D poses. Without a data set at hand, start with -d synthetic.')
+    parser = Parser(prog='run_ktpformer.py', allow_abbrev=False, description='Train and evaluate the lifting of 2D '
+                    'human keypoints to 3D poses. Without a data set at hand, start with -d synthetic.')
     _add_data(parser.add_argument_group('data'))
     _add_model(parser.add_argument_group('model'))
     _add_training(parser.add_argument_group('training'))

@@ -10,7 +10,6 @@ Gaussian noise, standing for a detector). Nothing is written unless everything c
 Letter: T frames.
 """
 
-import argparse
 import csv
 import math
 import re
@@ -31,6 +30,7 @@ from common.datasets.npz import write_npz
 from common.datasets.virtual_cameras import project_all, simulate_detections, surround
 from common.errors import FileError
 from common.skeleton import H36M
+from data import conversion as shared
 
 SOURCE_FPS = 120  # AMC files do not say; the database was recorded at 120 frames a second
 FPS = 50  # as Human3.6M
@@ -132,10 +132,8 @@ def find_files(folder: Path) -> tuple[dict[str, Path], dict[str, Path]]:
 
     Raises FileError where the folder or the motion is missing or a stem occurs twice.
     """
-    if not folder.is_dir():
-        raise FileError(f'there is no folder {folder}')
     found = {'.asf': {}, '.amc': {}}
-    for path in sorted(folder.rglob('*')):
+    for path in sorted(shared.existing(folder).rglob('*')):
         match = re.fullmatch(r'(.+)(\.asf|\.amc)(\.gz)?', path.name, re.IGNORECASE)
         if match and path.is_file():
             files, stem = found[match[2].lower()], match[1]
@@ -216,10 +214,7 @@ def read_motion(path: Path, skeleton: Skeleton) -> np.ndarray:
 
 def write(conversion: Conversion, folder: Path) -> list[Path]:
     """Write the three npz files into a folder, made if need be; returns their paths. Raises FileError."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise FileError(f'cannot make the folder {folder}: {error.strerror}') from None
+    shared.make_folder(folder)
     cameras = {
         subject: [{'orientation': camera.orientation.tolist(), 'translation': camera.translation.tolist(),
                    'width': camera.width, 'height': camera.height, 'intrinsic': camera.intrinsic.tolist()}
@@ -230,13 +225,11 @@ def write(conversion: Conversion, folder: Path) -> list[Path]:
         'fps': FPS, 'subjects_train': conversion.train, 'subjects_test': conversion.test,
         'axes': 'z up, floor at z = 0; camera: x right, y down, z forward', 'units': 'metres',
     }
-    metadata_2d = {'layout_name': H36M.name, 'num_joints': len(H36M),
-                   'keypoints_symmetry': [list(H36M.left), list(H36M.right)]}
     paths = [folder / 'data_3d_cmu.npz']
     write_npz(paths[0], positions_3d=conversion.positions, cameras=cameras, metadata=metadata_3d)
     for name, views in conversion.views.items():
         paths.append(folder / f'data_2d_cmu_{name}.npz')
-        write_npz(paths[-1], positions_2d=views, metadata=metadata_2d)
+        write_npz(paths[-1], positions_2d=views, metadata=shared.keypoints_metadata(H36M))
     return paths
 
 
@@ -260,21 +253,18 @@ def _frames(actions: dict[str, np.ndarray]) -> int:
     return sum(map(len, actions.values()))
 
 
+def work(arguments) -> str:
+    """Convert and write; returns the summary. Raises FileError."""
+    conversion = convert(arguments.folder)
+    paths = write(conversion, arguments.data)
+    return f'{summary(conversion)}\n{shared.wrote(paths)}'
+
+
 def main(argv: list[str] | None = None) -> int:
     """Convert, write and tell; returns the exit status."""
-    parser = argparse.ArgumentParser(prog='prepare_data_cmu.py', description=__doc__.splitlines()[0])
-    parser.add_argument('folder', type=Path, metavar='FOLDER', help='folder with .asf and .amc files, plain or .gz')
-    parser.add_argument('--data', type=Path, metavar='DIR', default=Path('data'), help='output folder (default: data)')
-    arguments = parser.parse_args(argv)
-    try:
-        conversion = convert(arguments.folder)
-        paths = write(conversion, arguments.data)
-    except FileError as error:
-        print(f'{parser.prog}: error: {error}', file=sys.stderr)
-        return error.exit_status
-    print(summary(conversion))
-    print(f'wrote {", ".join(map(str, paths))}')
-    return 0
+    parser = shared.make_parser('prepare_data_cmu.py', __doc__.splitlines()[0],
+                                'folder with .asf and .amc files, plain or .gz')
+    return shared.run(parser, argv, work)
 
 
 if __name__ == '__main__':

@@ -157,10 +157,11 @@ def read_npz(path: Path) -> dict:
     except MemoryError:
         raise FileError(f'{path} asks for more memory than there is') from None
     except Exception as error:  # damage makes zipfile, the codecs, numpy's header parser and pickle raise anything
-        raise FileError(f'{path} is not a readable npz file ({_first_line(error)}); fetch or make it again') from None
+        raise FileError(f'{path} is not a readable npz file ({first_line(error)}); fetch or make it again') from None
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """What a foreign library's error says, fit for one line of a message."""
     return (str(error).splitlines() or [''])[0][:120] or type(error).__name__
 
 

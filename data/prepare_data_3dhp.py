@@ -1,0 +1,194 @@
+"""MPI-INF-3DHP's annotations to data_train_3dhp.npz and data_test_3dhp.npz, in the layout of P-STMO.
+
+    python data/prepare_data_3dhp.py FOLDER --data DIR
+
+FOLDER holds, itself or in folders of its own, the training annotations `S1/Seq1/annot.mat` … `S8/Seq2/annot.mat` and
+the test annotations `TS1/annot_data.mat` … `TS6/annot_data.mat` of http://vcai.mpi-inf.mpg.de/3dhp-dataset.
+
+Each file holds one dict `data`. Training: "S1 Seq1" -> [camera -> {data_2d, data_3d}, frames per second], with eight of
+the fourteen cameras, called "0", "1", "2", "4", "5", "6", "7" and "8", 17 of the 28 joints, and as many frames as the
+field uses. Test: "TS1" -> {data_2d, data_3d, valid, activity}: `valid` is 1 for the frames that count; `activity`, 1 to
+7, is what rows by activity need and other readers pass over. 2D is in pixels, 3D in millimetres in the camera's axes,
+and everything keeps the type that it has in the raw files.
+
+The 3D is `univ_annot3`, people scaled to one height. With --annot3 it is `annot3`, people as they are, and the files
+are called data_train_3dhp_ori.npz and data_test_3dhp_ori.npz, as D3DP does; numbers of the two do not compare.
+
+Checked are the frames of each sequence and the test frames that count. Those of TS1 to TS4 are recalled (all) and
+derived from published tables (those that count); an older release of the annotations has others.
+
+Letter: F frames.
+"""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+if __name__ == '__main__':
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from common.errors import FileError
+from common.skeleton import MPI_INF_3DHP
+from data import conversion as shared
+
+# sequence -> frames used, frames per second
+TRAINING = {
+    'S1 Seq1': (6416, 25), 'S1 Seq2': (12430, 50), 'S2 Seq1': (6502, 25), 'S2 Seq2': (6081, 25),
+    'S3 Seq1': (12488, 50), 'S3 Seq2': (12283, 50), 'S4 Seq1': (6171, 25), 'S4 Seq2': (6675, 25),
+    'S5 Seq1': (12820, 50), 'S5 Seq2': (12312, 50), 'S6 Seq1': (6188, 25), 'S6 Seq2': (6145, 25),
+    'S7 Seq1': (6239, 25), 'S7 Seq2': (6320, 25), 'S8 Seq1': (6468, 25), 'S8 Seq2': (6054, 25),
+}
+# sequence -> frames, frames that count
+TEST = {'TS1': (6151, 603), 'TS2': (6080, 540), 'TS3': (5838, 506), 'TS4': (6007, 558), 'TS5': (320, 276),
+        'TS6': (492, 392)}
+CAMERAS = (0, 1, 2, 4, 5, 6, 7, 8)
+ALL_CAMERAS = 14
+ALL_JOINTS = 28
+# The 28 joints' indices of the 17, in the order of MPI_INF_3DHP. The test files hold the 17 alone.
+JOINTS_OF_28 = (7, 5, 14, 15, 16, 9, 10, 11, 23, 24, 25, 18, 19, 20, 4, 3, 6)
+PATTERNS = ('S*/Seq*/annot.mat', 'TS*/annot_data.mat')
+POSES = {'data_2d': ('frames', len(MPI_INF_3DHP), 2), 'data_3d': ('frames', len(MPI_INF_3DHP), 3)}
+FORM_TRAIN = {'data': {str: [{str(camera): POSES for camera in CAMERAS}, int]}}
+FORM_TEST = {'data': {str: {**POSES, 'valid': ('frames',), 'activity': ('frames',)}}}
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What the files will hold: the dicts `data` of the training and of the test file."""
+
+    train: dict[str, list]
+    test: dict[str, dict[str, np.ndarray]]
+
+
+def find_sequences(folder: Path, pattern: str, known) -> dict[str, Path]:
+    """Sequence -> file, for those of a pattern in a folder or one below it, in the order of `known`.
+
+    Raises FileError where the folder is missing, a sequence is not known or occurs twice.
+    """
+    found = {}
+    for path in sorted([*shared.existing(folder).glob(pattern), *folder.glob(f'*/{pattern}')]):
+        name = ' '.join(path.parts[-1 - pattern.count('/'):-1])
+        if name not in known:
+            raise FileError(f'{path}: there is no sequence {name}, only {", ".join(known)}')
+        if name in found:
+            raise FileError(f'{found[name]} and {path} are both {name}; keep one of them')
+        found[name] = path
+    return {name: found[name] for name in known if name in found}
+
+
+def read_training(path: Path, variable: str, most: int) -> dict[str, dict[str, np.ndarray]]:
+    """Camera -> {data_2d: (F, 17, 2) pixels, data_3d: (F, 17, 3) millimetres}, F at most `most`.
+
+    Args:
+        variable: which of the file's 3D annotations is taken.
+
+    Raises FileError for a file that is broken or of another form.
+    """
+    pixels, poses, cameras = shared.read_mat(path, 'annot2', variable, 'cameras')
+    if _flat(cameras) != list(range(ALL_CAMERAS)):
+        raise FileError(f'{path}: cameras are not numbered 0 to {ALL_CAMERAS - 1}')
+    return {str(camera): {'data_2d': _joints(f'{path}: annot2', pixels, camera, 2, most),
+                          'data_3d': _joints(f'{path}: {variable}', poses, camera, 3, most)} for camera in CAMERAS}
+
+
+def _flat(cameras) -> list:
+    """The numbers of an array or of a cell of numbers."""
+    if isinstance(cameras, np.ndarray) and cameras.dtype == object:
+        return [item for cell in cameras.ravel() for item in np.ravel(cell).tolist()]
+    return np.ravel(cameras).tolist()
+
+
+def _joints(where: str, cell, camera: int, channels: int, most: int) -> np.ndarray:
+    """(F, 17, channels) of a camera, from a cell of one (F, 28 · channels) matrix per camera."""
+    if not isinstance(cell, np.ndarray) or cell.dtype != object or cell.size != ALL_CAMERAS:
+        raise FileError(f'{where} is not a cell of {ALL_CAMERAS} matrices, one per camera')
+    where = f'{where} of camera {camera}'
+    matrix = shared.numbers(where, cell.ravel()[camera], ('frames', ALL_JOINTS * channels), finite=False)
+    joints = matrix[:most].reshape(-1, ALL_JOINTS, channels)[:, list(JOINTS_OF_28)]
+    return shared.numbers(where, joints, joints.shape)  # the frames and joints left out may be what they like
+
+
+def read_test(path: Path, variable: str) -> dict[str, np.ndarray]:
+    """data_2d (F, 17, 2) pixels, data_3d (F, 17, 3) millimetres, valid (F,) and activity (F,).
+
+    Args:
+        variable: which of the file's 3D annotations is taken.
+
+    Raises FileError for a file that is broken or of another form.
+    """
+    names = ('annot2', variable, 'valid_frame', 'activity_annotation')
+    pixels, poses, valid, activity = shared.read_mat73(path, *names)
+    shared.numbers(f'{path}: annot2', pixels, ('frames', 1, len(MPI_INF_3DHP), 2))
+    shared.numbers(f'{path}: {variable}', poses, (len(pixels), 1, len(MPI_INF_3DHP), 3))
+    for name, array, values in ((names[2], valid, (0, 1)), (names[3], activity, (1, 2, 3, 4, 5, 6, 7))):
+        shared.numbers(f'{path}: {name}', array, (len(pixels), 1))
+        if not np.isin(array, values).all():
+            raise FileError(f'{path}: {name} holds other numbers than {", ".join(map(str, values))}')
+    return {'data_2d': pixels[:, 0], 'data_3d': poses[:, 0], 'valid': valid[:, 0], 'activity': activity[:, 0]}
+
+
+def convert(folder: Path, variable: str = 'univ_annot3') -> Conversion:
+    """What both files hold, from the annotations under a folder; `variable` says which 3D.
+
+    Raises FileError for whatever is missing or cannot be understood.
+    """
+    train, test = (find_sequences(folder, pattern, known)
+                   for pattern, known in zip(PATTERNS, (TRAINING, TEST), strict=True))
+    if not train and not test:
+        raise FileError(f'{folder} holds no {" and no ".join(PATTERNS)}: say the folder that holds S1 and TS1')
+    with tqdm(total=len(train) + len(test), desc='sequences', unit='sequence', disable=None) as progress:
+        data = Conversion({}, {})
+        for name, path in train.items():
+            frames, fps = TRAINING[name]
+            cameras = read_training(path, variable, frames)
+            lengths = {len(array) for camera in cameras.values() for array in camera.values()}
+            if len(lengths) > 1:
+                raise FileError(f'{path}: cameras of {min(lengths)} and of {max(lengths)} frames do not fit')
+            data.train[name] = [cameras, fps]
+            progress.update()
+        for name, path in test.items():
+            data.test[name] = read_test(path, variable)
+            progress.update()
+    return data
+
+
+def work(arguments) -> str:
+    """Convert, compare counts, write; returns the summary. Raises FileError."""
+    variable, suffix = ('annot3', '_ori') if arguments.annot3 else ('univ_annot3', '')
+    data = convert(arguments.folder, variable)
+    train = {name: len(cameras[str(CAMERAS[0])]['data_2d']) for name, (cameras, _) in data.train.items()}
+    test = {name: len(arrays['valid']) for name, arrays in data.test.items()}
+    valid = {name: int(arrays['valid'].sum()) for name, arrays in data.test.items()}
+    shared.check_counts(
+        {**{f'frames of {name}': count for name, count in (train | test).items()},
+         **{f'valid frames of {name}': count for name, count in valid.items()}},
+        {**{f'frames of {name}': count for name, (count, _) in (TRAINING | TEST).items()},
+         **{f'valid frames of {name}': count for name, (_, count) in TEST.items()}}, arguments.force)
+    paths, lines = [], [f'3D from {variable}']
+    if train:
+        paths.append(shared.write_checked(arguments.data / f'data_train_3dhp{suffix}.npz', FORM_TRAIN, data=data.train))
+        lines += [f'{name:>9} {count:6} frames of {len(CAMERAS)} cameras at {data.train[name][1]} a second'
+                  for name, count in train.items()]
+    if test:
+        paths.append(shared.write_checked(arguments.data / f'data_test_3dhp{suffix}.npz', FORM_TEST, data=data.test))
+        lines += [f'{name:>9} {count:6} frames, {valid[name]} valid' for name, count in test.items()]
+    lines.append(f'{len(train)} training sequences, {sum(train.values()) * len(CAMERAS)} poses; '
+                 f'{len(test)} test sequences, {sum(valid.values())} valid frames')
+    return '\n'.join([*lines, shared.wrote(paths)])
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Convert, write and tell; returns the exit status."""
+    parser = shared.make_parser('prepare_data_3dhp.py', __doc__.splitlines()[0],
+                                f'folder with {" and ".join(PATTERNS)}')
+    parser.add_argument('--annot3', action='store_true',
+                        help='people in their own size, to data_train_3dhp_ori.npz and data_test_3dhp_ori.npz')
+    shared.add_force(parser)
+    return shared.run(parser, argv, work)
+
+
+if __name__ == '__main__':
+    sys.exit(main())

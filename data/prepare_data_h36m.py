@@ -1,0 +1,157 @@
+"""Human3.6M's own 3D positions to data_3d_h36m.npz, and their projections to data_2d_h36m_gt.npz.
+
+    python data/prepare_data_h36m.py FOLDER --data DIR
+
+FOLDER holds the archives `Poses_D3_Positions_*.tgz` of http://vision.imar.ro/human3.6m, unpacked, as
+`S1/MyPoseFeatures/D3_Positions/Directions 1.cdf` and so on, or the same files saved by MATLAB as `….cdf.mat`. A file's
+name is the name of its take, but TakingPhoto is called Photo and WalkingDog WalkDog. S11's `Directions`, whose video is
+corrupt, is left out, as the whole field does. The 2D is the projection of 17 joints through the four calibrated
+cameras, lens distortion included.
+
+Checked are the takes of each subject and the frames of both sides of the field's split, those that VideoPose3D reports
+(389,938 of four cameras to train on, 135,836 to test on).
+
+Letter: T frames.
+"""
+
+import re
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+if __name__ == '__main__':
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from common.datasets.h36m import CAMERAS, SUBJECTS_TEST, SUBJECTS_TRAIN
+from common.datasets.virtual_cameras import project_all
+from common.errors import FileError
+from common.skeleton import H36M, H36M_OF_32
+from data import conversion as shared
+
+ACTIONS = ('Directions', 'Discussion', 'Eating', 'Greeting', 'Phoning', 'Photo', 'Posing', 'Purchases', 'Sitting',
+           'SittingDown', 'Smoking', 'Waiting', 'WalkDog', 'Walking', 'WalkTogether')
+RENAMED = {'TakingPhoto': 'Photo', 'WalkingDog': 'WalkDog'}
+CORRUPT = ('S11', 'Directions')
+PATTERN = 'S*/MyPoseFeatures/D3_Positions/*'
+JOINTS = 32
+# The public gt file names no layout.
+METADATA = {key: value for key, value in shared.keypoints_metadata(H36M).items() if key != 'layout_name'}
+FORM_3D = {'positions_3d': {str: {str: ('frames', JOINTS, 3)}}}
+FORM_2D = {'positions_2d': {str: {str: [('frames', len(H36M), 2)] * 4}}, 'metadata': METADATA}
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What the files will hold.
+
+    Attributes:
+        positions: subject -> take -> (T, 32, 3) float32, metres, world space.
+        views: subject -> take -> four (T, 17, 2) float32 arrays of pixels.
+    """
+
+    positions: dict[str, dict[str, np.ndarray]]
+    views: dict[str, dict[str, list[np.ndarray]]]
+
+
+def take_name(path: Path, stem: str) -> str:
+    """What the field calls the take of a file with this stem: `Photo 1` for `TakingPhoto 1`.
+
+    Raises FileError for an action that is none of the fifteen.
+    """
+    action, space, number = stem.partition(' ')
+    action = RENAMED.get(action, action)
+    if action not in ACTIONS or bool(space) != number.isdecimal():
+        raise FileError(f'{path} is of no known action; move it elsewhere, or name it like "Directions 1"')
+    return f'{action}{space}{number}'
+
+
+def takes_per_subject(subjects) -> dict[str, int]:
+    """How many takes each subject should have, as `check_counts` wants them: 30, one less of S11."""
+    return {f'takes of {subject}': 30 - (subject == CORRUPT[0]) for subject in subjects}
+
+
+def find_files(folder: Path) -> dict[str, dict[str, Path]]:
+    """Subject -> take -> file, subjects by number and takes by name.
+
+    Raises FileError where the folder or the files are missing or do not belong there.
+    """
+    found = {}
+    for path in sorted(shared.existing(folder).glob(PATTERN)):
+        match = re.fullmatch(r'(.+)\.cdf(\.mat)?', path.name)
+        if not match:
+            continue
+        subject, take = path.relative_to(folder).parts[0], take_name(path, match[1])
+        if subject not in CAMERAS:
+            raise FileError(f'{path}: the cameras of {subject} are not known, only those of {", ".join(CAMERAS)}')
+        if (subject, take) == CORRUPT:
+            continue
+        takes = found.setdefault(subject, {})
+        if take in takes:
+            raise FileError(f'{takes[take]} and {path} are both {take} of {subject}; keep one of them')
+        takes[take] = path
+    if not found:
+        raise FileError(f'{folder} holds no {PATTERN}.cdf and no .cdf.mat; unpack Poses_D3_Positions_*.tgz there')
+    return {subject: found[subject] for subject in CAMERAS if subject in found}
+
+
+def read_pose(path: Path) -> np.ndarray:
+    """A .cdf or .cdf.mat file as (T, 32, 3) float32 world positions in metres. Raises FileError."""
+    if path.suffix == '.mat':
+        name = 'data'
+        cell, = shared.read_mat(path, name)
+        if cell.dtype != object or cell.shape != (1, 1):
+            raise FileError(f'{path}: {name} is not a cell that holds one matrix')
+        pose = cell[0, 0]
+    else:
+        name = 'Pose'
+        with shared.reading(path, 'CDF file'):
+            pose = shared.package('cdflib').CDF(path).varget(name)
+        if isinstance(pose, np.ndarray) and pose.ndim == 3 and len(pose) == 1:
+            pose = pose[0]
+    where = f'{path}: {name}'
+    pose = shared.numbers(where, pose, ('frames', 3 * JOINTS))
+    return shared.metres(where, pose.reshape(-1, JOINTS, 3))
+
+
+def convert(folder: Path) -> Conversion:
+    """What both files hold, from the position files under a folder.
+
+    Raises FileError for whatever is missing or cannot be understood.
+    """
+    files = find_files(folder)
+    positions, views = {subject: {} for subject in files}, {subject: {} for subject in files}
+    takes = [(subject, take, path) for subject, paths in files.items() for take, path in paths.items()]
+    for subject, take, path in tqdm(takes, desc='takes', unit='take', disable=None):
+        motion = positions[subject][take] = read_pose(path)
+        views[subject][take] = project_all(motion[:, list(H36M_OF_32)], CAMERAS[subject])
+    return Conversion(positions, views)
+
+
+def work(arguments) -> str:
+    """Convert, compare counts, write; returns the summary. Raises FileError."""
+    conversion = convert(arguments.folder)
+    frames = {subject: {take: len(motion) for take, motion in takes.items()}
+              for subject, takes in conversion.positions.items()}
+    sides = {'training frames': SUBJECTS_TRAIN, 'test frames': SUBJECTS_TEST}
+    shared.check_counts(
+        {**{f'takes of {subject}': len(takes) for subject, takes in frames.items()},
+         **{side: sum(sum(frames.get(subject, {}).values()) for subject in names) for side, names in sides.items()}},
+        {**takes_per_subject(CAMERAS), 'training frames': 389_938, 'test frames': 135_836}, arguments.force)
+    return shared.summary(frames, [
+        shared.write_checked(arguments.data / 'data_3d_h36m.npz', FORM_3D, positions_3d=conversion.positions),
+        shared.write_checked(arguments.data / 'data_2d_h36m_gt.npz', FORM_2D, positions_2d=conversion.views,
+                             metadata=METADATA)])
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Convert, write and tell; returns the exit status."""
+    parser = shared.make_parser('prepare_data_h36m.py', __doc__.splitlines()[0], f'folder with {PATTERN}.cdf')
+    shared.add_force(parser)
+    return shared.run(parser, argv, work)
+
+
+if __name__ == '__main__':
+    sys.exit(main())
