@@ -121,7 +121,7 @@ def read_mat73(path: Path, *names: str) -> list[np.ndarray]:
 def _wanted(path: Path, members: dict, names: tuple[str, ...]) -> list:
     for name in names:
         if name not in members:
-            raise FileError(f'{path} has no variable {name}: it is not the file that is converted here')
+            raise FileError(f'{path} has no variable {name}: it is cut short, or not a file of this data set')
     return [members[name] for name in names]
 
 
@@ -203,7 +203,7 @@ def write_checked(path: Path, form: dict, **members) -> Path:
     with atomic_path(path) as temporary:
         np.savez_compressed(temporary, **members)
         try:
-            check_form('it', read_npz(temporary), form)
+            check_form('its', read_npz(temporary), form)
         except FileError as error:
             raise FileError(f'{path} was not written: read back, {error}') from None
     return path
