@@ -1,4 +1,4 @@
-"""What the converters share: flags, errors as one line, foreign files opened safely, count checks, checked writing."""
+"""What the converters share: flags, errors as one line, foreign readers held in check, counts, checked writing."""
 
 import contextlib
 import importlib
@@ -93,45 +93,14 @@ def reading(path: Path, kind: str):
         raise FileError(f'{path} is not a readable {kind} ({first_line(error)}); fetch or make it again') from None
 
 
-def read_mat(path: Path, *names: str) -> list:
-    """Variables of a MATLAB file of version 5 to 7, by name: numbers as arrays, cells as object arrays.
-
-    Raises FileError for a file that is missing, broken, of version 7.3 or without one of the variables.
-    """
-    loadmat = package('scipy.io').loadmat
-    with reading(path, 'MATLAB file'):
-        try:
-            members = loadmat(path, appendmat=False, variable_names=names)
-        except NotImplementedError:
-            raise FileError(f'{path} is a MATLAB 7.3 file, expected version 5 to 7: save it with -v7') from None
-    return _wanted(path, members, names)
-
-
-def read_mat73(path: Path, *names: str) -> list[np.ndarray]:
-    """Variables of a MATLAB 7.3 file, by name. It is an HDF5 file, so that MATLAB's axes come in reverse order.
-
-    Raises FileError for a file that is missing, broken, of another version or without one of the variables.
-    """
-    h5py = package('h5py')
-    with reading(path, 'MATLAB 7.3 file'), h5py.File(path, 'r') as file:
-        members = {name: file[name][()] for name in names if isinstance(file.get(name), h5py.Dataset)}
-    return _wanted(path, members, names)
-
-
-def _wanted(path: Path, members: dict, names: tuple[str, ...]) -> list:
-    for name in names:
-        if name not in members:
-            raise FileError(f'{path} has no variable {name}: it is cut short, or not a file of this data set')
-    return [members[name] for name in names]
-
-
 def numbers(where: str, value, shape: tuple, finite: bool = True) -> np.ndarray:
     """The value, when it is an array of real numbers of this shape, in which a word stands for any length but 0.
 
     Raises FileError, beginning with `where`, for anything else, and for NaN and infinity unless `finite` is False.
     """
     if not isinstance(value, np.ndarray):
-        raise FileError(f'{where} is {type(value).__name__}, expected {_shape(shape)} numbers')
+        what = value if isinstance(value, str) else type(value).__name__
+        raise FileError(f'{where} is {what}, expected {_shape(shape)} numbers')
     fits = value.ndim == len(shape) and all(
         size == want or (isinstance(want, str) and size) for size, want in zip(value.shape, shape, strict=True))
     if not fits or value.dtype.kind not in 'fiu':

@@ -33,6 +33,7 @@ if __name__ == '__main__':
 from common.errors import FileError
 from common.skeleton import MPI_INF_3DHP
 from data import conversion as shared
+from data.matlab import read_mat, read_mat73
 
 # sequence -> frames used, frames per second
 TRAINING = {
@@ -87,7 +88,7 @@ def read_training(path: Path, variable: str, most: int) -> dict[str, dict[str, n
 
     Raises FileError for a file that is broken or of another form.
     """
-    pixels, poses, cameras = shared.read_mat(path, 'annot2', variable, 'cameras')
+    pixels, poses, cameras = read_mat(path, 'annot2', variable, 'cameras')
     if _flat(cameras) != list(range(ALL_CAMERAS)):
         raise FileError(f'{path}: cameras are not numbered 0 to {ALL_CAMERAS - 1}')
     return {str(camera): {'data_2d': _joints(f'{path}: annot2', pixels, camera, 2, most),
@@ -120,7 +121,7 @@ def read_test(path: Path, variable: str) -> dict[str, np.ndarray]:
     Raises FileError for a file that is broken or of another form.
     """
     names = ('annot2', variable, 'valid_frame', 'activity_annotation')
-    pixels, poses, valid, activity = shared.read_mat73(path, *names)
+    pixels, poses, valid, activity = read_mat73(path, *names)
     shared.numbers(f'{path}: annot2', pixels, ('frames', 1, len(MPI_INF_3DHP), 2))
     shared.numbers(f'{path}: {variable}', poses, (len(pixels), 1, len(MPI_INF_3DHP), 3))
     for name, array, values in ((names[2], valid, (0, 1)), (names[3], activity, (1, 2, 3, 4, 5, 6, 7))):

@@ -30,6 +30,7 @@ from common.datasets.virtual_cameras import project_all
 from common.errors import FileError
 from common.skeleton import H36M, H36M_OF_32
 from data import conversion as shared
+from data.matlab import read_mat
 
 ACTIONS = ('Directions', 'Discussion', 'Eating', 'Greeting', 'Phoning', 'Photo', 'Posing', 'Purchases', 'Sitting',
            'SittingDown', 'Smoking', 'Waiting', 'WalkDog', 'Walking', 'WalkTogether')
@@ -101,8 +102,8 @@ def read_pose(path: Path) -> np.ndarray:
     """A .cdf or .cdf.mat file as (T, 32, 3) float32 world positions in metres. Raises FileError."""
     if path.suffix == '.mat':
         name = 'data'
-        cell, = shared.read_mat(path, name)
-        if cell.dtype != object or cell.shape != (1, 1):
+        cell, = read_mat(path, name)
+        if not isinstance(cell, np.ndarray) or cell.dtype != object or cell.shape != (1, 1):
             raise FileError(f'{path}: {name} is not a cell that holds one matrix')
         pose = cell[0, 0]
     else:

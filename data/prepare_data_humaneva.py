@@ -29,6 +29,7 @@ if __name__ == '__main__':
 from common.errors import FileError
 from common.skeleton import HUMANEVA15
 from data import conversion as shared
+from data.matlab import read_mat
 
 SPLITS = ('Train', 'Validate')
 PATTERN = '<split>/<subject>/<Action>_<trial>.mat'
@@ -89,7 +90,7 @@ def find_takes(folder: Path) -> dict[tuple[str, str], Path]:
 
 def read_take(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """A take's (T, J, 3) millimetres and (3, T, J, 2) pixels, with NaN where there is no pose. Raises FileError."""
-    poses, views = shared.read_mat(path, 'poses_3d', 'poses_2d')
+    poses, views = read_mat(path, 'poses_3d', 'poses_2d')
     shared.numbers(f'{path}: poses_3d', poses, ('frames', 'joints', 3), finite=False)
     if poses.shape[1] not in METADATA:
         raise FileError(f'{path}: poses_3d has {poses.shape[1]} joints, expected {" or ".join(map(str, METADATA))}')

@@ -143,8 +143,8 @@ def damaged(change):
     (lambda folder: write_cdf(place(folder, 'S2', 'Walking.cdf'), pose()), 'the cameras of S2 are not known'),
     (lambda folder: write_mat(place(folder, 'S1', 'Directions.cdf.mat'), pose()[0]), 'are both Directions of S1'),
     (lambda folder: write_mat(place(folder, 'S1', 'Eating.cdf.mat'), np.zeros((0, 0))), 'data is (0, 0) numbers'),
-    (lambda folder: write_mat(place(folder, 'S1', 'Eating.cdf.mat'), 'text'), 'data is (1,) text, expected'),
-    (lambda folder: write_mat(place(folder, 'S1', 'Eating.cdf.mat'), pose()[0] * 1j), 'expected (frames, 96)'),
+    (lambda folder: write_mat(place(folder, 'S1', 'Eating.cdf.mat'), 'text'), 'data is text, expected'),
+    (lambda folder: write_mat(place(folder, 'S1', 'Eating.cdf.mat'), pose()[0] * 1j), 'data is complex numbers'),
     (lambda folder: scipy_io.savemat(place(folder, 'S1', 'Eating.cdf.mat'), {'data': pose()[0]}), 'is not a cell'),
     (lambda folder: scipy_io.savemat(place(folder, 'S1', 'Eating.cdf.mat'), {'d': 1}), 'has no variable data'),
     (lambda folder: truncate(place(folder, 'S11', 'WalkingDog.cdf.mat')), 'is not a readable MATLAB file'),
@@ -167,11 +167,8 @@ def test_folders(raw, tmp_path, capsys):
 
 
 def test_a_missing_package_is_named(raw, capsys, monkeypatch):
-    for name in ('cdflib', 'scipy.io'):
-        with monkeypatch.context() as patch:
-            patch.setitem(sys.modules, name, None)
-            refusal(capsys, prepare.main, raw, says=(f'{name.split(".")[0]} is not installed',
-                                                     'pip install -r data/requirements.txt'))
+    monkeypatch.setitem(sys.modules, 'cdflib', None)
+    refusal(capsys, prepare.main, raw, says=('cdflib is not installed', 'pip install -r data/requirements.txt'))
 
 
 def test_runs_from_anywhere(tmp_path):

@@ -126,7 +126,7 @@ def variable(name, value):
     (lambda folder: write(folder, 'Train/S1/Walking', **take(5)), 'is not <split>/<subject>/<Action>_<trial>.mat'),
     (variable('poses_3d', np.ones((15, 3, 10))), ('poses_3d is (15, 3, 10)', 'expected (frames, joints, 3)')),
     (variable('poses_3d', np.ones((0, 15, 3))), 'poses_3d is (0, 15, 3) numbers'),
-    (variable('poses_3d', 'walking'), 'poses_3d is (1,) text'),
+    (variable('poses_3d', 'walking'), 'poses_3d is text'),
     (variable('poses_3d', [[np.zeros((0, 0)), 'x']]), 'poses_3d is (1, 2) objects'),
     (variable('poses_3d', np.full((10, 15, 3), 1e300)), 'poses_3d holds NaN or infinite'),
     (variable('poses_2d', np.ones((3, 9, 15, 2))), 'poses_2d is (3, 9, 15, 2) numbers, expected (3, 10, 15, 2)'),
