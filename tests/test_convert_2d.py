@@ -79,7 +79,8 @@ def test_custom_by_hand(videos, tmp_path, capsys):
     members = read_npz(tmp_path / 'data_2d_custom_mine.npz')
     assert members['metadata'] == {**COCO, 'video_metadata': {'clip.mp4': {'w': 1280, 'h': 720}}}
     assert list(members) == ['positions_2d', 'metadata'] and list(members['positions_2d']) == ['clip.mp4']
-    assert read_detections(tmp_path / 'data_2d_custom_mine.npz', keypoint_layout('mine', skeleton.H36M))[1].name == 'coco'
+    _, layout = read_detections(tmp_path / 'data_2d_custom_mine.npz', keypoint_layout('mine', skeleton.H36M))
+    assert layout is skeleton.COCO
     track, = members['positions_2d']['clip.mp4']['custom']
     assert list(members['positions_2d']['clip.mp4']) == ['custom'] and track.dtype == np.float32
     np.testing.assert_allclose(track[..., 0], np.tile(np.array([[10, 10, 20, 30, 40, 40]]).T, 17), rtol=1e-6)
