@@ -8,7 +8,7 @@ import argparse
 import math
 import sys
 
-DATASETS = ('h36m', 'cmu', 'synthetic')
+DATASETS = ('h36m', '3dhp', 'cmu', 'synthetic')
 # What a run of any model starts from.
 DEFAULTS = {
     'dataset': 'h36m', 'keypoints': None, 'subjects_train': None, 'subjects_test': None, 'actions': None,
@@ -29,6 +29,8 @@ RECIPES = {
         'weight_decay': 0.0, 'drop_path': 0.3, 'dropout': 0.1, 'loss': 'mpjpe', 'objective': 'plain', 'root': 'zero',
         'seed': 1},
 }
+# What a data set's own protocol says otherwise than the model's recipe.
+PROTOCOLS = {'3dhp': {'root': 'zero'}}
 # What changes when a trained model is refined.
 REFINEMENT = {'lr': 1e-5, 'loss': 'refinement', 'objective': 'plain', 'root': 'zero'}
 # What a checkpoint repeats of a model, with the flag that says it.
@@ -199,10 +201,12 @@ def _add_evaluation(group):
         'published numbers have it (default), or every real frame once')
     add('--root', choices=('predicted', 'zero'), help='at test, take the predicted root as it is, or set it to 0 '
         f'({_defaults("root")})')
+    add('--target', choices=('centre', 'all'), help='3dhp: the table of a window around each frame that counts, as '
+        'published numbers have it (default), or of windows back to back')
     add('--by-subject', action='store_true', help='also a table for each test subject')
     add('--results', type=_text, metavar='FILE', help='write the figures of both protocols as JSON')
     add('--export-predictions', type=_text, metavar='FILE.npz',
-        help='write prediction and truth of each test frame')
+        help='write prediction and truth of each test frame; FILE.mat, of 3dhp, in the layout of its test script')
 
 
 def _add_run(group):
@@ -227,7 +231,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
             parser.error(f'--{one} and --{other} exclude each other')
     if args.evaluate and args.eval is False:
         parser.error('--evaluate and --no-eval exclude each other')
-    for flag in ('results', 'export_predictions', 'protocol', 'by_subject', 'subjects_valid', 'select'):
+    for flag in ('results', 'export_predictions', 'protocol', 'target', 'by_subject', 'subjects_valid', 'select'):
         if args.eval is False and getattr(args, flag):
             parser.error(f'--{flag.replace("_", "-")} needs the evaluation that --no-eval leaves out')
     from_file = args.evaluate or args.resume or args.init or args.inspect
@@ -237,8 +241,9 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         parser.error('--refine needs a trained model to stand behind: name its checkpoint with --init FILE')
     if args.refine and args.loss:
         parser.error('--refine has a loss of its own: leave --loss out')
-    if args.export_predictions and not args.export_predictions.endswith('.npz'):
-        parser.error(f'--export-predictions {args.export_predictions}: expected a name that ends in .npz')
+    if args.export_predictions and not args.export_predictions.endswith(('.npz', '.mat')):
+        parser.error(f'--export-predictions {args.export_predictions}: expected a name that ends in .npz, or in .mat '
+                     f'for 3dhp')
     return args
 
 
@@ -281,8 +286,9 @@ def fill(args: argparse.Namespace, model: str, saved: dict | None = None, config
     saved = dict(saved or {}) | (config or {})
     own = set()
     if args.dataset not in (None, saved.get('dataset')):
-        own |= {'keypoints', 'subjects_train', 'subjects_test', 'subjects_valid', 'actions'}
+        own |= {'keypoints', 'subjects_train', 'subjects_test', 'subjects_valid', 'actions', 'root'}
     defaults = DEFAULTS | RECIPES[model]
+    defaults |= PROTOCOLS.get(args.dataset or saved.get('dataset', DEFAULTS['dataset']), {})
     if args.refine or saved.get('refine'):
         defaults |= REFINEMENT
     settings = {'model': model}

@@ -1,10 +1,14 @@
 """Errors of predicted poses, one figure per frame, in the unit of the input. Letters: J joints, ... any leading axes.
 
 Source: MPJPE and P-MPJPE (protocols 1 and 2) as Human3.6M is evaluated since Martinez et al., ICCV 2017; N-MPJPE from
-Rhodin et al., CVPR 2018; MPJVE from Pavllo et al., "VideoPose3D", CVPR 2019. None of them moves the root to zero.
+Rhodin et al., CVPR 2018; MPJVE from Pavllo et al., "VideoPose3D", CVPR 2019; PCK and AUC as the test scripts of
+MPI-INF-3DHP (Mehta et al., 3DV 2017) compute them. None of them moves the root to zero.
 """
 
 import torch
+
+PCK_THRESHOLD = 150  # millimetres
+AUC_THRESHOLDS = tuple(range(0, 151, 5))
 
 
 def mpjpe(predicted: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
@@ -33,6 +37,17 @@ def n_mpjpe(predicted: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     scale = (predicted * target).sum(dim=(-2, -1)) / predicted.square().sum(dim=(-2, -1)).clamp_min(
         torch.finfo(predicted.dtype).tiny)
     return mpjpe(scale[..., None, None] * predicted, target)
+
+
+def pck(predicted: torch.Tensor, target: torch.Tensor, thresholds) -> torch.Tensor:
+    """The share of joints nearer than each of T thresholds in millimetres: (..., J, 3) twice, metres -> (..., T).
+
+    Nearer, not as near: at threshold 0 the share is 0 for a perfect prediction too, so that AUC, the mean over its 31
+    thresholds, is 30/31 at the most.
+    """
+    errors = 1000 * (predicted - target).double().norm(dim=-1)  # (..., J)
+    limits = torch.tensor(thresholds, dtype=errors.dtype, device=errors.device)
+    return (errors[..., None] < limits).double().mean(dim=-2)
 
 
 def mpjve(predicted: torch.Tensor, target: torch.Tensor) -> torch.Tensor:

@@ -25,6 +25,7 @@ class SequenceStore:
         root_depths: (N,) float32 metres from the camera to the root joint along its axis; None where unknown.
         intrinsics: (S, 9) float32 intrinsic vectors of the cameras; None where some are unknown.
         root: index of the root joint.
+        marks: (N,) int64 which frames count at test, as `PoseDataset.marks`; None where all do.
         takes: (subject, action, camera) of each sequence.
         lengths: frames of each sequence.
     """
@@ -41,6 +42,10 @@ class SequenceStore:
         if all(s.root_depth is not None and s.intrinsic is not None for s in sequences):
             self.root_depths = torch.from_numpy(np.concatenate([s.root_depth for s in sequences])).to(device)
             self.intrinsics = torch.from_numpy(np.stack([s.intrinsic for s in sequences])).to(device)
+        self.marks = None
+        if any(s.marks is not None for s in sequences):
+            marks = [np.full(len(s.poses), -1) if s.marks is None else s.marks for s in sequences]
+            self.marks = torch.from_numpy(np.concatenate(marks)).to(device)
         self.keypoint_mirror = torch.tensor(layout.mirror, device=device)
         self.joint_mirror = torch.tensor(skeleton.mirror, device=device)
         length = torch.tensor(self.lengths, device=device)

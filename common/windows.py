@@ -28,6 +28,11 @@ def test_starts(length: int, frames: int) -> np.ndarray:
     return starts if starts[-1] == last else np.append(starts, last)
 
 
+def centred_starts(centres: np.ndarray, frames: int) -> np.ndarray:
+    """Windows in whose middle these frames lie; of an even number of frames, the one after the middle."""
+    return centres - frames // 2
+
+
 test_starts.__test__ = False  # not a test, whatever pytest makes of its name
 
 

@@ -4,7 +4,7 @@ Letters: T frames of a sequence, J joints of the skeleton, K keypoints of the la
 """
 
 from collections.abc import Sequence as Ordered
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +24,7 @@ class Sequence:
         poses: (T, J, 3) float32 metres in camera axes, relative to the root.
         root_depth: (T,) float32 metres from the camera to the root along its axis; None where nothing tells.
         intrinsic: (9,) float32, the camera's (`Camera.intrinsic`); None where unknown.
+        marks: (T,) int64 which frames count, as `PoseDataset.marks`; None where all do.
     """
 
     subject: str
@@ -33,6 +34,7 @@ class Sequence:
     poses: np.ndarray
     root_depth: np.ndarray | None = None
     intrinsic: np.ndarray | None = None
+    marks: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,8 @@ class PoseDataset:
         cameras: subject -> its cameras, in the order of the detections.
         subjects_train, subjects_test: the split used where the command line names none.
         source_3d, source_2d: what error messages call the two sides.
+        marks: subject -> action -> (T,) int64, for takes of which not all frames count: 0 for those that do not, else
+            the number of an activity, or -1.
     """
 
     name: str
@@ -62,6 +66,7 @@ class PoseDataset:
     subjects_test: tuple[str, ...]
     source_3d: str
     source_2d: str
+    marks: dict = field(default_factory=dict)
 
     def sequences(self, subjects: Ordered[str], actions: Ordered[str] | None = None, downsample: int = 1,
                   subset: float = 1.0) -> list[Sequence]:
@@ -137,6 +142,7 @@ class PoseDataset:
         if not np.isfinite(positions).all():
             raise FileError(f'{self.source_3d} holds NaN or infinite coordinates in {where}')
         kept = _frames_kept(len(positions), downsample, subset)
+        marks = self.marks.get(subject, {}).get(take)
         for index, (camera, pixels) in enumerate(zip(cameras, views, strict=True)):
             if len(pixels) < len(positions):
                 raise FileError(f'{self.source_2d} has {len(pixels)} frames for {where} camera {index}, but '
@@ -148,7 +154,7 @@ class PoseDataset:
             poses = camera.from_world(positions[kept])
             root = poses[:, [self.skeleton.root]]
             yield Sequence(subject, take, index, normalise(pixels[kept], camera.width, camera.height), poses - root,
-                           root[:, 0, 2], camera.intrinsic)
+                           root[:, 0, 2], camera.intrinsic, None if marks is None else marks[kept])
 
 
 def action_name(take: str) -> str:
@@ -169,7 +175,7 @@ def read_positions(path: Path, joints: int, member: str = 'positions_3d') -> tup
     """
     members = read_npz(path)
     positions = {
-        subject: {action: _array(path, f'{subject} {action}', array, joints, 3) for action, array in actions.items()}
+        subject: {action: as_frames(path, f'{subject} {action}', array, joints, 3) for action, array in actions.items()}
         for subject, actions in _nested_dict(path, member, members).items()
     }
     return positions, members
@@ -199,7 +205,7 @@ def read_detections(path: Path, layout_of) -> tuple[dict, Skeleton]:
                 raise FileError(f'{path}: {subject} {action} is {type(views).__name__}, expected a list of one array '
                                 f'per camera')
             detections[subject][action] = [
-                _array(path, f'{subject} {action} camera {camera}', view, len(layout), 2)
+                as_frames(path, f'{subject} {action} camera {camera}', view, len(layout), 2)
                 for camera, view in enumerate(views)
             ]
     return detections, layout
@@ -261,8 +267,8 @@ def _is_list(views) -> bool:
     return isinstance(views, (list, tuple)) or (isinstance(views, np.ndarray) and views.ndim > 0)
 
 
-def _array(path: Path, where: str, array, joints: int, channels: int) -> np.ndarray:
-    """float32 (T, joints, channels); a detector's score after x and y is cut off."""
+def as_frames(path: Path, where: str, array, joints: int, channels: int) -> np.ndarray:
+    """float32 (T, joints, channels); a detector's score after x and y is cut off. Raises FileError for other arrays."""
     shape = getattr(array, 'shape', type(array).__name__)
     fits = isinstance(array, np.ndarray) and array.ndim == 3 and array.shape[1] == joints and array.dtype.kind in 'fiu'
     if not fits or not (array.shape[2] == channels or (channels == 2 and array.shape[2] == 3)):

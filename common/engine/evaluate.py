@@ -19,7 +19,7 @@ from common.datasets import action_name
 from common.distributed import ALONE, World
 from common.models import Refined
 from common.sampler import SequenceStore
-from common.windows import first_cover, test_starts, windows_of
+from common.windows import centred_starts, first_cover, test_starts, windows_of
 
 PROTOCOLS = ('paper', 'exact')
 METRICS = ('mpjpe', 'p_mpjpe', 'n_mpjpe', 'mpjve')
@@ -30,26 +30,51 @@ FRAMES_PER_SVD = 1 << 16
 
 @dataclass(frozen=True)
 class TestWindows:
-    """The test windows of a store, in order, on its device: the sequence (W,) each belongs to, the rows (W, F) of the
-    store it reads, and which window frames stand for a real frame the first time, first (W, F) bool."""
+    """The test windows of a store, in order, on its device.
+
+    Attributes:
+        sequence: (W,) the sequence each belongs to.
+        rows: (W, F) the rows of the store it reads.
+        first: (W, F) bool, the window frames that stand for a real frame the first time; where only marked frames
+            count, those among them.
+        frame: (W, F) the frames of their sequences that the rows are.
+    """
 
     __test__ = False  # not a test, whatever pytest makes of its name
 
     sequence: torch.Tensor
     rows: torch.Tensor
     first: torch.Tensor
+    frame: torch.Tensor
 
     @classmethod
-    def of(cls, store: SequenceStore, frames: int, world: World = ALONE) -> 'TestWindows':
-        """The test windows of F = frames frames of this process's share of the sequences, whole sequences each."""
-        sequence, start = windows_of(store.lengths, frames, test_starts)
-        # A sequence belongs to the rank in whose equal part of all frames it begins.
+    def of(cls, store: SequenceStore, frames: int, world: World = ALONE, target: str = 'all') -> 'TestWindows':
+        """The test windows of F = frames frames of this process's share of the sequences, whole sequences each.
+
+        Args:
+            target: `all`, windows back to back of which every frame is taken, or `centre`, a window around each frame
+                that counts, of which that frame is taken.
+        """
         begin = np.cumsum([0, *store.lengths[:-1]])
+        if target == 'all':
+            sequence, start = windows_of(store.lengths, frames, test_starts)
+        else:
+            centre = np.arange(len(store)) if store.marks is None else np.flatnonzero(store.marks.cpu().numpy())
+            sequence = np.searchsorted(begin, centre, side='right') - 1
+            start = centred_starts(centre - begin[sequence], frames)
+        # A sequence belongs to the rank in whose equal part of all frames it begins.
         mine = (begin * world.size // len(store) == world.rank)[sequence]
         sequence, start = sequence[mine], start[mine]
-        first = first_cover(sequence, start, store.lengths, frames)
-        sequence, start, first = (torch.from_numpy(x).to(store.device) for x in (sequence, start, first))
-        return cls(sequence, store.frame_index(sequence, start, frames), first)
+        if target == 'all':
+            first = first_cover(sequence, start, store.lengths, frames)
+        else:
+            first = np.zeros((len(start), frames), bool)
+            first[:, frames // 2] = True
+        sequence, start, first, begin = (torch.from_numpy(x).to(store.device) for x in (sequence, start, first, begin))
+        rows = store.frame_index(sequence, start, frames)
+        if store.marks is not None:
+            first &= store.marks[rows] != 0
+        return cls(sequence, rows, first, rows - begin[sequence, None])
 
 
 @torch.inference_mode()
@@ -98,10 +123,13 @@ def validation_figures(predicted: torch.Tensor, store: SequenceStore, windows: T
                        world: World = ALONE) -> dict:
     """The two figures logged while training, in millimetres, over all frames of all test windows together.
 
-    MPJPE, and the velocity error inside windows weighted by window frames (None for windows of one frame).
+    MPJPE, and the velocity error inside windows weighted by window frames (None for windows of one frame). Where only
+    marked frames count, MPJPE is over each of them once, and there is no velocity error: they need not be neighbours.
     """
     target = store.poses[windows.rows]  # (W, F, J, 3)
     errors = metrics.mpjpe(predicted, target).double(), metrics.mpjve(predicted, target).double()
+    if store.marks is not None:
+        errors = errors[0][windows.first], errors[1][:0]
     sums = torch.stack([error.sum() for error in errors])
     counts = torch.tensor([error.numel() for error in errors], dtype=torch.float64, device=sums.device)
     sums, counts = world.sum(torch.stack([sums, counts])).tolist()
@@ -168,25 +196,23 @@ def _velocity_sums(predicted, poses, rows, owner, count, exact: bool) -> torch.T
 def mean_pose_mpjpe(train: SequenceStore, test: SequenceStore) -> float:
     """What predicting the mean training pose for every test frame would score: the baseline to stay under, mm."""
     mean = train.poses.mean(dim=0, dtype=torch.float64).float()
-    return 1000 * metrics.mpjpe(mean, test.poses).double().mean().item()
+    counted = test.poses if test.marks is None else test.poses[test.marks != 0]
+    return 1000 * metrics.mpjpe(mean, counted).double().mean().item()
 
 
 def predictions_by_frame(predicted: dict[str, torch.Tensor], store: SequenceStore,
                          windows: TestWindows) -> dict[str, np.ndarray]:
-    """Every real frame of these windows once: prediction, where there is one refined, and truth (N, J, 3) metres;
-    subject, action, camera and frame (N,)."""
+    """Every real frame of these windows that counts, once: prediction, where there is one refined, and truth (N, J, 3)
+    metres; subject, action, camera and frame (N,)."""
     first = windows.first.flatten()
-    mine = windows.sequence.unique().tolist()
-    lengths = [store.lengths[i] for i in mine]
-    subjects, actions, cameras = (np.array([store.takes[i][part] for i in mine]) for part in range(3))
+    owner = windows.sequence.repeat_interleave(windows.rows.shape[1])[first].cpu().numpy()
+    subjects, actions, cameras = (np.array([take[part] for take in store.takes])[owner] for part in range(3))
     poses = {name: tensor.flatten(0, 1)[first].cpu().numpy() for name, tensor in predicted.items()}
     return {
         'prediction': poses.pop('predicted'), **poses,
         'truth': store.poses[windows.rows.flatten()[first]].cpu().numpy(),
-        'subject': np.repeat(subjects, lengths),
-        'action': np.repeat(actions, lengths),
-        'camera': np.repeat(cameras, lengths),
-        'frame': np.concatenate([np.arange(0), *(np.arange(length) for length in lengths)]),
+        'subject': subjects, 'action': actions, 'camera': cameras,
+        'frame': windows.frame.flatten()[first].cpu().numpy(),
     }
 
 

@@ -3,6 +3,8 @@
 import argparse
 import os
 import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -10,10 +12,21 @@ import torch
 from common import checkpoint
 from common.arguments import CONFIG_FLAGS, misfit
 from common.checkpoint import Checkpoint
-from common.datasets import PoseDataset
+from common.datasets import DATASETS, PoseDataset
+from common.distributed import World
 from common.errors import FileError, FlagError
 from common.files import atomic_path
 from common.models import MODELS, build_model, recognise
+
+
+@dataclass
+class Session:
+    """A command under way: its flags, device and processes, and how it speaks (only the first process does)."""
+
+    args: argparse.Namespace
+    device: torch.device
+    world: World
+    say: Callable[[str], None]
 
 
 def choose_device(name: str) -> torch.device:
@@ -85,6 +98,18 @@ def check_outputs(args: argparse.Namespace) -> None:
             raise FileError(f'cannot write {name}: folder {Path(name).parent} is missing or read-only')
         if name and os.path.isdir(name):
             raise FileError(f'cannot write {name}: it is a folder')
+
+
+def check_test_flags(args: argparse.Namespace, dataset: str) -> None:
+    """FlagError for a flag that means nothing in the test of a data set."""
+    marked = DATASETS[dataset].marked
+    for name in ('protocol', 'by_subject') if marked else ('target',):
+        if getattr(args, name):
+            instead = 'its table has the rows of its own test, see --target' if marked else 'see --protocol'
+            raise FlagError(f'--{name.replace("_", "-")} means nothing for -d {dataset}: {instead}')
+    if not marked and (args.export_predictions or '').endswith('.mat'):
+        raise FlagError(f'--export-predictions {args.export_predictions}: expected a name that ends in .npz; .mat is '
+                        f'for the test script of 3dhp')
 
 
 def check_folder(folder: Path, resumed: Checkpoint | None, overwrite: bool) -> None:

@@ -108,22 +108,32 @@ def describe_file(saved: Checkpoint) -> str:
 
 def _rows(title: str, summaries: dict[str, dict]) -> str:
     """One table: the metrics of every summary side by side, a row per action and the average."""
-    tables = [[*figures['actions'].items(), ('average', figures['average'])] for figures in summaries.values()]
-    names = [name for name, _ in tables[0]]
-    width = max(len(title), *(len(name) for name in names))
-    blocks = [''.join(f'{TITLES[metric]:>10}' for metric in METRICS) for _ in tables]
-    header = ' |'.join([f'{title:<{width}}' + blocks[0], *blocks[1:]])
-    lines = []
-    if 'refined' in summaries:
-        lines.append(' ' * width + ' |'.join(f'{name:>{len(block)}}' for name, block in
-                                             zip(summaries, blocks, strict=True)))
-    lines += [header, '-' * len(header)]
-    for rows in zip(*tables, strict=True):
-        if rows[0][0] == 'average':
-            lines.append('-' * len(header))
-        figures = [''.join(f'{_number(row[metric]):>10}' for metric in METRICS) for _, row in rows]
-        lines.append(f'{rows[0][0]:<{width}}' + ' |'.join(figures))
-    return '\n'.join([*lines, ''])
+    sections = [[list(figures['actions'].items()), [('average', figures['average'])]] for figures in summaries.values()]
+    return grid(title, [TITLES] * len(sections), sections, list(summaries) if 'refined' in summaries else None) + '\n'
+
+
+def grid(title: str, columns: list[dict[str, str]], blocks: list, names: list[str] | None = None) -> str:
+    """A table of blocks side by side: rows in sections with a rule between them, named alike in every block.
+
+    Args:
+        columns: of each block, figure -> its title.
+        blocks: of each, sections of (row name, {figure: value}).
+        names: what stands over the blocks.
+    """
+    width = max(len(title), *(len(name) for section in blocks[0] for name, _ in section))
+    titles = [''.join(f'{text:>10}' for text in named.values()) for named in columns]
+    header = f'{title:<{width}}' + ' |'.join(titles)
+    lines = [header]
+    if names:
+        over = ' |'.join(f'{name:>{len(text)}}' for name, text in zip(names, titles, strict=True))
+        lines.insert(0, ' ' * width + over)
+    for sections in zip(*blocks, strict=True):
+        lines.append('-' * len(header))
+        for rows in zip(*sections, strict=True):
+            figures = [''.join(f'{_number(row[figure]):>10}' for figure in named)
+                       for (_, row), named in zip(rows, columns, strict=True)]
+            lines.append(f'{rows[0][0]:<{width}}' + ' |'.join(figures))
+    return '\n'.join(lines)
 
 
 def _number(value: float | None) -> str:

@@ -5,7 +5,6 @@ import os
 import resource
 import time
 import uuid
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,27 +14,18 @@ from common import checkpoint, distributed
 from common.arguments import CONFIG_FLAGS, fill
 from common.checkpoint import Checkpoint
 from common.datasets import PoseDataset, load_dataset
-from common.datasets.npz import write_npz
 from common.distributed import World
 from common.engine import prepare, report
-from common.engine.evaluate import TestWindows, join_shares, mean_pose_mpjpe, predictions, predictions_by_frame, tally
+from common.engine.closing import close, describe_store
+from common.engine.evaluate import mean_pose_mpjpe
+from common.engine.prepare import Session
 from common.engine.signals import StopRequest
 from common.engine.train import Judges, Progression, Trainer, fit, progression_of
 from common.engine.update import Recipe, StepLoss, make_optimizer
-from common.errors import DivergedError, FileError, FlagError
+from common.errors import FileError, FlagError
 from common.models import MODELS, Refined
 from common.runlog import RunLog, git_revision, versions
 from common.sampler import SequenceStore, WindowSampler
-
-
-@dataclass
-class _Session:
-    """A command under way: its flags, device and processes, and how it speaks (only the first process does)."""
-
-    args: argparse.Namespace
-    device: torch.device
-    world: World
-    say: Callable[[str], None]
 
 
 def run(args: argparse.Namespace) -> None:
@@ -49,13 +39,13 @@ def run(args: argparse.Namespace) -> None:
         torch.use_deterministic_algorithms(True)
     try:
         with distributed.join(device.type) as world:
-            session = _Session(args, device, world, _print if world.first else lambda line: None)
+            session = Session(args, device, world, _print if world.first else lambda line: None)
             _evaluate(session) if args.evaluate else _train(session)
     finally:
         torch.use_deterministic_algorithms(False)
 
 
-def _evaluate(session: _Session) -> None:
+def _evaluate(session: Session) -> None:
     """--evaluate: the tables and files of one checkpoint."""
     args = session.args
     prepare.check_outputs(args)
@@ -64,7 +54,8 @@ def _evaluate(session: _Session) -> None:
     if args.refine and not config.get('refine'):
         raise FileError(f'{saved.path} holds no refinement: train one behind it with --refine --init {args.evaluate}')
     settings = fill(args, name, saved.settings, config)
-    dataset = load_dataset(settings['dataset'], Path(args.data), settings['keypoints'])
+    prepare.check_test_flags(args, settings['dataset'])
+    dataset = load_dataset(settings['dataset'], Path(args.data), settings['keypoints'], training=False)
     prepare.check_layouts(saved, dataset)
     model = prepare.build(saved, settings, config, dataset).to(session.device)
     checkpoint.load_weights(model, saved)
@@ -72,10 +63,10 @@ def _evaluate(session: _Session) -> None:
                 (', a public file' if saved.public else f', trained on {saved.dataset}, keypoints {saved.keypoints}'))
     store = _store(dataset, settings['subjects_test'] or dataset.subjects_test, settings, args.subset or 1.0,
                    session.device)
-    _close(session, model, saved.path, store, dataset, settings)
+    close(session, model, saved.path, store, dataset, settings)
 
 
-def _train(session: _Session) -> None:
+def _train(session: Session) -> None:
     """Train, fresh or resumed, then evaluate the chosen epoch."""
     args, device, world, say = session.args, session.device, session.world, session.say
     folder = Path(args.checkpoint)
@@ -108,9 +99,10 @@ def _train(session: _Session) -> None:
     log, run_folder = _open_log(session, folder, resumed, at, {
         'settings': settings, 'model': settings['model'], 'config': config, 'mean_pose_mpjpe': split.baseline,
         'parameters': sum(p.numel() for p in model.parameters())}, _describe_model(settings['model'], config, model))
-    say(f'training: {_describe(split.train)}, {len(sampler):,} windows an epoch, {recipe.windows} a step')
+    say(f'training: {describe_store(split.train)}, {len(sampler):,} windows an epoch, {recipe.windows} a step')
     if split.test is not None:
-        say(f'test: {_describe(split.test)}; predicting the mean training pose gives {split.baseline:.1f} mm MPJPE')
+        say(f'test: {describe_store(split.test)}; predicting the mean training pose gives {split.baseline:.1f} mm '
+            f'MPJPE')
     if at.epoch >= recipe.epochs:
         say(f'epoch {at.epoch} is finished already, nothing is left to train up to -e {recipe.epochs}')
     about = {'model': settings['model'], 'config': config, 'skeleton': checkpoint.describe(dataset.skeleton),
@@ -146,6 +138,7 @@ def _start(args, folder: Path, say) -> tuple[Checkpoint | None, Checkpoint | Non
         config = config | ({'refine': True} if args.refine else {})
         settings = fill(args, name, resumed.settings if resumed else None, config)
     prepare.check_outputs(args)
+    prepare.check_test_flags(args, settings['dataset'])
     if not settings['eval'] and (args.results or args.export_predictions):
         raise FlagError('--results and --export-predictions need the evaluation that the resumed run leaves out: say '
                         '--eval')
@@ -220,7 +213,7 @@ def _store(dataset, subjects, settings: dict, subset: float, device) -> Sequence
     return store
 
 
-def _restore(session: _Session, resumed: Checkpoint | None, model, optimizer, recipe: Recipe) -> Progression:
+def _restore(session: Session, resumed: Checkpoint | None, model, optimizer, recipe: Recipe) -> Progression:
     """Put a resumed checkpoint into model and optimizer, and say where the run stands."""
     if resumed is None:
         return Progression(base_lr=recipe.lr)
@@ -250,7 +243,7 @@ def _restore(session: _Session, resumed: Checkpoint | None, model, optimizer, re
     return at
 
 
-def _open_log(session: _Session, folder: Path, resumed: Checkpoint | None, at: Progression,
+def _open_log(session: Session, folder: Path, resumed: Checkpoint | None, at: Progression,
               about: dict, described: str) -> tuple[RunLog | None, str]:
     """Prepare the checkpoint folder, open the run folder and say what runs.
 
@@ -296,7 +289,7 @@ def _summary(at: Progression, seconds: float, epochs: int, device: torch.device)
     return f'finished: {best}{epochs} epochs in {seconds:.0f} s{speed}; peak memory {peak / 2**30:.2f} GB'
 
 
-def _evaluate_chosen(session: _Session, model, at: Progression, folder: Path, resumed, split: _Split, dataset,
+def _evaluate_chosen(session: Session, model, at: Progression, folder: Path, resumed, split: _Split, dataset,
                      settings: dict) -> None:
     """The closing table: of the best or last epoch, or of the resumed file itself when there was none to train."""
     path = folder / (checkpoint.LAST if settings['select'] == 'last' or at.best is None else checkpoint.BEST)
@@ -307,51 +300,12 @@ def _evaluate_chosen(session: _Session, model, at: Progression, folder: Path, re
     how = f'the best on {split.picked_on}, ' if path.name == checkpoint.BEST else ''
     session.say(f'evaluating {path}: {how}epoch {saved.epoch}; again with: python run_ktpformer.py -c {folder} --data '
                 f'{session.args.data} --evaluate {path.name}')
-    _close(session, model, path, split.test, dataset, settings)
-
-
-def _close(session: _Session, model, path: Path, store: SequenceStore, dataset: PoseDataset, settings: dict) -> None:
-    """Predict every test window once; print the table and write what was asked for."""
-    args, world = session.args, session.world
-    windows = TestWindows.of(store, model.frames, world)
-    predicted = predictions(model, store, windows, settings['root'])
-    if not all(poses.isfinite().all() for poses in predicted.values()):
-        raise DivergedError(f'{path} predicts NaN or infinite coordinates: its weights diverged, or the keypoints are '
-                            f'not pixels')
-    summaries = {name: report.summarise(tally(poses, store, windows, world), args.by_subject)
-                 for name, poses in predicted.items()}
-    root = {'zero': 'set to 0', 'predicted': 'taken as it is'}[settings['root']]
-    session.say(f'evaluated on {dataset.name}, keypoints {dataset.keypoints}, {_describe(store)}; predicted root '
-                f'{root}')
-    if 'refined' in summaries:
-        session.say(f'refined: besides the keypoints, the refinement reads {REFINEMENT_READS} from {dataset.source_3d}')
-    session.say(report.table(summaries, args.protocol or 'paper'))
-    if args.results and world.first:
-        results = {'checkpoint': str(path), 'model': settings['model'], 'dataset': dataset.name,
-                   'keypoints': dataset.keypoints, 'frames': model.frames, 'protocols': summaries['predicted']}
-        if 'refined' in summaries:
-            results |= {'refined': summaries['refined'], 'refinement_reads': REFINEMENT_READS}
-        report.write_results(Path(args.results), results)
-    if args.export_predictions:
-        shares = world.gather(predictions_by_frame(predicted, store, windows))
-        if world.first:
-            write_npz(Path(args.export_predictions), **join_shares(shares), joints=list(dataset.skeleton.joints),
-                      units='metres', axes='camera: x right, y down, z forward; target relative to the root joint, '
-                      f'predicted root {root}')
-
-
-# What a refinement knows that methods without one do not; named wherever its figures stand.
-REFINEMENT_READS = "each camera's focal length and centre, and the true depth of the root joint in every frame"
+    close(session, model, path, split.test, dataset, settings)
 
 
 def _describe_model(name: str, config: dict, model) -> str:
     refined = ' with refinement' if isinstance(model, Refined) else ''
     return f'{MODELS[name].title}{refined}, {model.frames} frame{"s" * (model.frames > 1)}'
-
-
-def _describe(store: SequenceStore) -> str:
-    subjects = ','.join(dict.fromkeys(subject for subject, _, _ in store.takes))
-    return f'subjects {subjects}, {len(store.takes):,} sequences, {len(store):,} frames'
 
 
 def _print(line: str) -> None:

@@ -1,0 +1,71 @@
+"""The end of training and the whole of --evaluate: predict every test window once, print the table, write the files."""
+
+from pathlib import Path
+
+import torch
+
+from common.datasets import PoseDataset
+from common.datasets.npz import write_npz
+from common.engine import pck, report
+from common.engine.evaluate import TestWindows, join_shares, predictions, predictions_by_frame, tally
+from common.engine.prepare import Session
+from common.errors import DivergedError
+from common.sampler import SequenceStore
+
+# What a refinement knows that methods without one do not; named wherever its figures stand.
+REFINEMENT_READS = "each camera's focal length and centre, and the true depth of the root joint in every frame"
+ROOTS = {'zero': 'set to 0', 'predicted': 'taken as it is'}
+
+
+def close(session: Session, model: torch.nn.Module, path: Path, store: SequenceStore, dataset: PoseDataset,
+          settings: dict) -> None:
+    """Evaluate the model of a checkpoint on a store: table, results file, predictions.
+
+    Raises DivergedError when it predicts what is not finite, and FileError when a file cannot be written.
+    """
+    args, world = session.args, session.world
+    target = (args.target or 'centre') if dataset.marks else 'all'
+    windows = TestWindows.of(store, model.frames, world, target)
+    predicted = predictions(model, store, windows, settings['root'])
+    if not all(poses.isfinite().all() for poses in predicted.values()):
+        raise DivergedError(f'{path} predicts NaN or infinite coordinates: its weights diverged, or the keypoints are '
+                            f'not pixels')
+    session.say(f'evaluated on {dataset.name}, keypoints {dataset.keypoints}, {describe_store(store)}; predicted root '
+                f'{ROOTS[settings["root"]]}')
+    results = {'checkpoint': str(path), 'model': settings['model'], 'dataset': dataset.name,
+               'keypoints': dataset.keypoints, 'frames': model.frames}
+    if dataset.marks:
+        totals = pck.tally_marked(predicted['predicted'], store, windows, dataset.skeleton, world)
+        summary = pck.summarise_marked(totals)
+        session.say(pck.table_marked(summary, target))
+        results['targets'] = {target: summary}
+    else:
+        summaries = {name: report.summarise(tally(poses, store, windows, world), args.by_subject)
+                     for name, poses in predicted.items()}
+        results['protocols'] = summaries['predicted']
+        if 'refined' in summaries:
+            session.say(f'refined: besides the keypoints, the refinement reads {REFINEMENT_READS} from '
+                        f'{dataset.source_3d}')
+            results |= {'refined': summaries['refined'], 'refinement_reads': REFINEMENT_READS}
+        session.say(report.table(summaries, args.protocol or 'paper'))
+    if args.results and world.first:
+        report.write_results(Path(args.results), results)
+    if args.export_predictions:
+        shares = world.gather(predictions_by_frame(predicted, store, windows))
+        if world.first:
+            _export(Path(args.export_predictions), join_shares(shares), dataset, ROOTS[settings['root']])
+
+
+def _export(path: Path, rows: dict, dataset: PoseDataset, root: str) -> None:
+    if path.suffix == '.mat':
+        pck.write_inference_data(path, rows, dataset.skeleton.root)
+    else:
+        write_npz(path, **rows, joints=list(dataset.skeleton.joints), units='metres', axes='camera: x right, y down, '
+                  f'z forward; target relative to the root joint, predicted root {root}')
+
+
+def describe_store(store: SequenceStore) -> str:
+    """What a store holds, in words."""
+    subjects = ','.join(dict.fromkeys(subject for subject, _, _ in store.takes))
+    counted = '' if store.marks is None else f', {int((store.marks != 0).sum()):,} of which count'
+    return f'subjects {subjects}, {len(store.takes):,} sequences, {len(store):,} frames{counted}'
