@@ -3,7 +3,8 @@
 One vocabulary of joint names serves all layouts, so that joints of different layouts correspond by name: `thorax` lies
 between the shoulders, `neck` is the upper neck or nose point of Human3.6M, `head` is the top of the head, feet are
 called by their ankles. Orders and parents are those of the public npz files: VideoPose3D's for Human3.6M and
-HumanEva-I, P-STMO's for MPI-INF-3DHP, the detectors' own for COCO and MPII.
+HumanEva-I, P-STMO's for MPI-INF-3DHP, the detectors' own for COCO, MPII, Halpe, BODY_25 and
+BODY_25B.
 """
 
 from dataclasses import dataclass
@@ -122,8 +123,29 @@ MPII = Skeleton(
      'right_wrist', 'right_elbow', 'right_shoulder', 'left_shoulder', 'left_elbow', 'left_wrist'),
     (1, 2, 6, 6, 3, 4, -1, 6, 7, 8, 11, 12, 7, 7, 13, 14),
 )
+_FEET = ('big_toe', 'small_toe', 'heel')
+# What detectors see besides; no lifter is trained on them. Halpe (AlphaPose, RTMPose) calls head, thorax and hip Head,
+# Neck and Hip; OpenPose's BODY_25 calls thorax and hip Neck and MidHip; its BODY_25B adds MPII's upper neck and head top.
+HALPE26 = Skeleton(
+    'halpe26',
+    (*COCO.joints, 'head', 'thorax', 'hip', 'left_big_toe', 'right_big_toe', 'left_small_toe', 'right_small_toe',
+     'left_heel', 'right_heel'),
+    (18, 0, 0, 1, 2, 18, 18, 5, 6, 7, 8, 19, 19, 11, 12, 13, 14, 18, 19, -1, 15, 16, 20, 21, 15, 16),
+)
+BODY25 = Skeleton(
+    'body25',
+    ('nose', 'thorax', 'right_shoulder', 'right_elbow', 'right_wrist', 'left_shoulder', 'left_elbow', 'left_wrist',
+     'hip', 'right_hip', 'right_knee', 'right_ankle', 'left_hip', 'left_knee', 'left_ankle', 'right_eye', 'left_eye',
+     'right_ear', 'left_ear', *(f'{side}_{part}' for side in ('left', 'right') for part in _FEET)),
+    (1, 8, 1, 2, 3, 1, 5, 6, -1, 8, 9, 10, 8, 12, 13, 0, 0, 15, 16, 14, 19, 14, 11, 22, 11),
+)
+BODY25B = Skeleton(
+    'body25b',
+    (*COCO.joints, 'neck', 'head', *(f'{side}_{part}' for side in ('left', 'right') for part in _FEET)),
+    (*COCO.parents, 0, 17, 15, 19, 15, 16, 22, 16),
+)
 
-SKELETONS = {s.name: s for s in (H36M, HUMANEVA15, MPI_INF_3DHP, COCO, MPII)}
+SKELETONS = {s.name: s for s in (H36M, HUMANEVA15, MPI_INF_3DHP, COCO, MPII, HALPE26, BODY25, BODY25B)}
 
 # What stands in for a joint that the other layout lacks: the first entry whose joints are all there, averaged.
 STAND_INS = {

@@ -1,7 +1,19 @@
 import numpy as np
 import pytest
 
-from common.skeleton import COCO, H36M, HUMANEVA15, MPI_INF_3DHP, MPII, SKELETONS, Skeleton, correspondence
+from common.skeleton import (
+    BODY25,
+    BODY25B,
+    COCO,
+    H36M,
+    HALPE26,
+    HUMANEVA15,
+    MPI_INF_3DHP,
+    MPII,
+    SKELETONS,
+    Skeleton,
+    correspondence,
+)
 
 each_skeleton = pytest.mark.parametrize('skeleton', SKELETONS.values(), ids=SKELETONS)
 
@@ -39,6 +51,9 @@ def test_mirrored_graph_is_the_graph(skeleton):
     (MPI_INF_3DHP, [5, 6, 7, 11, 12, 13], [2, 3, 4, 8, 9, 10]),
     (COCO, [1, 3, 5, 7, 9, 11, 13, 15], [2, 4, 6, 8, 10, 12, 14, 16]),
     (MPII, [3, 4, 5, 13, 14, 15], [0, 1, 2, 10, 11, 12]),
+    (HALPE26, [1, 3, 5, 7, 9, 11, 13, 15, 20, 22, 24], [2, 4, 6, 8, 10, 12, 14, 16, 21, 23, 25]),
+    (BODY25, [5, 6, 7, 12, 13, 14, 16, 18, 19, 20, 21], [2, 3, 4, 9, 10, 11, 15, 17, 22, 23, 24]),
+    (BODY25B, [1, 3, 5, 7, 9, 11, 13, 15, 19, 20, 21], [2, 4, 6, 8, 10, 12, 14, 16, 22, 23, 24]),
 ])
 def test_published_sides(skeleton, left, right):
     assert sorted(skeleton.left) == left
