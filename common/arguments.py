@@ -9,6 +9,7 @@ import math
 import sys
 
 DATASETS = ('h36m', '3dhp', 'cmu', 'synthetic')
+LAYOUTS = ('auto', 'coco', 'h36m', 'halpe26', 'body25', 'body25b', 'mpii', '3dhp')
 # What a run of any model starts from.
 DEFAULTS = {
     'dataset': 'h36m', 'keypoints': None, 'subjects_train': None, 'subjects_test': None, 'actions': None,
@@ -102,6 +103,7 @@ def make_parser() -> argparse.ArgumentParser:
     _add_training(parser.add_argument_group('training'))
     _add_more_training(parser.add_argument_group('training beyond the published recipe'))
     _add_evaluation(parser.add_argument_group('evaluation'))
+    _add_prediction(parser.add_argument_group('your own keypoints'))
     _add_run(parser.add_argument_group('run'))
     return parser
 
@@ -203,10 +205,36 @@ def _add_evaluation(group):
         f'({_defaults("root")})')
     add('--target', choices=('centre', 'all'), help='3dhp: the table of a window around each frame that counts, as '
         'published numbers have it (default), or of windows back to back')
+    add('--causal', action='store_true', help='take the last frame of a window that ends at it, as live footage '
+        'has to, and say how long one frame takes; with --predict too')
     add('--by-subject', action='store_true', help='also a table for each test subject')
     add('--results', type=_text, metavar='FILE', help='write the figures of both protocols as JSON')
     add('--export-predictions', type=_text, metavar='FILE.npz',
         help='write prediction and truth of each test frame; FILE.mat, of 3dhp, in the layout of its test script')
+
+
+def _add_prediction(group):
+    add = group.add_argument
+    add('--predict', type=_text, metavar='INPUT', help='lift 2D keypoints with the checkpoint of --evaluate: npz, npy, '
+        'JSON of AlphaPose or MMPose, a folder of JSON of OpenPose')
+    add('--output', type=_text, metavar='FILE.npz', help='where --predict writes poses in 3D')
+    add('--csv', type=_text, metavar='FILE', help='also write them as a table, a line per frame')
+    add('--layout', choices=LAYOUTS, help='the order of the keypoints (default auto: by their number, the kind of file '
+        'and the lengths of bones)')
+    add('--image-size', type=_positive, nargs=2, metavar=('W', 'H'), help='of the picture in pixels, where the file '
+        'does not say')
+    add('--fps', type=_positive, metavar='N', help="frames per second (default: the file's, or 30)")
+    add('--person', type=_number(int, 0, math.inf), metavar='N', help="the file's own number of a person, else a rank "
+        'by score, 1 the best (default: the most frequent number, or the best)')
+    add('--min-score', type=_number(float, 0, math.inf), metavar='X', help='keypoints with less are interpolated in '
+        'time (default 0.3; 0 for Detectron2)')
+    add('--overlap', type=_number(int, 0, math.inf), metavar='N', help='frames that neighbouring windows share and '
+        'blend (default a quarter of a window)')
+    add('--trajectory', action='store_true', help='estimate where the person stands, with the lens of --intrinsics or '
+        '--fov; otherwise the feet are put on the floor')
+    add('--intrinsics', type=_positive, nargs=4, metavar=('FX', 'FY', 'CX', 'CY'), help='of the lens, in pixels')
+    add('--fov', type=_number(float, 0, 179, low_included=False), metavar='DEGREES', help='horizontal field of view')
+    add('--as-is', action='store_true', help='do not refuse keypoints that look like a mistake')
 
 
 def _add_run(group):
@@ -244,7 +272,36 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     if args.export_predictions and not args.export_predictions.endswith(('.npz', '.mat')):
         parser.error(f'--export-predictions {args.export_predictions}: expected a name that ends in .npz, or in .mat '
                      f'for 3dhp')
+    _check_prediction(parser, args)
     return args
+
+
+def _check_prediction(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Flags of --predict without it, and what it needs or cannot have beside it."""
+    only_here = ('output', 'csv', 'layout', 'image_size', 'fps', 'person', 'min_score', 'overlap', 'trajectory',
+                 'intrinsics', 'fov', 'as_is')
+    need_truth = ('results', 'export_predictions', 'protocol', 'target', 'by_subject')
+    given = {name for name, value in vars(args).items() if value not in (None, False)}
+    for name in need_truth if args.predict else only_here:
+        if name in given:
+            parser.error(f'--{name.replace("_", "-")} ' + ('needs the truth, which --predict does not have'
+                         if args.predict else 'is for --predict: say what to lift'))
+    lens = given & {'intrinsics', 'fov'}
+    for wrong, message in (
+            (args.causal and not args.evaluate, '--causal needs the checkpoint that --evaluate names'),
+            (args.causal and args.target, f'--causal takes the last frame of each window, --target {args.target} '
+             'another one: leave one out'),
+            (args.causal and args.overlap is not None, '--causal takes one frame of each window, so that nothing '
+             'overlaps: leave --overlap out'),
+            (args.predict and not args.evaluate, '--predict needs --evaluate FILE, the checkpoint to lift with'),
+            (args.predict and not (args.output or '').endswith('.npz'), '--predict needs --output FILE.npz'),
+            (len(lens) > 1, '--intrinsics and --fov exclude each other: both describe the lens'),
+            (args.trajectory and not lens, '--trajectory needs the lens: --intrinsics FX FY CX CY in pixels, or --fov '
+             'DEGREES'),
+            (lens and not args.trajectory, '--intrinsics and --fov are for --trajectory, which estimates where the '
+             'person stands')):
+        if wrong:
+            parser.error(message)
 
 
 def _check_spaces(parser: argparse.ArgumentParser, argv: list[str]) -> None:

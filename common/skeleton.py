@@ -125,7 +125,7 @@ MPII = Skeleton(
 )
 _FEET = ('big_toe', 'small_toe', 'heel')
 # What detectors see besides; no lifter is trained on them. Halpe (AlphaPose, RTMPose) calls head, thorax and hip Head,
-# Neck and Hip; OpenPose's BODY_25 calls thorax and hip Neck and MidHip; its BODY_25B adds MPII's upper neck and head top.
+# Neck and Hip; OpenPose's BODY_25 calls thorax and hip Neck and MidHip; its BODY_25B adds MPII's upper neck and head.
 HALPE26 = Skeleton(
     'halpe26',
     (*COCO.joints, 'head', 'thorax', 'hip', 'left_big_toe', 'right_big_toe', 'left_small_toe', 'right_small_toe',

@@ -33,6 +33,27 @@ def centred_starts(centres: np.ndarray, frames: int) -> np.ndarray:
     return centres - frames // 2
 
 
+def trailing_starts(ends: np.ndarray, frames: int) -> np.ndarray:
+    """Windows that end at these frames, and so know nothing of what follows."""
+    return ends - frames + 1
+
+
+def overlapping_starts(length: int, frames: int, overlap: int) -> np.ndarray:
+    """Windows of one sequence that share `overlap` frames with the next; the last one ends where the sequence ends.
+
+    Without overlap they are the test windows.
+    """
+    last = max(length - frames, 0)
+    starts = np.arange(0, last + 1, frames - overlap)
+    return starts if starts[-1] == last else np.append(starts, last)
+
+
+def blend_weights(frames: int, overlap: int) -> np.ndarray:
+    """(F,) how much each frame of a window counts where windows overlap: rising and falling as a cosine, never 0."""
+    edge = np.minimum(np.arange(frames), np.arange(frames)[::-1])
+    return np.sin(np.minimum((edge + 0.5) / max(overlap, 1), 1) * np.pi / 2) ** 2
+
+
 test_starts.__test__ = False  # not a test, whatever pytest makes of its name
 
 

@@ -14,8 +14,9 @@ MODULES = [pytest.param(path, id=str(path.relative_to(ROOT))) for path in FILES]
 LAYERS = [
     {'run_ktpformer', 'data', 'benchmarks'},
     {'common.engine', 'common.render', 'common.arguments'},
-    {'common.datasets', 'common.sampler', 'common.models'},
-    {'common.windows', 'common.graph', 'common.augment', 'common.metrics', 'common.losses'},
+    {'common.datasets', 'common.keypoints', 'common.sampler', 'common.models'},
+    {'common.windows', 'common.graph', 'common.augment', 'common.metrics', 'common.losses',
+     'common.placement'},
     {'common.quaternion', 'common.camera', 'common.skeleton', 'common.checkpoint', 'common.distributed',
      'common.runlog', 'common.files', 'common.errors'},
 ]

@@ -7,6 +7,7 @@ import torch
 from common.datasets import PoseDataset
 from common.datasets.npz import write_npz
 from common.engine import pck, report
+from common.engine.causal import latency
 from common.engine.evaluate import TestWindows, join_shares, predictions, predictions_by_frame, tally
 from common.engine.prepare import Session
 from common.errors import DivergedError
@@ -24,16 +25,17 @@ def close(session: Session, model: torch.nn.Module, path: Path, store: SequenceS
     Raises DivergedError when it predicts what is not finite, and FileError when a file cannot be written.
     """
     args, world = session.args, session.world
-    target = (args.target or 'centre') if dataset.marks else 'all'
+    target = 'last' if args.causal else (args.target or 'centre') if dataset.marks else 'all'
     windows = TestWindows.of(store, model.frames, world, target)
     predicted = predictions(model, store, windows, settings['root'])
     if not all(poses.isfinite().all() for poses in predicted.values()):
         raise DivergedError(f'{path} predicts NaN or infinite coordinates: its weights diverged, or the keypoints are '
                             f'not pixels')
+    causal = '; causal: each frame is the last of the window it comes from' if args.causal else ''
     session.say(f'evaluated on {dataset.name}, keypoints {dataset.keypoints}, {describe_store(store)}; predicted root '
-                f'{ROOTS[settings["root"]]}')
+                f'{ROOTS[settings["root"]]}{causal}')
     results = {'checkpoint': str(path), 'model': settings['model'], 'dataset': dataset.name,
-               'keypoints': dataset.keypoints, 'frames': model.frames}
+               'keypoints': dataset.keypoints, 'frames': model.frames, 'causal': args.causal}
     if dataset.marks:
         totals = pck.tally_marked(predicted['predicted'], store, windows, dataset.skeleton, world)
         summary = pck.summarise_marked(totals)
@@ -48,6 +50,8 @@ def close(session: Session, model: torch.nn.Module, path: Path, store: SequenceS
                         f'{dataset.source_3d}')
             results |= {'refined': summaries['refined'], 'refinement_reads': REFINEMENT_READS}
         session.say(report.table(summaries, args.protocol or 'paper'))
+    if args.causal and world.first:
+        session.say(latency(model, store, windows))
     if args.results and world.first:
         report.write_results(Path(args.results), results)
     if args.export_predictions:

@@ -19,7 +19,7 @@ from common.datasets import action_name
 from common.distributed import ALONE, World
 from common.models import Refined
 from common.sampler import SequenceStore
-from common.windows import centred_starts, first_cover, test_starts, windows_of
+from common.windows import centred_starts, first_cover, test_starts, trailing_starts, windows_of
 
 PROTOCOLS = ('paper', 'exact')
 METRICS = ('mpjpe', 'p_mpjpe', 'n_mpjpe', 'mpjve')
@@ -34,7 +34,9 @@ class TestWindows:
 
     Attributes:
         sequence: (W,) the sequence each belongs to.
-        rows: (W, F) the rows of the store it reads.
+        start: (W,) the frame of it that each starts at; frames: how many it reads.
+        rows: (W, F) the rows of the store it reads. Of windows whose last frame alone is taken, (W, 1), that frame's;
+            predictions and what follows have one frame then, too.
         first: (W, F) bool, the window frames that stand for a real frame the first time; where only marked frames
             count, those among them.
         frame: (W, F) the frames of their sequences that the rows are.
@@ -43,6 +45,8 @@ class TestWindows:
     __test__ = False  # not a test, whatever pytest makes of its name
 
     sequence: torch.Tensor
+    start: torch.Tensor
+    frames: int
     rows: torch.Tensor
     first: torch.Tensor
     frame: torch.Tensor
@@ -52,29 +56,34 @@ class TestWindows:
         """The test windows of F = frames frames of this process's share of the sequences, whole sequences each.
 
         Args:
-            target: `all`, windows back to back of which every frame is taken, or `centre`, a window around each frame
-                that counts, of which that frame is taken.
+            target: `all`, windows back to back of which every frame is taken, `centre`, a window around each frame
+                that counts, of which that frame is taken, or `last`, a window that ends at each frame that counts.
         """
         begin = np.cumsum([0, *store.lengths[:-1]])
         if target == 'all':
             sequence, start = windows_of(store.lengths, frames, test_starts)
         else:
-            centre = np.arange(len(store)) if store.marks is None else np.flatnonzero(store.marks.cpu().numpy())
-            sequence = np.searchsorted(begin, centre, side='right') - 1
-            start = centred_starts(centre - begin[sequence], frames)
+            counted = np.arange(len(store)) if store.marks is None else np.flatnonzero(store.marks.cpu().numpy())
+            sequence = np.searchsorted(begin, counted, side='right') - 1
+            starts_of = centred_starts if target == 'centre' else trailing_starts
+            start = starts_of(counted - begin[sequence], frames)
         # A sequence belongs to the rank in whose equal part of all frames it begins.
         mine = (begin * world.size // len(store) == world.rank)[sequence]
         sequence, start = sequence[mine], start[mine]
         if target == 'all':
             first = first_cover(sequence, start, store.lengths, frames)
-        else:
+        elif target == 'centre':
             first = np.zeros((len(start), frames), bool)
             first[:, frames // 2] = True
+        else:
+            first = np.ones((len(start), 1), bool)
         sequence, start, first, begin = (torch.from_numpy(x).to(store.device) for x in (sequence, start, first, begin))
-        rows = store.frame_index(sequence, start, frames)
+        # All that each window reads would be as many times the data as it has frames, where only the last is taken.
+        rows = store.frame_index(sequence, start + frames - 1, 1) if target == 'last' else \
+            store.frame_index(sequence, start, frames)
         if store.marks is not None:
             first &= store.marks[rows] != 0
-        return cls(sequence, rows, first, rows - begin[sequence, None])
+        return cls(sequence, start, frames, rows, first, rows - begin[sequence, None])
 
 
 @torch.inference_mode()
@@ -82,12 +91,12 @@ def predict(model: torch.nn.Module, store: SequenceStore, windows: TestWindows) 
     """Predictions (W, F, J, 3) in metres: the mean of the plain and the mirrored-and-back prediction."""
     training = model.training
     model.eval()
-    batch = max(1, FRAMES_PER_BATCH[store.device.type] // windows.rows.shape[1])
+    batch = max(1, FRAMES_PER_BATCH[store.device.type] // windows.frames)
     predicted = []
-    for rows in windows.rows.split(batch):
-        keypoints = store.keypoints[rows]  # (B, F, K, 2)
+    for sequence, start in zip(windows.sequence.split(batch), windows.start.split(batch), strict=True):
+        keypoints = store.keypoints[store.frame_index(sequence, start, windows.frames)]  # (B, F, K, 2)
         both = model(torch.cat([keypoints, mirror(keypoints, store.keypoint_mirror)]))
-        plain, mirrored = both.chunk(2)
+        plain, mirrored = both[:, -windows.rows.shape[1]:].chunk(2)
         predicted.append((plain + mirror(mirrored, store.joint_mirror)) / 2)
     model.train(training)
     return torch.cat(predicted)  # (0, F, J, 3) where there was no window: split gives one empty piece then

@@ -15,7 +15,7 @@ from common.arguments import CONFIG_FLAGS, fill
 from common.checkpoint import Checkpoint
 from common.datasets import PoseDataset, load_dataset
 from common.distributed import World
-from common.engine import prepare, report
+from common.engine import predict, prepare, report
 from common.engine.closing import close, describe_store
 from common.engine.evaluate import mean_pose_mpjpe
 from common.engine.prepare import Session
@@ -40,9 +40,19 @@ def run(args: argparse.Namespace) -> None:
     try:
         with distributed.join(device.type) as world:
             session = Session(args, device, world, _print if world.first else lambda line: None)
-            _evaluate(session) if args.evaluate else _train(session)
+            if args.predict:
+                _predict(session)
+            else:
+                _evaluate(session) if args.evaluate else _train(session)
     finally:
         torch.use_deterministic_algorithms(False)
+
+
+def _predict(session: Session) -> None:
+    """--predict: 3D poses of a user's own keypoints."""
+    if session.world.size > 1:
+        raise FlagError('--predict runs in one process: leave torchrun out')
+    predict.run(session)
 
 
 def _evaluate(session: Session) -> None:

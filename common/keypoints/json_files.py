@@ -1,0 +1,188 @@
+"""JSON of detectors: AlphaPose (also COCO results), OpenPose (a file per frame) and MMPose. Parsed, never executed.
+
+AlphaPose: a list of {image_id, keypoints: flat x, y, score, score, idx}, a person each. OpenPose: {"people":
+[{"pose_keypoints_2d": flat x, y, score, "person_id": [n]}]}. MMPose: {"meta_info", "instance_info": frames}, a list of
+frames {frame_id, "instances": people}, or the people of one picture, each {keypoints: [[x, y]], keypoint_scores,
+bbox_score}.
+"""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+
+from common.errors import FileError
+from common.keypoints.layouts import LAYOUTS, LEADING
+from common.keypoints.track import Person, Track, rows_of, track_of
+from common.skeleton import SKELETONS
+
+
+def read_file(path: Path, person: int | None) -> Track:
+    """The track of one JSON file. Raises FileError, or FlagError for a person who is not there."""
+    content = _parse(path)
+    if isinstance(content, list) and not content:
+        raise FileError(f'{path} holds nobody: its list is empty')
+    first = content[0] if isinstance(content, list) else content
+    keys = set(first) if isinstance(first, dict) else set()
+    if isinstance(content, dict) and isinstance(content.get('instance_info'), list):
+        return _mmpose(path, content['instance_info'], content.get('meta_info'), person)
+    if isinstance(content, list) and 'instances' in keys:
+        return _mmpose(path, content, None, person)
+    if isinstance(content, list) and {'keypoints', 'keypoint_scores'} <= keys:
+        return _mmpose(path, [{'instances': content}], None, person)
+    if isinstance(content, list) and {'image_id', 'keypoints'} <= keys:
+        return _alphapose(path, content, person)
+    if isinstance(content, dict) and 'people' in keys:
+        return _openpose(path, [path], person)
+    found = f'a {"list of" if isinstance(content, list) else "dict with"} {_quoted(", ".join(sorted(map(str, keys))))}'
+    raise FileError(f'{path} is JSON of another tool: expected AlphaPose, MMPose or OpenPose, found '
+                    f'{found if keys else type(content).__name__}')
+
+
+def read_folder(folder: Path, person: int | None) -> Track:
+    """The track of a folder of OpenPose's files, a file per frame. Raises FileError, or FlagError."""
+    files = [path for path in folder.glob('*.json') if path.is_file()]
+    if not files:
+        raise FileError(f'{folder} holds no .json file: expected the folder that OpenPose wrote with --write_json')
+    return _openpose(folder, files, person)
+
+
+def _parse(path: Path):
+    try:
+        return json.loads(path.read_bytes())
+    except OSError as error:
+        raise FileError(f'cannot read {path}: {error.strerror or error}') from None
+    except RecursionError:
+        raise FileError(f'{path} is not a detector\'s JSON: it is nested without end') from None
+    except ValueError as error:  # what json raises for bytes that are no text as well
+        reason = str(error).splitlines()[0][:100]
+        raise FileError(f'{path} is not readable JSON, or cut off ({reason}); fetch or make it again') from None
+
+
+def _quoted(text: str) -> str:
+    return ''.join(c if c.isprintable() else '?' for c in text)[:100]
+
+
+def _numbers(values, where: str) -> np.ndarray:
+    """A float64 array of what a file calls numbers; null is NaN. Raises FileError."""
+    try:
+        array = np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError, OverflowError):
+        raise FileError(f'{where} is not a list of numbers') from None
+    return array
+
+
+def _flat(values, where: str) -> np.ndarray:
+    """(K, 3) x, y, score from x, y, score, x, y, score, …"""
+    array = _numbers(values, where)
+    if array.ndim != 1 or not array.size or array.size % 3:
+        raise FileError(f'{where} has shape {array.shape}, expected x, y and score of each keypoint in one list')
+    return _known_count(array.reshape(-1, 3))
+
+
+def _known_count(keypoints: np.ndarray) -> np.ndarray:
+    """Without the hands and faces that follow the body in layouts of more keypoints."""
+    leading = LEADING.get(len(keypoints))
+    return keypoints[:len(SKELETONS[leading])] if leading else keypoints
+
+
+def _whole(value) -> int | None:
+    """A number from 0 up that names a person, also as the only one in a list; None for anything else."""
+    if isinstance(value, list) and len(value) == 1:
+        value = value[0]
+    plain = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < 1 << 53
+    return int(value) if plain and value == int(value) else None
+
+
+def _score(value, where: str) -> float:
+    score = _numbers(value, where)
+    if score.size != 1:
+        raise FileError(f'{where} is not a number')
+    return float(np.nan_to_num(score.reshape(())))
+
+
+def _last_number(text: str) -> int | None:
+    digits = re.findall(r'\d+', text)
+    return int(digits[-1][-18:]) if digits else None
+
+
+def _arrange(labels: list, number_of, people_of: list[list[Person]]) -> tuple[list[list[Person]], np.ndarray]:
+    """The people of every frame in time, frames without anybody among them, and the frames' numbers."""
+    rows, numbers = rows_of([number_of(label) for label in labels])
+    people = [[] for _ in numbers]
+    for row, frame in zip(rows, people_of, strict=True):
+        people[row] = frame
+    return people, numbers
+
+
+def _alphapose(path: Path, entries: list, person: int | None) -> Track:
+    frames: dict = {}
+    for index, entry in enumerate(entries):
+        where = f'{path}: entry {index}'
+        if not isinstance(entry, dict) or not isinstance(entry.get('image_id'), (str, int)):
+            raise FileError(f'{where} has no image_id')
+        keypoints = _flat(entry.get('keypoints'), f'{where}: keypoints')
+        score = _score(entry.get('score', 0), f'{where}: score')
+        frames.setdefault(entry['image_id'], []).append(Person(keypoints, score, _whole(entry.get('idx'))))
+    labels = list(frames)
+
+    def number_of(label):
+        return label if isinstance(label, int) else _last_number(Path(label).stem)
+    people, numbers = _arrange(labels, number_of, list(frames.values()))
+    return track_of(people, person, numbers, kind='AlphaPose JSON', layouts=('halpe26', 'coco'))
+
+
+def _openpose(source: Path, files: list[Path], person: int | None) -> Track:
+    stems = [path.stem.removesuffix('_keypoints') for path in files]
+    numbers = [_last_number(stem) for stem in stems]
+    starts = sorted({re.sub(r'\d+(?=\D*$)', '#', stem) for stem in stems})
+    if len(starts) > 1 and None not in numbers and len(set(numbers)) < len(numbers):
+        raise FileError(f'{source} holds files of different videos ({_quoted(starts[0])}, {_quoted(starts[1])}): make '
+                        f'a folder of each')
+    order = sorted(range(len(files)), key=lambda i: (numbers[i] or 0, stems[i]))
+    people = []
+    for path in (files[i] for i in order):
+        content = _parse(path)
+        if not isinstance(content, dict) or not isinstance(content.get('people'), list):
+            raise FileError(f'{path} is JSON of another tool: expected OpenPose\'s, with a list called people')
+        people.append([_openpose_person(path, entry) for entry in content['people']])
+    arranged, frames = _arrange([stems[i] for i in order], _last_number, people)
+    return track_of(arranged, person, frames, kind='OpenPose JSON', layouts=('body25', 'body25b'))
+
+
+def _openpose_person(path: Path, entry) -> Person:
+    if not isinstance(entry, dict):
+        raise FileError(f'{path}: a person is {type(entry).__name__}, expected a dict')
+    keypoints = _flat(entry.get('pose_keypoints_2d'), f'{path}: pose_keypoints_2d')
+    return Person(keypoints, float(np.nan_to_num(keypoints[:, 2]).sum()), _whole(entry.get('person_id')))
+
+
+def _mmpose(path: Path, frames: list, about, person: int | None) -> Track:
+    labels, people = [], []
+    for index, frame in enumerate(frames):
+        where = f'{path}: frame {index}'
+        if not isinstance(frame, dict) or not isinstance(frame.get('instances'), list):
+            raise FileError(f'{where} has no list called instances')
+        labels.append(_whole(frame.get('frame_id')))
+        people.append([_mmpose_person(where, entry) for entry in frame['instances']])
+    arranged, numbers = _arrange(labels, lambda label: label, people)
+    name = str(about.get('dataset_name', '')) if isinstance(about, dict) else ''
+    said = next((layout for layout in LAYOUTS if layout in name.lower()), None)
+    usual = ((said,) if said else ()) + ('coco', 'halpe26', 'mpii')
+    return track_of(arranged, person, numbers, kind='MMPose JSON', layouts=usual)
+
+
+def _mmpose_person(where: str, entry) -> Person:
+    if not isinstance(entry, dict):
+        raise FileError(f'{where}: an instance is {type(entry).__name__}, expected a dict')
+    points = _numbers(entry.get('keypoints'), f'{where}: keypoints')
+    if points.ndim != 2 or points.shape[1] != 2 or not len(points):
+        raise FileError(f'{where}: keypoints has shape {points.shape}, expected x and y of each keypoint')
+    scores = _numbers(entry.get('keypoint_scores', [1.0] * len(points)), f'{where}: keypoint_scores')
+    if scores.shape != (len(points),):
+        raise FileError(f'{where}: keypoint_scores has shape {scores.shape}, expected one for each keypoint')
+    keypoints = _known_count(np.column_stack([points, scores]))
+    score = _score(entry.get('bbox_score', np.nan_to_num(scores).mean()), f'{where}: bbox_score')
+    number = next((entry[key] for key in ('track_id', 'instance_id') if key in entry), None)
+    return Person(keypoints, score, _whole(number))

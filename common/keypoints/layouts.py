@@ -1,0 +1,145 @@
+"""What a file's keypoints are, and the same points by the names that a lifter wants.
+
+Letters: T frames, K keypoints of the file, L keypoints of the lifter.
+"""
+
+import numpy as np
+
+from common.errors import FileError
+from common.skeleton import SKELETONS, STAND_INS, Skeleton
+
+LAYOUTS = ('coco', 'h36m', 'halpe26', 'body25', 'body25b', 'mpii', '3dhp')
+# Layouts with more keypoints, which begin with those of one that is known: COCO-WholeBody and Halpe-136.
+LEADING = {133: 'coco', 136: 'halpe26'}
+# Bones by what they are of a person's height (Drillis and Contini 1966).
+PROPORTIONS = (
+    *((f'{side}_{near}', f'{side}_{far}', length) for side in ('left', 'right') for near, far, length in (
+        ('shoulder', 'elbow', 0.186), ('elbow', 'wrist', 0.146), ('hip', 'knee', 0.245), ('knee', 'ankle', 0.246))),
+    ('left_shoulder', 'right_shoulder', 0.259), ('left_hip', 'right_hip', 0.191))
+# Points that a detector does not name, as weighted sums of those it does; the first that can be had counts. Head and
+# neck from the face follow MHFormer's demo; from the trunk alone, CMU's motion, whose heads are mostly within 4 cm of it.
+_TRUNK = ('left_shoulder', 'right_shoulder', 'left_hip', 'right_hip')
+
+
+def _above(height: float) -> dict[str, float]:
+    """The point above the shoulders at this share of the trunk's length, on its axis."""
+    return dict(zip(_TRUNK, ((1 + height) / 2, (1 + height) / 2, -height / 2, -height / 2), strict=True))
+
+
+_BESIDE_HEAD = ({'nose': 1.0}, {'neck': 0.5, 'head': 0.5}, _above(0.33))
+ESTIMATES = {
+    'head': ({'left_eye': 0.75, 'right_eye': 0.75, 'left_ear': 0.25, 'right_ear': 0.25, 'nose': -1.0}, _above(0.42)),
+    'neck': ({'nose': 0.75, 'thorax': 0.25}, {'head': 0.5, 'thorax': 0.5}, _above(0.25)),
+    'nose': ({'neck': 1.0}, {'head': 1.0}, _above(0.25)),
+    **{name: _BESIDE_HEAD for name in ('left_eye', 'right_eye', 'left_ear', 'right_ear')},
+}
+# Of the frames with a person, those a keypoint of the head or trunk must be seen in, or it is estimated from others.
+OFTEN = 0.5
+
+
+def evenness(points: np.ndarray, layout: Skeleton) -> float:
+    """How well the bones of (T, K, 2) points fit each other, from 0 to 1: the median over frames of the median bone
+    over the longest one, each by its share of a person's height.
+
+    About 0.7 to 0.9 for people, whatever they do, and 0.1 to 0.6 for people read by another layout. NaN where no
+    frame shows half of the bones.
+    """
+    pairs = [(layout.joints.index(a), layout.joints.index(b), length) for a, b, length in PROPORTIONS]
+    a, b, length = (np.array(column) for column in zip(*pairs, strict=True))
+    lengths = np.linalg.norm(points[:, a] - points[:, b], axis=-1) / length  # (T, bones)
+    lengths = lengths[np.isfinite(lengths).sum(axis=1) * 2 >= len(pairs)]
+    longest = np.nanmax(lengths, axis=1, initial=0)
+    return float(np.median(np.nanmedian(lengths[longest > 0], axis=1) / longest[longest > 0])) if longest.any() \
+        else float('nan')
+
+
+def find_layout(points: np.ndarray, asked: str, usual: tuple[str, ...], kind: str) -> tuple[Skeleton, str]:
+    """The layout of (T, K, 2) points and how it was found.
+
+    Args:
+        asked: what --layout says; `auto` takes the usual one of the file, unless its bones do not fit and another's do.
+        usual: names of the layouts such a file has. kind: what the file is, in words.
+
+    Raises FileError where none has so many keypoints.
+    """
+    count = points.shape[1]
+    if asked != 'auto':
+        if len(SKELETONS[asked]) != count:
+            raise FileError(f'{kind} has {count} keypoints, but --layout {asked} has {len(SKELETONS[asked])}; it can '
+                            f'be {_with(count) or "none that is known"}')
+        return SKELETONS[asked], 'as --layout says'
+    known = [SKELETONS[name] for name in LAYOUTS if len(SKELETONS[name]) == count]
+    if not known:
+        sizes = ', '.join(f'{name} {len(SKELETONS[name])}' for name in LAYOUTS)
+        raise FileError(f'{kind} has {count} keypoints, which no known layout has; there are {sizes}')
+    known.sort(key=lambda layout: layout.name not in usual)  # stable: the usual one first
+    fits = [evenness(points, layout) for layout in known]
+    best = int(np.nanargmax(fits)) if np.isfinite(fits).any() else 0
+    clearly = best != 0 and fits[best] - np.nan_to_num(fits[0]) > 0.1
+    chosen = known[best if clearly else 0]
+    how = f'by its {count} keypoints'
+    if clearly:
+        how += f' and the lengths of its bones, which are not those of {known[0].name}'
+    elif usual and len(known) > 1:
+        how += ' and the kind of file'
+    return chosen, f'{how} (--layout says otherwise)'
+
+
+def _with(count: int) -> str:
+    return ', '.join(name for name in LAYOUTS if len(SKELETONS[name]) == count)
+
+
+def better_layout(points: np.ndarray, layout: Skeleton) -> tuple[str, float]:
+    """The name of the layout of as many keypoints whose bones fit the points best, and how well."""
+    fits = {name: evenness(points, SKELETONS[name]) for name in LAYOUTS if len(SKELETONS[name]) == len(layout)}
+    return max(fits.items(), key=lambda item: np.nan_to_num(item[1]))
+
+
+def conversion(wanted: Skeleton, given: Skeleton, usable: np.ndarray) -> tuple[np.ndarray, dict[str, tuple[str, ...]]]:
+    """The (L, K) float64 matrix from the file's keypoints to the lifter's by name, each row summing to 1.
+
+    Args:
+        usable: (K,) bool, the keypoints to build on.
+
+    Returns it with the points that are put together from others: name -> names.
+    Raises FileError for a point that neither is usable nor can be put together.
+    """
+    have = {name: k for k, name in enumerate(given.joints) if usable[k]}
+    matrix, made = np.zeros((len(wanted), len(given))), {}
+    for row, name in zip(matrix, wanted.joints, strict=True):
+        weights = _weights(name, have)
+        if weights is None:
+            if name in given.joints:
+                raise FileError(f'{name} is never seen: a lifter needs whole bodies; lower --min-score, or film all of '
+                                f'the person')
+            raise FileError(f'nothing of layout {given.name} that is seen can stand for {name} of {wanted.name}')
+        for part, weight in weights.items():
+            row[have[part]] += weight
+        if name not in weights:
+            made[name] = tuple(weights)
+    return matrix, made
+
+
+def _weights(name: str, have) -> dict[str, float] | None:
+    """What a point is made of, in names that can be had; None where nothing will do."""
+    if name in have:
+        return {name: 1.0}
+    equal = [dict.fromkeys(names, 1 / len(names)) for names in STAND_INS.get(name, ())]
+    for candidate in (*ESTIMATES.get(name, ()), *equal):
+        total: dict[str, float] = {}
+        for part, weight in candidate.items():
+            middle = part in ('hip', 'thorax') and part not in have
+            for source in STAND_INS[part][0] if middle else (part,):
+                total[source] = total.get(source, 0.0) + weight / (2 if middle else 1)
+        if all(source in have for source in total):
+            return total
+    return None
+
+
+def usable_keypoints(seen: np.ndarray, layout: Skeleton) -> np.ndarray:
+    """(K,) bool: keypoints that are seen at all and, where others could stand in for them, often enough."""
+    present = max(1, int(seen.any(axis=1).sum()))
+    share = seen.sum(axis=0) / present
+    face_or_trunk = {'nose', 'left_eye', 'right_eye', 'left_ear', 'right_ear', *STAND_INS}
+    return np.array([s >= (OFTEN if name in face_or_trunk else 1e-9)
+                     for name, s in zip(layout.joints, share, strict=True)])

@@ -1,0 +1,130 @@
+"""One person's keypoints over time, and how that person is picked among those that a detector saw. No tracker.
+
+Letters: T frames, K keypoints.
+"""
+
+import math
+from collections import Counter
+from dataclasses import dataclass
+
+import numpy as np
+
+from common.errors import FileError, FlagError
+
+
+@dataclass(frozen=True)
+class Track:
+    """The keypoints of one person, as a file has them.
+
+    Attributes:
+        points: (T, K, 2) float64 pixels, NaN where there is none.
+        scores: (T, K) float64 the detector's confidence: 1 where the file has no scores, 0 where there is no point.
+        frames: (T,) int64 the source's number of each frame.
+        kind: what the file is, in words.
+        person: whom it shows and how they were picked, in words.
+        layouts: names of the layouts that such a file usually has; the first one with the right number of keypoints.
+        size: (width, height) in pixels; None where the file does not say.
+        fps: frames per second; None where the file does not say.
+        threshold: the score from which on a keypoint of such a file can be used, unless the user says otherwise.
+    """
+
+    points: np.ndarray
+    scores: np.ndarray
+    frames: np.ndarray
+    kind: str
+    person: str
+    layouts: tuple[str, ...] = ()
+    size: tuple[float, float] | None = None
+    fps: float | None = None
+    threshold: float = 0.3
+
+    def __len__(self):
+        return len(self.points)
+
+
+@dataclass(frozen=True)
+class Person:
+    """What a detector saw of one person in one frame: (K, 3) float64 x, y, score; a score and perhaps a number."""
+
+    keypoints: np.ndarray
+    score: float
+    number: int | None = None
+
+
+def track_of(people: list[list[Person]], wanted: int | None, frames: np.ndarray, **about) -> Track:
+    """The track of one person among those of T frames; `about` is the rest of a Track.
+
+    Where the file numbers people, `wanted` is such a number (default: the most frequent one), else the rank of their
+    scores in each frame (default 1, the best).
+
+    Raises FlagError where there is no such person, FileError where there is nobody at all, or where people have
+    different numbers of keypoints.
+    """
+    counts = {len(person.keypoints) for frame in people for person in frame}
+    if not counts:
+        raise FileError(f'{about["kind"]}: there is nobody in its {len(people)} frames')
+    if len(counts) > 1:
+        raise FileError(f'{about["kind"]}: some people have {min(counts)} keypoints and others {max(counts)}')
+    picked, person = (_by_number if _numbered(people) else _by_rank)(people, wanted)
+    absent = np.full((counts.pop(), 3), np.nan)
+    values = np.stack([absent if one is None else one.keypoints for one in picked])  # (T, K, 3)
+    points, scores = known(values[..., :2], values[..., 2])
+    return Track(points, scores, frames, person=person, **about)
+
+
+def known(points: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Points and scores with NaN and 0 for what is no point: not finite, scored 0 or less, or at (0, 0)."""
+    with np.errstate(invalid='ignore'):
+        there = np.isfinite(points).all(-1) & (points != 0).any(-1) & (scores > 0)
+    return np.where(there[..., None], points, np.nan), np.where(there, scores, 0)
+
+
+def _numbered(people) -> bool:
+    """Whether the numbers tell people apart: everybody has one, and nobody shares it within a frame."""
+    numbers = [[person.number for person in frame] for frame in people]
+    return all(None not in frame and len(set(frame)) == len(frame) for frame in numbers)
+
+
+def _by_number(people, wanted):
+    count = Counter(person.number for frame in people for person in frame)
+    number = count.most_common(1)[0][0] if wanted is None else wanted
+    if number not in count:
+        raise FlagError(f'--person {number}: the file has no such person; there are '
+                        f'{", ".join(map(str, sorted(count)[:20]))}')
+    picked = [next((person for person in frame if person.number == number), None) for frame in people]
+    others = '' if len(count) == 1 else f' of {len(count)} people ({_some(sorted(count))}; --person N picks another)'
+    return picked, f"number {number} by the file's own count, in {count[number]} of {len(people)} frames{others}"
+
+
+def _by_rank(people, wanted):
+    rank, most = wanted or 1, max(len(frame) for frame in people)
+    if wanted is not None and not 1 <= wanted <= most:
+        raise FlagError(f'--person {wanted}: the file does not number people, so that this is a rank by score, from 1 '
+                        f'to {most}')
+    order = [sorted(frame, key=lambda person: -person.score) for frame in people]
+    picked = [frame[rank - 1] if len(frame) >= rank else None for frame in order]
+    which = 'the only one' if most == 1 else (
+        f'the one with score {"best" if rank == 1 else f"number {rank}"} in each frame, of up to {most} people; they '
+        f'are not tracked (--person N takes rank N)')
+    return picked, which
+
+
+def _some(values: list) -> str:
+    return ', '.join(map(str, values[:8])) + (', …' if len(values) > 8 else '')
+
+
+def rows_of(labels: list[int | None]) -> tuple[np.ndarray, np.ndarray]:
+    """Where frames that a file numbers stand in time: (row of each label (N,), number of each row (T,)).
+
+    Frames that are missing between them get rows of their own; a common step, as of every fifth frame, is one row.
+    Labels that do not count frames (missing, equal, or too far apart) stand in the order of the file.
+    """
+    in_order = np.arange(len(labels)), np.arange(len(labels))
+    if None in labels or len(set(labels)) < len(labels) or max(map(abs, labels)) >= 1 << 62:
+        return in_order
+    numbers = np.array(labels, dtype=np.int64)
+    step = math.gcd(*(int(n) for n in np.diff(np.sort(numbers)))) if len(labels) > 1 else 1
+    rows = (numbers - numbers.min()) // step
+    if rows.max() >= 20 * len(labels) + 100:
+        return in_order
+    return rows, numbers.min() + step * np.arange(rows.max() + 1)

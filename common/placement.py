@@ -1,0 +1,84 @@
+"""Where a lifted person stands: the root in camera space from the keypoints and the lens, or feet on a floor.
+
+Letters: T frames, J joints.
+"""
+
+import numpy as np
+
+NEAREST = 0.1  # metres; no root is nearer to the camera
+FEWEST = 4  # joints that a frame must show for its root to be estimated from it
+STEPS = 10  # of Gauss and Newton; it takes three or four
+
+
+def lens_of_view(degrees: float, width: float, height: float) -> tuple[float, float, float, float]:
+    """(fx, fy, cx, cy) in pixels of a lens with this horizontal field of view, the centre in the middle."""
+    focal = width / 2 / np.tan(np.radians(degrees) / 2)
+    return focal, focal, width / 2, height / 2
+
+
+def root_by_reprojection(poses: np.ndarray, pixels: np.ndarray, seen: np.ndarray, lens) -> np.ndarray:
+    """(T, 3) float64 metres in camera axes: where the root must be for the joints to be seen where they were.
+
+    Least squares of the distances in pixels, per frame: first the linear problem f (X + tx) = u (Z + tz), then
+    Gauss-Newton on the projection itself. Frames that show too little are interpolated in time.
+
+    Args:
+        poses: (T, J, 3) metres in camera axes, relative to the root. pixels: (T, J, 2). seen: (T, J) bool.
+        lens: fx, fy, cx, cy in pixels, without distortion.
+
+    Raises ValueError where no frame shows enough.
+    """
+    poses, (focal, centre) = poses.astype(np.float64), np.asarray(lens, dtype=np.float64).reshape(2, 2)
+    seen = seen & np.isfinite(pixels).all(axis=-1)
+    enough = seen.sum(axis=1) >= FEWEST
+    if not enough.any():
+        raise ValueError(f'no frame shows {FEWEST} joints')
+    shown, weight = poses[enough], seen[enough, :, None].astype(np.float64)  # (S, J, 3), (S, J, 1)
+    offset = np.where(weight > 0, pixels[enough] - centre, 0)  # (S, J, 2)
+    root = _linear(shown, offset, weight, focal)
+    for _ in range(STEPS):
+        depth = np.maximum(shown[..., 2:] + root[:, None, 2:], NEAREST)
+        at = (shown[..., :2] + root[:, None, :2]) / depth
+        jacobian = _jacobian(focal / depth, -focal / depth * at)
+        root = root - _solve(jacobian, focal * at - offset, weight)
+        root[:, 2] = np.maximum(root[:, 2], NEAREST - shown[..., 2].min(axis=1))
+    at = np.flatnonzero(enough)
+    return np.stack([np.interp(np.arange(len(poses)), at, root[:, axis]) for axis in range(3)], axis=1)
+
+
+def _linear(poses, offset, weight, focal):
+    residual = focal * poses[..., :2] - offset * poses[..., 2:]
+    return -_solve(_jacobian(np.broadcast_to(focal, offset.shape), -offset), residual, weight)
+
+
+def _jacobian(sideways, forward):
+    """(S, J, 2, 3): of u and v by tx, ty, tz."""
+    jacobian = np.zeros((*sideways.shape, 3))
+    jacobian[..., 0, 0], jacobian[..., 1, 1] = sideways[..., 0], sideways[..., 1]
+    jacobian[..., 2] = forward
+    return jacobian
+
+
+def _solve(jacobian, residual, weight):
+    """(S, 3): the step that makes a linear residual (S, J, 2) smallest."""
+    normal = np.einsum('sjka,sj,sjkb->sab', jacobian, weight[..., 0], jacobian)
+    ridge = 1e-9 * np.trace(normal, axis1=1, axis2=2)[:, None, None] * np.eye(3)
+    right = np.einsum('sjka,sj,sjk->sa', jacobian, weight[..., 0], residual)
+    return np.linalg.solve(normal + ridge + 1e-12 * np.eye(3), right[..., None])[..., 0]
+
+
+def upright(poses: np.ndarray) -> np.ndarray:
+    """Camera axes (x right, y down, z forward) to a world with z up, as a level camera sees it: x right, y forward."""
+    return np.stack([poses[..., 0], poses[..., 2], -poses[..., 1]], axis=-1)
+
+
+def feet_on_floor(world: np.ndarray, feet: tuple[int, ...]) -> np.ndarray:
+    """(T, J, 3) z up, with the lower foot of every frame at z = 0: a person who never jumps."""
+    moved = world.copy()
+    moved[..., 2] -= world[:, feet, 2].min(axis=1)[:, None]
+    return moved
+
+
+def floor_below(world: np.ndarray, feet: tuple[int, ...]) -> np.ndarray:
+    """(T, J, 3) z up, with the lowest foot of the whole clip at z = 0."""
+    return world - np.array([0, 0, world[:, feet, 2].min()], world.dtype)
