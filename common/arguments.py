@@ -230,6 +230,8 @@ def _add_prediction(group):
         'time (default 0.3; 0 for Detectron2)')
     add('--overlap', type=_number(int, 0, math.inf), metavar='N', help='frames that neighbouring windows share and '
         'blend (default a quarter of a window)')
+    add('--zoom', type=_positive, metavar='X', help='scale the person in the picture by this (default: to the size of '
+        'people trained on, where it is far from that)')
     add('--trajectory', action='store_true', help='estimate where the person stands, with the lens of --intrinsics or '
         '--fov; otherwise the feet are put on the floor')
     add('--intrinsics', type=_positive, nargs=4, metavar=('FX', 'FY', 'CX', 'CY'), help='of the lens, in pixels')
@@ -278,8 +280,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 
 def _check_prediction(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     """Flags of --predict without it, and what it needs or cannot have beside it."""
-    only_here = ('output', 'csv', 'layout', 'image_size', 'fps', 'person', 'min_score', 'overlap', 'trajectory',
-                 'intrinsics', 'fov', 'as_is')
+    only_here = ('output', 'csv', 'layout', 'image_size', 'fps', 'person', 'min_score', 'overlap', 'zoom',
+                 'trajectory', 'intrinsics', 'fov', 'as_is')
     need_truth = ('results', 'export_predictions', 'protocol', 'target', 'by_subject')
     given = {name for name, value in vars(args).items() if value not in (None, False)}
     for name in need_truth if args.predict else only_here:

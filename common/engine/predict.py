@@ -13,7 +13,6 @@ import torch
 
 from common import checkpoint
 from common.arguments import fill
-from common.camera import normalise
 from common.datasets import DATASETS, Sequence
 from common.datasets.npz import write_npz
 from common.datasets.poses import keypoint_layout
@@ -110,10 +109,8 @@ def lift(lifter: Lifter, clip: Clip, session: Session) -> np.ndarray:
     overlap = frames // 4 if args.overlap is None else args.overlap
     if overlap >= frames:
         raise FlagError(f'--overlap {overlap}: windows have {frames} frames and must share fewer')
-    width, height = clip.size
-    keypoints = normalise(clip.pixels, width, height)
-    nothing = np.zeros((len(keypoints), len(lifter.skeleton), 3), np.float32)
-    store = SequenceStore([Sequence('', '', 0, keypoints, nothing)], lifter.layout, lifter.skeleton, session.device)
+    nothing = np.zeros((len(clip.screen), len(lifter.skeleton), 3), np.float32)
+    store = SequenceStore([Sequence('', '', 0, clip.screen, nothing)], lifter.layout, lifter.skeleton, session.device)
     root = lifter.settings['root']
     if args.causal:
         windows = TestWindows.of(store, frames, target='last')
@@ -123,7 +120,7 @@ def lift(lifter: Lifter, clip: Clip, session: Session) -> np.ndarray:
         return poses
     windows = windows_over(store, frames, overlap)
     poses = blend(predictions(lifter.model, store, windows, root)['predicted'].cpu().numpy(),
-                  windows.start.cpu().numpy(), len(keypoints), overlap)
+                  windows.start.cpu().numpy(), len(store), overlap)
     session.say(f'lifted {len(poses):,} frames in {len(windows.start):,} windows of {frames}, {overlap} shared with '
                 f'the next')
     return poses

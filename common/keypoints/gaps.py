@@ -38,7 +38,7 @@ def strays(points: np.ndarray, seen: np.ndarray) -> np.ndarray:
     centre = np.nanmedian(there, axis=1)  # (S, 2)
     size = np.median((np.nanmax(there, axis=1) - np.nanmin(there, axis=1)).max(axis=-1))
     half = min(STRAY_WINDOW, len(shown) - 1 + len(shown) % 2) // 2
-    around = np.lib.stride_tricks.sliding_window_view(np.pad(centre, ((half, half), (0, 0)), 'edge'), 2 * half + 1,
+    around = np.lib.stride_tricks.sliding_window_view(np.pad(centre, ((half, half), (0, 0)), 'reflect'), 2 * half + 1,
                                                       axis=0)
     stray[shown] = np.linalg.norm(centre - np.median(around, axis=-1), axis=-1) > size
     return stray

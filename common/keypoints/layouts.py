@@ -17,7 +17,7 @@ PROPORTIONS = (
         ('shoulder', 'elbow', 0.186), ('elbow', 'wrist', 0.146), ('hip', 'knee', 0.245), ('knee', 'ankle', 0.246))),
     ('left_shoulder', 'right_shoulder', 0.259), ('left_hip', 'right_hip', 0.191))
 # Points that a detector does not name, as weighted sums of those it does; the first that can be had counts. Head and
-# neck from the face follow MHFormer's demo; from the trunk alone, CMU's motion, whose heads are mostly within 4 cm of it.
+# neck from the face follow MHFormer's demo; from the trunk alone, CMU's motion, where it is some 4 cm off.
 _TRUNK = ('left_shoulder', 'right_shoulder', 'left_hip', 'right_hip')
 
 
@@ -44,13 +44,30 @@ def evenness(points: np.ndarray, layout: Skeleton) -> float:
     About 0.7 to 0.9 for people, whatever they do, and 0.1 to 0.6 for people read by another layout. NaN where no
     frame shows half of the bones.
     """
+    lengths, longest = _bones(points, layout)
+    return float(np.median(np.nanmedian(lengths, axis=1) / longest)) if len(longest) else float('nan')
+
+
+def stature(points: np.ndarray, layout: Skeleton) -> float:
+    """How tall the person of (T, K, 2) points stands in the picture, whatever the posture, in units of the points.
+
+    The median over frames of what the least foreshortened bone says. NaN where no frame shows half of the bones.
+    """
+    _, longest = _bones(points, layout)
+    return float(np.median(longest)) if len(longest) else float('nan')
+
+
+def _bones(points, layout) -> tuple[np.ndarray, np.ndarray]:
+    """Lengths of bones by their share of a person's height (S, bones), NaN where unseen, and the longest of each (S,).
+
+    Of the S frames that show half of the bones.
+    """
     pairs = [(layout.joints.index(a), layout.joints.index(b), length) for a, b, length in PROPORTIONS]
     a, b, length = (np.array(column) for column in zip(*pairs, strict=True))
-    lengths = np.linalg.norm(points[:, a] - points[:, b], axis=-1) / length  # (T, bones)
+    lengths = np.linalg.norm(points[:, a] - points[:, b], axis=-1) / length
     lengths = lengths[np.isfinite(lengths).sum(axis=1) * 2 >= len(pairs)]
     longest = np.nanmax(lengths, axis=1, initial=0)
-    return float(np.median(np.nanmedian(lengths[longest > 0], axis=1) / longest[longest > 0])) if longest.any() \
-        else float('nan')
+    return lengths[longest > 0], longest[longest > 0]
 
 
 def find_layout(points: np.ndarray, asked: str, usual: tuple[str, ...], kind: str) -> tuple[Skeleton, str]:

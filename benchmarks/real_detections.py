@@ -1,0 +1,169 @@
+"""What --predict makes of real detections, against the same person triangulated from several calibrated cameras.
+
+    python benchmarks/real_detections.py FOLDER CHECKPOINT [--width 1088] [--height 1920] [--fps 60]
+
+FOLDER holds a Qualisys calibration (*.qca.txt, lengths in mm, pixels in 64ths) and, per camera in its order, a folder
+`*_json` of OpenPose files (BODY_25B, as in the demo recording of Pose2Sim). The truth is the triangulation itself: good
+to about 2 cm, no benchmark of lifters. Prints JSON.
+"""
+
+import argparse
+import contextlib
+import io
+import json
+import sys
+import tempfile
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import numpy as np
+import torch
+
+if __name__ == '__main__':
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import run_ktpformer
+from common import metrics
+from common.datasets.npz import read_npz
+from common.keypoints import read_track
+from common.keypoints.gaps import strays
+from common.skeleton import BODY25B, H36M
+
+# Joints that the detector names and the lifter predicts; what is put together from others is left out.
+JOINTS = tuple(name for name in H36M.joints if name in BODY25B.joints)
+MIN_SCORE = 0.3
+BONES = {f'{side} {bone}': (f'{side}_{a}', f'{side}_{b}') for side in ('left', 'right') for bone, a, b in (
+    ('thigh', 'hip', 'knee'), ('shank', 'knee', 'ankle'), ('upper arm', 'shoulder', 'elbow'),
+    ('forearm', 'elbow', 'wrist'))}
+
+
+def read_cameras(path: Path) -> list[dict]:
+    """World-to-camera rotation (3, 3), position (3,) in metres and lens (fx, fy, cx, cy) in pixels of each camera.
+
+    Qualisys' camera axes have y up and look along -z, ours y down and z forward.
+    """
+    cameras = []
+    for entry in ElementTree.parse(path).getroot().iter('camera'):
+        place, lens = entry.find('transform').attrib, entry.find('intrinsic').attrib
+        turned = np.array([[float(place[f'r{row}{column}']) for column in '123'] for row in '123'])
+        cameras.append({
+            'rotation': np.diag([1, -1, -1]) @ turned,
+            'position': np.array([float(place[axis]) for axis in 'xyz']) / 1000,
+            'lens': [float(lens[k]) / 64 for k in ('focalLengthU', 'focalLengthV', 'centerPointU', 'centerPointV')]})
+    return cameras
+
+
+def triangulate(cameras: list[dict], points: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """World points (T, K, 3) in metres of pixels (C, T, K, 2) and their reprojection errors (C, T, K) in pixels.
+
+    Linear, weighted by the scores (C, T, K); those under MIN_SCORE count nothing, and fewer than two leave NaN.
+    """
+    matrices = []
+    for camera in cameras:
+        fx, fy, cx, cy = camera['lens']
+        place = np.column_stack([camera['rotation'], -camera['rotation'] @ camera['position']])
+        matrices.append(np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]]) @ place)
+    matrices = np.array(matrices)  # (C, 3, 4)
+    weights = np.where(scores >= MIN_SCORE, scores, 0)
+    known = np.nan_to_num(points)[..., None]  # (C, T, K, 2, 1)
+    rows = [weights[c, ..., None] * (known[c, ..., axis, :] * matrices[c, 2] - matrices[c, axis])
+            for c in range(len(cameras)) for axis in range(2)]
+    homogeneous = np.linalg.svd(np.stack(rows, axis=-2))[2][..., -1, :]  # (T, K, 4)
+    world = homogeneous[..., :3] / homogeneous[..., 3:]
+    world[(weights > 0).sum(axis=0) < 2] = np.nan
+    seen = np.einsum('cij,tkj->ctki', matrices, np.concatenate([world, np.ones_like(world[..., :1])], axis=-1))
+    errors = np.linalg.norm(seen[..., :2] / seen[..., 2:] - points, axis=-1)
+    return world, np.where(weights > 0, errors, np.nan)
+
+
+def truth_of(folder: Path) -> tuple[list[dict], list[Path], np.ndarray, np.ndarray]:
+    """(cameras, their folders, (T, J, 3) world points of JOINTS in metres, reprojection errors)."""
+    cameras = read_cameras(next(folder.glob('*.qca.txt')))
+    folders = sorted(folder.glob('*_json'))
+    points, scores = [], []
+    for path in folders:
+        track = read_track(path)
+        seen = (track.scores >= MIN_SCORE) & ~strays(track.points, track.scores >= MIN_SCORE)[:, None]
+        points.append(track.points)
+        scores.append(np.where(seen, track.scores, 0))
+    kept = [BODY25B.joints.index(name) for name in JOINTS]
+    world, errors = triangulate(cameras, np.stack(points)[:, :, kept], np.stack(scores)[:, :, kept])
+    return cameras, folders, world, errors
+
+
+def lift(folder: Path, checkpoint: Path, camera: dict, picture: tuple[int, int], fps: float) -> dict:
+    """The members of what --predict --trajectory writes for one camera's folder."""
+    with tempfile.TemporaryDirectory() as scratch:
+        output = Path(scratch) / 'out.npz'
+        with contextlib.redirect_stdout(io.StringIO()):
+            status = run_ktpformer.main([
+                '--evaluate', str(checkpoint), '--predict', str(folder), '--output', str(output), '--fps', str(fps),
+                '--image-size', *map(str, picture), '--trajectory', '--intrinsics', *map(str, camera['lens'])])
+        if status:
+            raise SystemExit(status)
+        return read_npz(output)
+
+
+def compare(lifted: dict, world: np.ndarray, camera: dict) -> dict:
+    """Errors in mm of one camera's poses over the frames whose truth is whole, and what the poses look like."""
+    names = list(lifted['joints'])
+    kept = [names.index(name) for name in JOINTS]
+    whole = np.isfinite(world).all(axis=(1, 2))
+    truth = (world - camera['position']) @ camera['rotation'].T  # camera axes
+    middle = [JOINTS.index('left_hip'), JOINTS.index('right_hip')]
+    predicted, truth = (x - x[:, i].mean(axis=1, keepdims=True) for x, i in (
+        (lifted['poses'][:, kept].astype(np.float64), middle), (truth, middle)))
+    pair = torch.from_numpy(predicted[whole]), torch.from_numpy(truth[whole])
+    root = (world[:, middle].mean(axis=1) - camera['position']) @ camera['rotation'].T
+    away = np.linalg.norm(lifted['root'] - root, axis=-1)[whole]
+    height = lifted['world'][..., 2]
+    return {
+        'frames': len(lifted['poses']), 'compared': int(whole.sum()),
+        'p_mpjpe': _mean(metrics.p_mpjpe(*pair)), 'n_mpjpe': _mean(metrics.n_mpjpe(*pair)),
+        'mpjpe': _mean(metrics.mpjpe(*pair)),
+        'upright': float((height[:, names.index('head')] > height[:, names.index('hip')]).mean()),
+        'root_error_m': float(np.median(away)), 'distance_m': float(np.median(np.linalg.norm(root[whole], axis=-1))),
+        'bones_mm': {bone: spread(lifted['poses'][:, names.index(a)] - lifted['poses'][:, names.index(b)])
+                     for bone, (a, b) in BONES.items()}}
+
+
+def _mean(errors: torch.Tensor) -> float:
+    return round(1000 * float(errors.mean()), 1)
+
+
+def spread(bone: np.ndarray) -> list[float]:
+    """[mean, standard deviation] of the length of a bone (T, 3), millimetres."""
+    lengths = 1000 * np.linalg.norm(bone, axis=-1)
+    return [round(float(lengths.mean()), 1), round(float(lengths.std()), 1)]
+
+
+def measure(folder: Path, checkpoint: Path, picture: tuple[int, int], fps: float) -> dict:
+    """All figures of a recording."""
+    cameras, folders, world, errors = truth_of(folder)
+    by_camera = {}
+    for camera, path in zip(cameras, folders, strict=True):
+        by_camera[path.name] = compare(lift(path, checkpoint, camera, picture, fps), world, camera)
+    index = {name: JOINTS.index(name) for name in JOINTS}
+    return {
+        'joints': JOINTS, 'reprojection_px': [round(float(np.nanpercentile(errors, q)), 1) for q in (50, 90)],
+        'truth_bones_mm': {bone: spread((world[:, index[a]] - world[:, index[b]])[np.isfinite(world).all(axis=(1, 2))])
+                           for bone, (a, b) in BONES.items()},
+        'cameras': by_camera,
+        **{name: round(float(np.mean([figures[name] for figures in by_camera.values()])), 1)
+           for name in ('p_mpjpe', 'n_mpjpe', 'mpjpe')}}
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('folder', type=Path)
+    parser.add_argument('checkpoint', type=Path)
+    parser.add_argument('--width', type=int, default=1088)
+    parser.add_argument('--height', type=int, default=1920)
+    parser.add_argument('--fps', type=float, default=60)
+    args = parser.parse_args()
+    print(json.dumps(measure(args.folder, args.checkpoint, (args.width, args.height), args.fps), indent=1))
+
+
+if __name__ == '__main__':
+    main()
