@@ -52,7 +52,7 @@ def load_clip(args: argparse.Namespace, wanted: Skeleton, say) -> Clip:
 
     Raises FileError for a file that is broken or cannot be a person in pixels, FlagError for flags that do not fit it.
     """
-    track, seen, threshold, elsewhere = _load_track(args)
+    track, seen, elsewhere = _load_track(args)
     shown = np.where(seen[..., None], track.points, np.nan)
     layout, how = find_layout(shown, args.layout or 'auto', track.layouts, f'{args.predict} ({track.kind})')
     size = tuple(args.image_size) if args.image_size else track.size
@@ -72,7 +72,7 @@ def load_clip(args: argparse.Namespace, wanted: Skeleton, say) -> Clip:
     if made:
         say(f'for layout {wanted.name}: ' + '; '.join(f'{name} from {", ".join(of)}' for name, of in made.items()))
     used = matrix.any(axis=0)
-    _say_gaps(track, seen, used, threshold, elsewhere, fps, say)
+    _say_gaps(track, seen[:, used], elsewhere, fps, say)
     pixels = np.einsum('lk,tkc->tlc', matrix[:, used], fill(track.points, seen)[:, used])
     own = np.zeros(pixels.shape[:2], bool)
     for index, name in enumerate(wanted.joints):
@@ -102,8 +102,8 @@ def _on_screen(pixels: np.ndarray, layout: Skeleton, size: tuple[float, float], 
     return (zoom * screen).astype(np.float32)
 
 
-def _load_track(args) -> tuple[Track, np.ndarray, float, np.ndarray]:
-    """(the track, (T, K) bool which keypoints count, the lowest score, (T,) bool where the person is another one)."""
+def _load_track(args) -> tuple[Track, np.ndarray, np.ndarray]:
+    """(the track, (T, K) bool which keypoints count, (T,) bool where the person is another one)."""
     videos = args.subjects_test or (None,)
     if len(videos) > 1:
         raise FlagError('-ste names several videos: --predict lifts one at a time')
@@ -115,18 +115,16 @@ def _load_track(args) -> tuple[Track, np.ndarray, float, np.ndarray]:
                         (': lower --min-score' if (track.scores > 0).any() else ', all are missing'))
     elsewhere = strays(track.points, seen)
     seen[elsewhere] = False
-    return track, seen, threshold, elsewhere
+    return track, seen, elsewhere
 
 
-def _say_gaps(track: Track, seen: np.ndarray, used: np.ndarray, threshold: float, elsewhere: np.ndarray, fps: float, say) -> None:
-    """What is interpolated: how many keypoints of how many frames, and the frames of long absences."""
-    missing = ~seen & used
-    if not missing.any():
-        say(f'each of the {used.sum()} keypoints that are used is there in every frame')
+def _say_gaps(track: Track, seen: np.ndarray, elsewhere: np.ndarray, fps: float, say) -> None:
+    """What is interpolated: how many of the keypoints that are used, (T, U) `seen`, and the frames of long absences."""
+    if seen.all():
+        say(f'each of the {seen.shape[1]} keypoints that are used is there in every frame')
         return
-    low = int((missing & (track.scores > 0))[~elsewhere].sum())
-    say(f'interpolated in time: {missing.sum():,} of the {used.sum() * len(seen):,} keypoints that are used, in '
-        f'{missing.any(axis=1).sum():,} of {len(seen):,} frames; {low:,} have scores under {threshold:g} (--min-score)')
+    say(f'interpolated in time: {(~seen).sum():,} of the {seen.size:,} keypoints that are used, not seen or under '
+        f'--min-score, in {(~seen).any(axis=1).sum():,} of {len(seen):,} frames')
     if elsewhere.any():
         say(f'left out: {elsewhere.sum()} frames in which the best-scored person is somewhere else, such as '
             f'{track.frames[elsewhere][0]}')
