@@ -77,7 +77,7 @@ class Oracle(torch.nn.Module):
         return self.poses[found].unflatten(0, keypoints.shape[:2]) + self.offset
 
 
-@pytest.mark.parametrize('target', ['centre', 'all'])
+@pytest.mark.parametrize('target', ['centre', 'all', 'last'])
 @pytest.mark.parametrize('frames', [1, 9, 8, 81])
 def test_a_perfect_predictor(folder, target, frames):
     store = store_of(folder)
