@@ -8,7 +8,7 @@ import argparse
 import math
 import sys
 
-DATASETS = ('h36m', '3dhp', 'cmu', 'synthetic')
+DATASETS = ('h36m', 'humaneva15', 'humaneva20', '3dhp', 'cmu', 'synthetic')
 # What a run of any model starts from.
 DEFAULTS = {
     'dataset': 'h36m', 'keypoints': None, 'subjects_train': None, 'subjects_test': None, 'actions': None,
@@ -110,7 +110,7 @@ def _add_data(group):
     add = group.add_argument
     add('-d', '--dataset', choices=DATASETS, help='data set (default h36m; synthetic needs no file)')
     add('-k', '--keypoints', type=_text, metavar='NAME', help='2D keypoints: data_2d_<dataset>_NAME.npz (default '
-        'cpn_ft_h36m_dbb for h36m, noisy for cmu, gt for synthetic)')
+        'cpn_ft_h36m_dbb for h36m, noisy for cmu, gt for the others)')
     add('--data', default='data', type=_text, metavar='DIR', help='folder of the npz files (default data)')
     add('-str', '--subjects-train', type=_names, metavar='A,B', help="training subjects (default: the data set's)")
     add('-ste', '--subjects-test', type=_names, metavar='A,B', help="test subjects (default: the data set's)")
