@@ -7,37 +7,22 @@ import numpy as np
 import pytest
 from test_npz import rename_numpy_core, write_pickled, zero_d
 
-pytest.importorskip('scipy.io')
-
-from humaneva_files import CAMERAS, whole_takes, write_mocap, write_videos
-
 from common.camera import normalise
 from common.datasets import load_dataset
+from common.datasets.humaneva import CAMERAS
 from common.datasets.npz import read_npz, write_npz
 from common.errors import FileError, FlagError
 from common.skeleton import COCO, HUMANEVA15, HUMANEVA20
-from data import prepare_data_2d, prepare_data_humaneva
 
 SUBJECTS = ['-str', 'Train/S1,Train/S2', '-ste', 'Validate/S1,Validate/S2']
 QUICK = ['--downsample', '5', '-cs', '24', '-dep', '1', '-e', '2', '--device', 'cpu']
 TINY = ['-f', '27', '-b', '270', '-lr', '1e-3', *QUICK]
 HTNET = ['--model', 'htnet', '--hidden', '16', *QUICK]
-GAPS = (40, 41, 100)
 
 
-@pytest.fixture(scope='session')
-def folder(tmp_path_factory):
-    """npz files of both layouts and of COCO detections, by the converters; not to be written to."""
-    folder, takes = tmp_path_factory.mktemp('humaneva'), whole_takes()
-    write_videos(folder / 'videos', takes)
-    for joints in (15, 20):
-        write_mocap(folder / f'converted_{joints}j', joints, takes, GAPS)
-        assert prepare_data_humaneva.main([str(folder / f'converted_{joints}j'), '--data', str(folder),
-                                           '--force']) == 0
-        assert prepare_data_2d.main([str(folder / 'videos'), '--name', 'detectron_pt_coco', '--dataset',
-                                     f'humaneva{joints}', '--mocap', str(folder / f'converted_{joints}j'), '--data',
-                                     str(folder)]) == 0
-    return folder
+@pytest.fixture
+def folder(humaneva_folder):
+    return humaneva_folder
 
 
 @pytest.mark.parametrize('name, keypoints, skeleton, layout', [
