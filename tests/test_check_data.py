@@ -216,6 +216,19 @@ def test_part_of_humaneva_lacks_only_what_it_lacks(humaneva_folder, problems, na
     assert counts.endswith('; and 19 more that differ')
 
 
+def test_a_whole_copy_of_humaneva_is_ok(tmp_path, problems, capfd):
+    """All takes of the three subjects in their full length, converted without --force."""
+    pytest.importorskip('scipy.io')
+    from humaneva_files import whole_takes, write_mocap
+
+    from common.datasets.humaneva import TRAINING
+    from data import prepare_data_humaneva
+    write_mocap(tmp_path / 'converted_15j', 15, whole_takes(TRAINING), gaps=(7, 200))
+    assert prepare_data_humaneva.main([str(tmp_path / 'converted_15j'), '--data', str(tmp_path)]) == 0
+    capfd.readouterr()
+    assert problems('-d', 'humaneva15') == []
+
+
 @pytest.mark.parametrize('change, sentence', [
     (lambda views: [view[:, BODY.mirror] for view in views], 'left and right of the keypoints are swapped'),
     (lambda views: [views[1], views[0], views[2]], 'not where the 3D is projected to'),
