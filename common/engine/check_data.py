@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from common.arguments import DEFAULTS
 from common.datasets import DATASETS, Count, PoseDataset, action_name, files_of, load_dataset, missing
 from common.engine import plausibility
 from common.engine.plausibility import View, to_body
@@ -20,7 +21,7 @@ COUNTS_NAMED = 3  # of those that differ
 
 def run(args: argparse.Namespace) -> None:
     """Print what is there, then OK or a numbered list of problems. Raises FileError where there are any."""
-    name, folder = args.dataset or 'h36m', Path(args.data)
+    name, folder = args.dataset or DEFAULTS['dataset'], Path(args.data)
     keypoints = args.keypoints or DATASETS[name].keypoints
     print(f'data set {name}, keypoints {keypoints}, folder {folder}')
     problems = [*look_at_files(name, folder, keypoints)]
