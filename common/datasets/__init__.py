@@ -46,7 +46,7 @@ DATASETS = {
     'humaneva15': _Entry(humaneva.load15, 'gt', _humaneva(15), humaneva.counts),
     'humaneva20': _Entry(humaneva.load20, 'gt', _humaneva(20), humaneva.counts),
     '3dhp': _Entry(mpi_inf_3dhp.load, 'gt', 'ask for MPI-INF-3DHP at http://vcai.mpi-inf.mpg.de/3dhp-dataset and run '
-                   'data/prepare_data_3dhp.py on its folder', keypoints_known=mpi_inf_3dhp.KEYPOINTS,
+                   'data/prepare_data_3dhp.py on its folder', mpi_inf_3dhp.counts, mpi_inf_3dhp.KEYPOINTS,
                    split_paths=mpi_inf_3dhp.paths, marked=True),
     'cmu': _Entry(cmu.load, 'noisy', 'fetch ASF/AMC files from http://mocap.cs.cmu.edu and run '
                   'data/prepare_data_cmu.py on their folder'),

@@ -67,7 +67,7 @@ def subject_problems(dataset: PoseDataset) -> list[str]:
     for source, tree in ((dataset.source_3d, dataset.positions), (dataset.source_2d, dataset.detections)):
         lacking = [s for s in (*dataset.subjects_train, *dataset.subjects_test) if s not in tree]
         problems += [f'{source} has no subject {", ".join(lacking)}'] if lacking else []
-    return problems
+    return list(dict.fromkeys(problems))  # one file may hold both sides
 
 
 def count_problems(counts: list[Count]) -> list[str]:
@@ -115,6 +115,8 @@ def views_of(dataset: PoseDataset, subject: str) -> list[View]:
         for index, (camera, track) in enumerate(zip(dataset.cameras.get(subject, ()), tracks, strict=False)):
             if len(track) >= len(motion) and np.isfinite(motion[rows]).all() and np.isfinite(track[rows]).all():
                 joints = to_body(camera.from_world(motion[rows]), dataset.skeleton)
-                views.append(View(subject, take, index, joints, to_body(track[rows], dataset.layout),
+                # Where each camera's view is a take of its own, the end of the take's name says which camera it is.
+                lens = take.split(' ')[-1] if len(dataset.cameras[subject]) == 1 else index
+                views.append(View(subject, take, lens, joints, to_body(track[rows], dataset.layout),
                                   (camera.width, camera.height), camera.intrinsic))
     return views

@@ -47,7 +47,7 @@ class View:
 
     subject: str
     take: str
-    camera: int
+    camera: int | str
     joints: np.ndarray
     pixels: np.ndarray
     size: tuple[int, int]
