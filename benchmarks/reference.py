@@ -1,4 +1,4 @@
-"""The yardstick: HTNet and its training loop as the field writes them, in plain eager fp32 PyTorch.
+"""The yardstick: both models and a training loop as the field writes them, in plain eager fp32 PyTorch.
 
 Benchmarks compare the program with it; nothing in the program uses it, and it uses nothing of the program.
 Letters in shapes: B batch, F frames, N = B·F samples, J joints, C channels, D hidden width.
@@ -208,6 +208,104 @@ class HTNet(nn.Module):
         for block in self.Hiremixer['blocks']:
             x = block(x)
         return self.fcn(self.Hiremixer['Temporal_norm'](x)).reshape(b, f, j, 3)
+
+
+class GraphLayer(nn.Module):
+    """Graph convolution, batch norm over channels, ReLU: (N, nodes, inputs) -> (N, nodes, outputs)."""
+
+    def __init__(self, adjacency: Tensor, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.gconv = GraphConv(adjacency, inputs, outputs)
+        self.bn = nn.BatchNorm1d(outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, nodes, inputs) -> (N, nodes, outputs)."""
+        return torch.relu(self.bn(self.gconv(x).transpose(1, 2)).transpose(1, 2))
+
+
+class TrajectoryPrior(nn.Module):
+    """TPA: two graph layers over frames beside the input, (N, F, C) -> (N, F, C)."""
+
+    def __init__(self, adjacency: Tensor, channels: int) -> None:
+        super().__init__()
+        self.gconv1 = GraphLayer(adjacency, channels, channels)
+        self.gconv2 = GraphLayer(adjacency, channels, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, F, C) -> (N, F, C)."""
+        return x + self.gconv2(self.gconv1(x))
+
+
+class TransformerBlock(nn.Module):
+    """Pre-norm attention and MLP of ratio 2, (N, tokens, C) -> (N, tokens, C)."""
+
+    def __init__(self, attn: nn.Module, norm1: nn.Module, channels: int, drop_path: float) -> None:
+        super().__init__()
+        self.norm1, self.attn = norm1, attn
+        self.norm2 = nn.LayerNorm(channels, eps=1e-6)
+        self.mlp = Mlp(channels, 2 * channels, 0.0)
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, tokens, C) -> (N, tokens, C)."""
+        x = x + self.drop_path(self.attn(self.norm1(x)))
+        return x + self.drop_path(self.mlp(self.norm2(x)))
+
+
+class PriorAttention(Attention):
+    """Attention with its own norm, behind a prior: KPA for joints, TPA for frames."""
+
+    def __init__(self, channels: int, heads: int) -> None:
+        super().__init__(channels, heads, 0.0)
+        self.norm1 = nn.LayerNorm(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, tokens, C) -> (N, tokens, C)."""
+        return super().forward(self.norm1(x))
+
+
+class KTPFormer(nn.Module):
+    """(B, F, J, 2) -> (B, F, J, 3); adjacency (J, J) and chain (F, F), keys those of public checkpoints."""
+
+    def __init__(self, adjacency: Tensor, chain: Tensor, channels: int = 512, depth: int = 7, heads: int = 8,
+                 drop_path: float = 0.1) -> None:
+        super().__init__()
+        rates = torch.linspace(0, drop_path, depth + 1).tolist()
+        spatial, temporal = PriorAttention(channels, heads), PriorAttention(channels, heads)
+        spatial.kpa = GraphLayer(adjacency, 2, channels)
+        spatial.Spatial_pos_embed = nn.Parameter(torch.zeros(1, len(adjacency), channels))
+        temporal.tpa = TrajectoryPrior(chain, channels)
+        temporal.Temporal_pos_embed = nn.Parameter(torch.zeros(1, len(chain), channels))
+        self.kpattention = TransformerBlock(spatial, nn.Identity(), channels, rates[0])
+        self.tpattention = TransformerBlock(temporal, nn.Identity(), channels, rates[0])
+
+        def blocks() -> nn.ModuleList:
+            return nn.ModuleList(TransformerBlock(Attention(channels, heads, 0.0), nn.LayerNorm(channels, eps=1e-6),
+                                                  channels, rate) for rate in rates[1:])
+        self.STEblocks, self.TTEblocks = blocks(), blocks()
+        self.Spatial_norm = nn.LayerNorm(channels, eps=1e-6)
+        self.Temporal_norm = nn.LayerNorm(channels, eps=1e-6)
+        self.head = nn.Sequential(nn.LayerNorm(channels), nn.Linear(channels, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, F, J, 2) -> (B, F, J, 3)."""
+        b, f, j, _ = x.shape
+
+        def by_track(x: Tensor) -> Tensor:  # (B·F, J, C) -> (B·J, F, C)
+            return x.reshape(b, f, j, -1).transpose(1, 2).reshape(b * j, f, -1)
+
+        def by_frame(x: Tensor) -> Tensor:  # (B·J, F, C) -> (B·F, J, C)
+            return x.reshape(b, j, f, -1).transpose(1, 2).reshape(b * f, j, -1)
+
+        spatial, temporal = self.kpattention.attn, self.tpattention.attn
+        x = spatial.kpa(x.reshape(b * f, j, 2)) + spatial.Spatial_pos_embed
+        x = by_track(self.Spatial_norm(self.kpattention(x)))
+        x = temporal.tpa(x) + temporal.Temporal_pos_embed
+        x = self.Temporal_norm(self.tpattention(x))
+        for over_joints, over_frames in zip(self.STEblocks, self.TTEblocks, strict=True):
+            x = self.Spatial_norm(over_joints(by_frame(x)))
+            x = self.Temporal_norm(over_frames(by_track(x)))
+        return self.head(by_frame(x)).reshape(b, f, j, 3)
 
 
 class PerFrameSamples(Dataset):

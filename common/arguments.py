@@ -8,7 +8,7 @@ import argparse
 import math
 import sys
 
-DATASETS = ('h36m', '3dhp', 'cmu', 'synthetic')
+DATASETS = ('h36m', 'humaneva15', 'humaneva20', '3dhp', 'cmu', 'synthetic')
 LAYOUTS = ('auto', 'coco', 'h36m', 'halpe26', 'body25', 'body25b', 'mpii', '3dhp')
 # What a run of any model starts from.
 DEFAULTS = {
@@ -112,8 +112,10 @@ def _add_data(group):
     add = group.add_argument
     add('-d', '--dataset', choices=DATASETS, help='data set (default h36m; synthetic needs no file)')
     add('-k', '--keypoints', type=_text, metavar='NAME', help='2D keypoints: data_2d_<dataset>_NAME.npz (default '
-        'cpn_ft_h36m_dbb for h36m, noisy for cmu, gt for synthetic)')
+        'cpn_ft_h36m_dbb for h36m, noisy for cmu, gt for the others)')
     add('--data', default='data', type=_text, metavar='DIR', help='folder of the npz files (default data)')
+    add('--check-data', action='store_true', help='only check the files of -d and -k: there, whole, joints in order, '
+        'metres and pixels, left on the left; ends with OK or a list of problems')
     add('-str', '--subjects-train', type=_names, metavar='A,B', help="training subjects (default: the data set's)")
     add('-ste', '--subjects-test', type=_names, metavar='A,B', help="test subjects (default: the data set's)")
     add('-a', '--actions', type=_actions, metavar='A,B',
@@ -256,9 +258,10 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     args.command = ['run_ktpformer.py', *(sys.argv[1:] if argv is None else argv)]
     for one, other in (('evaluate', 'resume'), ('evaluate', 'init'), ('resume', 'init'), ('inspect', 'evaluate'),
-                       ('inspect', 'resume'), ('inspect', 'init')):
+                       ('inspect', 'resume'), ('inspect', 'init'), ('check_data', 'evaluate'),
+                       ('check_data', 'resume'), ('check_data', 'init'), ('check_data', 'inspect')):
         if getattr(args, one) and getattr(args, other):
-            parser.error(f'--{one} and --{other} exclude each other')
+            parser.error(f'--{one.replace("_", "-")} and --{other} exclude each other')
     if args.evaluate and args.eval is False:
         parser.error('--evaluate and --no-eval exclude each other')
     for flag in ('results', 'export_predictions', 'protocol', 'target', 'by_subject', 'subjects_valid', 'select'):

@@ -11,8 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-# MixSTE's and KTPFormer's loss weights, written by name; what is not listed weighs 1.
-LOSS_WEIGHTS = {'knee': 2.5, 'ankle': 2.5, 'head': 1.5, 'shoulder': 1.5, 'elbow': 4.0, 'wrist': 4.0}
+# MixSTE's and KTPFormer's loss weights, written by name; what is not listed weighs 1. Where a layout tells the two ends
+# of a joint apart, each weighs what the joint does.
+LOSS_WEIGHTS = {'knee': 2.5, 'upper_knee': 2.5, 'lower_knee': 2.5, 'ankle': 2.5, 'head': 1.5, 'shoulder': 1.5,
+                'elbow': 4.0, 'upper_elbow': 4.0, 'lower_elbow': 4.0, 'wrist': 4.0}
 
 LIMBS = (('hip', 'knee', 'ankle'), ('shoulder', 'elbow', 'wrist'))
 
@@ -101,6 +103,17 @@ HUMANEVA15 = Skeleton(
      'left_hip', 'left_knee', 'left_ankle', 'right_hip', 'right_knee', 'right_ankle', 'head'),
     (-1, 0, 1, 2, 3, 1, 5, 6, 0, 8, 9, 0, 11, 12, 1),
 )
+# HumanEva's mocap has both ends of each segment: an elbow is the lower end of the upper arm (`upper_elbow`) and the
+# upper end of the lower arm (`lower_elbow`), which lie apart by what the markers miss; likewise a knee. In order: the
+# lower and the upper end of the torso, the lower end of the head, arms, legs, the upper end of the head. Only the
+# symmetry is published with the order; the tree is ours: anatomy's, every arm from the upper end of the torso.
+HUMANEVA20 = Skeleton(
+    'humaneva20',
+    ('hip', 'thorax', 'neck', 'left_shoulder', 'left_upper_elbow', 'left_lower_elbow', 'left_wrist', 'right_shoulder',
+     'right_upper_elbow', 'right_lower_elbow', 'right_wrist', 'left_hip', 'left_upper_knee', 'left_lower_knee',
+     'left_ankle', 'right_hip', 'right_upper_knee', 'right_lower_knee', 'right_ankle', 'head'),
+    (-1, 0, 1, 1, 3, 4, 5, 1, 7, 8, 9, 0, 11, 12, 13, 0, 15, 16, 17, 2),
+)
 # The data set's own names for 0, 1, 16 are head_top, neck, head.
 MPI_INF_3DHP = Skeleton(
     '3dhp',
@@ -145,7 +158,8 @@ BODY25B = Skeleton(
     (*COCO.parents, 0, 17, 15, 19, 15, 16, 22, 16),
 )
 
-SKELETONS = {s.name: s for s in (H36M, HUMANEVA15, MPI_INF_3DHP, COCO, MPII, HALPE26, BODY25, BODY25B)}
+_LAYOUTS = (H36M, HUMANEVA15, HUMANEVA20, MPI_INF_3DHP, COCO, MPII, HALPE26, BODY25, BODY25B)
+SKELETONS = {layout.name: layout for layout in _LAYOUTS}
 
 # What stands in for a joint that the other layout lacks: the first entry whose joints are all there, averaged.
 STAND_INS = {
@@ -155,6 +169,10 @@ STAND_INS = {
     'neck': (('nose',), ('thorax', 'head')),
     'head': (('left_eye', 'right_eye', 'left_ear', 'right_ear'), ('neck',)),
     'nose': (('neck',), ('head',)),
+    **{f'{side}_{end}_{joint}': ((f'{side}_{joint}',),)
+       for side in ('left', 'right') for joint in ('elbow', 'knee') for end in ('upper', 'lower')},
+    **{f'{side}_{joint}': ((f'{side}_upper_{joint}', f'{side}_lower_{joint}'),)
+       for side in ('left', 'right') for joint in ('elbow', 'knee')},
 }
 
 

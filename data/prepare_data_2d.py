@@ -37,14 +37,14 @@ from tqdm import tqdm
 if __name__ == '__main__':
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from common.datasets import h36m
+from common.datasets import h36m, humaneva
 from common.datasets.npz import read_npz
 from common.errors import FileError, FlagError
-from common.skeleton import COCO, H36M, HUMANEVA15, MPII, Skeleton
+from common.skeleton import COCO, H36M, HUMANEVA15, HUMANEVA20, MPII, Skeleton
 from data import conversion as shared
 from data import prepare_data_h36m, prepare_data_humaneva
 
-LAYOUTS = {layout.name: layout for layout in (COCO, H36M, MPII, HUMANEVA15)}
+LAYOUTS = {layout.name: layout for layout in (COCO, H36M, MPII, HUMANEVA15, HUMANEVA20)}
 DATASETS = ('custom', 'h36m', 'humaneva15', 'humaneva20')
 CAMERAS = {'h36m': ('54138969', '55011271', '58860488', '60457274'), 'humaneva': ('C1', 'C2', 'C3')}
 VIDEOS = {'h36m': (r'(.+)\.(\d+)\.\w+\.npz', 'S1/Directions 1.54138969.mp4.npz'),
@@ -181,7 +181,7 @@ def read_cameras(paths: list[Path], layout: Skeleton, dataset: str) -> list[np.n
 def h36m_views(folder: Path, layout: Skeleton, force: bool) -> dict[str, dict]:
     """Subject -> take -> four (T, K, 2) float32 tracks. Raises FileError, also for a number of takes that is not 30."""
     videos = find_videos(folder, 'h36m')
-    known = prepare_data_h36m.takes_per_subject(h36m.CAMERAS)
+    known = {f'takes of {subject}': takes for subject, takes in h36m.TAKES.items()}
     found = {}
     for subject, _ in videos:
         if subject not in UNSEEN:
@@ -200,7 +200,7 @@ def humaneva_views(folder: Path, layout: Skeleton, dataset: str, mocap: Path, fo
     """
     videos = find_videos(folder, dataset)
     files = prepare_data_humaneva.find_takes(mocap)
-    ranges = prepare_data_humaneva.RANGES
+    ranges = humaneva.RANGES
     shared.check_counts({f'videos of {subject} {take}': 1 for subject, take in ranges
                          if (subject.split('/')[1], take) in videos},
                         {f'videos of {subject} {take}': 1 for subject, take in files}, force)
@@ -210,7 +210,7 @@ def humaneva_views(folder: Path, layout: Skeleton, dataset: str, mocap: Path, fo
         if (f'Train/{subject}', take) not in ranges:
             views.setdefault(f'Unlabeled/{subject}', {})[take] = tracks
             continue
-        for split in prepare_data_humaneva.SPLITS:
+        for split in humaneva.SPLITS:
             key = f'{split}/{subject}', take
             if key in files:
                 for name, chunk, cut in _chunks(files[key], dataset, key, tracks, paths):
@@ -221,7 +221,7 @@ def humaneva_views(folder: Path, layout: Skeleton, dataset: str, mocap: Path, fo
 def _chunks(file: Path, dataset: str, key: tuple[str, str], tracks: list[np.ndarray], paths: list[Path]):
     """(subject, chunk, tracks) of one take in one part of the split."""
     subject, take = key
-    start, end = prepare_data_humaneva.RANGES[key]
+    start, end = humaneva.RANGES[key]
     poses, _ = prepare_data_humaneva.read_take(file)
     if dataset != f'humaneva{poses.shape[1]}':
         raise FileError(f'{file} has {poses.shape[1]} joints, expected those of --dataset {dataset}')

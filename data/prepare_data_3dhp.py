@@ -30,22 +30,12 @@ from tqdm import tqdm
 if __name__ == '__main__':
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from common.datasets.mpi_inf_3dhp import CAMERAS, TEST, TRAINING
 from common.errors import FileError
 from common.skeleton import MPI_INF_3DHP
 from data import conversion as shared
 from data.matlab import read_mat, read_mat73
 
-# sequence -> frames used, frames per second
-TRAINING = {
-    'S1 Seq1': (6416, 25), 'S1 Seq2': (12430, 50), 'S2 Seq1': (6502, 25), 'S2 Seq2': (6081, 25),
-    'S3 Seq1': (12488, 50), 'S3 Seq2': (12283, 50), 'S4 Seq1': (6171, 25), 'S4 Seq2': (6675, 25),
-    'S5 Seq1': (12820, 50), 'S5 Seq2': (12312, 50), 'S6 Seq1': (6188, 25), 'S6 Seq2': (6145, 25),
-    'S7 Seq1': (6239, 25), 'S7 Seq2': (6320, 25), 'S8 Seq1': (6468, 25), 'S8 Seq2': (6054, 25),
-}
-# sequence -> frames, frames that count
-TEST = {'TS1': (6151, 603), 'TS2': (6080, 540), 'TS3': (5838, 506), 'TS4': (6007, 558), 'TS5': (320, 276),
-        'TS6': (492, 392)}
-CAMERAS = (0, 1, 2, 4, 5, 6, 7, 8)
 ALL_CAMERAS = 14
 ALL_JOINTS = 28
 # The 28 joints' indices of the 17, in the order of MPI_INF_3DHP. The test files hold the 17 alone.

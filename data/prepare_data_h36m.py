@@ -25,7 +25,7 @@ from tqdm import tqdm
 if __name__ == '__main__':
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from common.datasets.h36m import CAMERAS, SUBJECTS_TEST, SUBJECTS_TRAIN
+from common.datasets.h36m import CAMERAS, FRAMES_TEST, FRAMES_TRAIN, SUBJECTS_TEST, SUBJECTS_TRAIN, TAKES
 from common.datasets.virtual_cameras import project_all
 from common.errors import FileError
 from common.skeleton import H36M, H36M_OF_32
@@ -67,11 +67,6 @@ def take_name(path: Path, stem: str) -> str:
     if action not in ACTIONS or bool(space) != number.isdecimal():
         raise FileError(f'{path} is of no known action; move it elsewhere, or name it like "Directions 1"')
     return f'{action}{space}{number}'
-
-
-def takes_per_subject(subjects) -> dict[str, int]:
-    """How many takes each subject should have, as `check_counts` wants them: 30, one less of S11."""
-    return {f'takes of {subject}': 30 - (subject == CORRUPT[0]) for subject in subjects}
 
 
 def find_files(folder: Path) -> dict[str, dict[str, Path]]:
@@ -140,7 +135,8 @@ def work(arguments) -> str:
     shared.check_counts(
         {**{f'takes of {subject}': len(takes) for subject, takes in frames.items()},
          **{side: sum(sum(frames.get(subject, {}).values()) for subject in names) for side, names in sides.items()}},
-        {**takes_per_subject(CAMERAS), 'training frames': 389_938, 'test frames': 135_836}, arguments.force)
+        {**{f'takes of {subject}': known for subject, known in TAKES.items()}, 'training frames': FRAMES_TRAIN,
+         'test frames': FRAMES_TEST}, arguments.force)
     return shared.summary(frames, [
         shared.write_checked(arguments.data / 'data_3d_h36m.npz', FORM_3D, positions_3d=conversion.positions),
         shared.write_checked(arguments.data / 'data_2d_h36m_gt.npz', FORM_2D, positions_2d=conversion.views,

@@ -26,32 +26,15 @@ from tqdm import tqdm
 if __name__ == '__main__':
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from common.datasets.humaneva import RANGES, SPLITS
 from common.errors import FileError
-from common.skeleton import HUMANEVA15
+from common.skeleton import HUMANEVA15, HUMANEVA20
 from data import conversion as shared
 from data.matlab import read_mat
 
-SPLITS = ('Train', 'Validate')
 PATTERN = '<split>/<subject>/<Action>_<trial>.mat'
 CAMERAS = 3
-METADATA = {
-    15: shared.keypoints_metadata(HUMANEVA15),
-    20: {'layout_name': 'humaneva20', 'num_joints': 20,
-         'keypoints_symmetry': [[3, 4, 5, 6, 11, 12, 13, 14], [7, 8, 9, 10, 15, 16, 17, 18]]},
-}
-# subject -> take -> where its training part starts and ends in the video's synchronised frames; the part to validate
-# on lies before it, from frame FIRST.
-TRAINING = {
-    'S1': {'Walking 1': (590, 1203), 'Jog 1': (367, 740), 'ThrowCatch 1': (473, 945), 'Gestures 1': (395, 801),
-           'Box 1': (385, 789)},
-    'S2': {'Walking 1': (438, 876), 'Jog 1': (398, 795), 'ThrowCatch 1': (550, 1128), 'Gestures 1': (500, 901),
-           'Box 1': (382, 734)},
-    'S3': {'Walking 1': (448, 939), 'Jog 1': (401, 842), 'Gestures 1': (533, 1102), 'Box 1': (512, 1021)},
-}
-FIRST = 5
-# (split/subject, take) -> its frames [start, end)
-RANGES = {(f'{split}/{subject}', take): (start, end) if split == 'Train' else (FIRST, start)
-          for split in SPLITS for subject, takes in TRAINING.items() for take, (start, end) in takes.items()}
+METADATA = {len(skeleton): shared.keypoints_metadata(skeleton) for skeleton in (HUMANEVA15, HUMANEVA20)}
 
 
 @dataclass(frozen=True)

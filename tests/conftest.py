@@ -96,6 +96,25 @@ def h36m_folder(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope='session')
+def humaneva_folder(tmp_path_factory):
+    """npz files of HumanEva-I with 15 and 20 joints and of COCO detections, by the converters; not to be written to."""
+    pytest.importorskip('scipy.io')
+    from humaneva_files import whole_takes, write_mocap, write_videos
+
+    from data import prepare_data_2d, prepare_data_humaneva
+    folder, takes = tmp_path_factory.mktemp('humaneva'), whole_takes()
+    write_videos(folder / 'videos', takes)
+    for joints in (15, 20):
+        write_mocap(folder / f'converted_{joints}j', joints, takes, gaps=(40, 41, 100))
+        assert prepare_data_humaneva.main([str(folder / f'converted_{joints}j'), '--data', str(folder),
+                                           '--force']) == 0
+        assert prepare_data_2d.main([str(folder / 'videos'), '--name', 'detectron_pt_coco', '--dataset',
+                                     f'humaneva{joints}', '--mocap', str(folder / f'converted_{joints}j'), '--data',
+                                     str(folder)]) == 0
+    return folder
+
+
 @pytest.fixture
 def run(capfd, monkeypatch):
     """run(*flags) -> (exit status, stdout, stderr) of the whole program, in this process."""

@@ -3,6 +3,7 @@ import pytest
 
 from common import quaternion
 from common.camera import denormalise, normalise, project
+from common.datasets import humaneva
 from common.datasets.h36m import CAMERAS
 
 # World point (100, 200, 1000) mm seen by three Human3.6M cameras: camera space (mm), screen, pixels.
@@ -20,6 +21,15 @@ def test_known_projections(subject, index, in_camera, on_screen, pixels):
     np.testing.assert_allclose(point * 1000, in_camera, atol=1e-3)
     np.testing.assert_allclose(project(point, camera.intrinsic), on_screen, atol=1e-6)
     np.testing.assert_allclose(camera.project(np.array([0.1, 0.2, 1.0])), pixels, atol=1e-3)
+
+
+@pytest.mark.parametrize('split', ['Train', 'Validate'])
+@pytest.mark.parametrize('subject, index, in_camera', [('S1', 0, (104.721, -157.184, 4019.623)),
+                                                       ('S2', 2, (-137.640, 25.329, 3767.884))])
+def test_known_places_of_humaneva(split, subject, index, in_camera):
+    camera = humaneva.CAMERAS[f'{split}/{subject}'][index]
+    np.testing.assert_allclose(camera.from_world(np.array([0.1, 0.2, 1.0])) * 1000, in_camera, atol=1e-3)
+    assert (camera.width, camera.height, camera.intrinsic) == (640, 480, None)
 
 
 def test_world_and_back():

@@ -11,6 +11,7 @@ from raw_files import converted, nothing_in, refusal, truncate
 from test_npz import Evil, rename_numpy_core, write_pickled, zero_d
 
 from common import skeleton
+from common.datasets import humaneva as humaneva_set
 from common.datasets.npz import read_npz
 from common.datasets.poses import keypoint_layout, read_detections
 from data import prepare_data_2d as prepare
@@ -224,9 +225,9 @@ def test_humaneva_cuts_by_hand(humaneva, tmp_path, capsys):
     for subject, chunks in gt.items():  # the chunks of both are the same
         assert {c: [len(track) for track in tracks] for c, tracks in chunks.items()} == {
             c: [len(track) for track in tracks] for c, tracks in members['positions_2d'][subject].items()}
-    assert prepare.SYNC.keys() == prepare_data_humaneva.TRAINING.keys()
+    assert prepare.SYNC.keys() == humaneva_set.TRAINING.keys()
     for subject, takes in prepare.SYNC.items():
-        assert takes.keys() == prepare_data_humaneva.TRAINING[subject].keys()
+        assert takes.keys() == humaneva_set.TRAINING[subject].keys()
 
 
 def jog(split, frames=373, joints=15):

@@ -1,5 +1,7 @@
 """Both test protocols against the naive ones, and what must hold whatever the model."""
 
+import re
+
 import naive
 import numpy as np
 import pytest
@@ -15,7 +17,7 @@ from common.engine.evaluate import (
     tally,
     validation_figures,
 )
-from common.engine.report import summarise, table
+from common.engine.report import summarise, suspicion, table
 from common.models import build_model
 from common.sampler import SequenceStore
 from common.skeleton import COCO, H36M
@@ -182,3 +184,30 @@ def test_exported_frames_are_every_real_frame_once(tmp_path):
         assert rows['frame'][piece].tolist() == list(range(len(s.poses)))
         for name in ('subject', 'action', 'camera'):
             assert set(rows[name][piece].tolist()) == {getattr(s, name)}
+
+
+@pytest.mark.parametrize('figures, cause', [
+    ({'mpjpe': 40.1, 'p_mpjpe': 31.9, 'n_mpjpe': 39.0}, None), ({'mpjpe': 201.3, 'p_mpjpe': 93.0}, None),
+    ({'mpjpe': 90.0, 'p_mpjpe': 10.0}, None), ({'mpjpe': 300.0, 'p_mpjpe': 100.1}, None),
+    ({'mpjpe': None, 'p_mpjpe': None}, None),
+    ({'mpjpe': 5e5, 'p_mpjpe': 40.0, 'n_mpjpe': 45.0}, 'units are likely wrong'),
+    ({'mpjpe': 400.0, 'p_mpjpe': 40.0, 'n_mpjpe': 380.0}, 'MPJPE 400.0 is 10.0 times .* 40.0 mm: .* the root joint'),
+    ({'mpjpe': 400.0, 'p_mpjpe': 40.0}, 'left and right are swapped'),
+    ({'mpjpe': 400.0, 'p_mpjpe': 0.0}, 'is 400000.0 times'),
+])
+def test_what_no_weak_model_does_is_called_out(figures, cause):
+    line = suspicion(figures)
+    assert (line is None) == (cause is None)
+    assert line is None or (re.search(cause, line) and line.startswith('warning: '))
+
+
+def test_predictions_in_other_units_are_called_out(trained, h36m_folder, run, tmp_path):
+    """By --evaluate too, once, on standard output; the same model as it is gives no warning."""
+    saved = torch.load(trained[0] / 'best.bin', weights_only=True)
+    for name in ('head.1.weight', 'head.1.bias'):
+        saved['model_pos'][name] *= 1000
+    torch.save(saved, tmp_path / 'scaled.bin')
+    for file, warnings in ((trained[0] / 'best.bin', 0), (tmp_path / 'scaled.bin', 1)):
+        status, out, err = run('--evaluate', file, '--data', h36m_folder, '--device', 'cpu')
+        assert (status, err) == (0, '')
+        assert out.count('warning: MPJPE') == warnings

@@ -13,7 +13,7 @@ from common.datasets import load_dataset, mpi_inf_3dhp
 from common.datasets.npz import write_npz
 from common.datasets.synthetic import motion
 from common.engine.evaluate import TestWindows, predictions, predictions_by_frame, validation_figures
-from common.engine.pck import summarise_marked, tally_marked
+from common.engine.pck import summarise_marked, table_marked, tally_marked
 from common.sampler import SequenceStore
 from common.skeleton import H36M, MPI_INF_3DHP, correspondence
 from data import prepare_data_3dhp
@@ -152,6 +152,12 @@ def test_averages_a_b_and_c_of_the_six_column_table():
     pooled = (603 * 21.861064 + 540 * 35.833573) / 1143
     assert summary['scenes']['studio, green screen']['mpjpe'] == pytest.approx(pooled)
     assert summary['activities'] == {}
+
+
+def test_a_table_whose_poses_are_right_but_for_their_place_says_so():
+    good, lost = (np.array([50.0, 50 * mpjpe, 50 * 0.04, 50, 40]) for mpjpe in (0.05, 0.4))
+    assert 'warning' not in table_marked(summarise_marked({('TS1', 0): good}), 'centre')
+    assert 'warning: MPJPE 400.0 is 10.0 times P-MPJPE' in table_marked(summarise_marked({('TS1', 0): lost}), 'all')
 
 
 def test_counts_of_the_averages_are_the_known_ones():
@@ -350,3 +356,29 @@ def test_what_cannot_be(tmp_path, refused, folder):
     assert 'data_train_3dhp.npz holds no dict `data`' in refused(1, *data, '--data', tmp_path)
     write_npz(tmp_path / 'data_train_3dhp.npz', data={'S1 Seq1': {'0': 3}})
     assert 'S1 Seq1 is not a pair of cameras and frames per second' in refused(1, *data, '--data', tmp_path)
+
+
+def test_check_data(folder, tmp_path, run, monkeypatch):
+    """Counts are those of a whole copy; lenses differ between the cameras of a subject, and each is fitted."""
+    status, out, _ = run('-d', '3dhp', '--data', folder, '--check-data')
+    assert status == 1
+    assert '0 of 28 known counts agree' in out
+    problems = [line for line in out.splitlines() if line[:1].isdigit()]
+    assert len(problems) == 2
+    assert 'has no subject S3, S4, S5, S6, S7, S8, TS2, TS3, TS4, TS6' in problems[0]
+    assert 'frames of S1 Seq1: 80, of a whole copy 51,328' in problems[1]
+    train, test = write_files(tmp_path)
+    for name, known in (('SUBJECTS_TRAIN', ('S1', 'S2')), ('SUBJECTS_TEST', ('TS1', 'TS5')), ('CAMERAS', (0, 1)),
+                        ('TRAINING', {'S1 Seq1': (40, 25), 'S2 Seq1': (40, 25)}),
+                        ('TEST', {'TS1': (40, 6), 'TS5': (40, 4)})):
+        monkeypatch.setattr(mpi_inf_3dhp, name, known)
+    train['S1 Seq1'][0]['1']['data_2d'] = 0.7 * train['S1 Seq1'][0]['1']['data_2d'] + 90
+    write_npz(tmp_path / 'data_train_3dhp.npz', data=train)
+    status, out, _ = run('-d', '3dhp', '--data', tmp_path, '--check-data')
+    assert (status, out.splitlines()[-1]) == (0, 'OK'), out
+    assert '6 of 6 known counts agree' in out
+    swapped = test['TS5']['data_2d'][:, list(MPI_INF_3DHP.mirror)]
+    write_npz(tmp_path / 'data_test_3dhp.npz', data=test | {'TS5': test['TS5'] | {'data_2d': swapped}})
+    status, out, _ = run('-d', '3dhp', '--data', tmp_path, '--check-data')
+    assert status == 1
+    assert '1. TS5: ' in out

@@ -8,6 +8,7 @@ from common.skeleton import (
     H36M,
     HALPE26,
     HUMANEVA15,
+    HUMANEVA20,
     MPI_INF_3DHP,
     MPII,
     SKELETONS,
@@ -48,6 +49,7 @@ def test_mirrored_graph_is_the_graph(skeleton):
 @pytest.mark.parametrize('skeleton, left, right', [
     (H36M, [4, 5, 6, 11, 12, 13], [1, 2, 3, 14, 15, 16]),
     (HUMANEVA15, [2, 3, 4, 8, 9, 10], [5, 6, 7, 11, 12, 13]),
+    (HUMANEVA20, [3, 4, 5, 6, 11, 12, 13, 14], [7, 8, 9, 10, 15, 16, 17, 18]),
     (MPI_INF_3DHP, [5, 6, 7, 11, 12, 13], [2, 3, 4, 8, 9, 10]),
     (COCO, [1, 3, 5, 7, 9, 11, 13, 15], [2, 4, 6, 8, 10, 12, 14, 16]),
     (MPII, [3, 4, 5, 13, 14, 15], [0, 1, 2, 10, 11, 12]),
@@ -70,12 +72,27 @@ def test_loss_weights_follow_names_not_positions():
         assert dict(zip(other.joints, other.loss_weights, strict=True)).items() <= by_name.items()
 
 
+def test_the_ends_of_a_joint_are_its_ends():
+    """HumanEva's 20 joints: the tree, the weights, and what stands for the ends of elbows and knees."""
+    assert sorted(HUMANEVA20.edges) == sorted([(1, 0), (2, 1), (3, 1), (4, 3), (5, 4), (6, 5), (7, 1), (8, 7), (9, 8),
+                                               (10, 9), (11, 0), (12, 11), (13, 12), (14, 13), (15, 0), (16, 15),
+                                               (17, 16), (18, 17), (19, 2)])
+    assert HUMANEVA20.loss_weights == (1, 1, 1, 1.5, 4, 4, 4, 1.5, 4, 4, 4, 1, 2.5, 2.5, 2.5, 1, 2.5, 2.5, 2.5, 1.5)
+    from_coco = correspondence(HUMANEVA20, COCO)
+    assert [np.flatnonzero(row).tolist() for row in from_coco[3:7]] == [[5], [7], [7], [9]]  # the left arm
+    to_fifteen = correspondence(HUMANEVA15, HUMANEVA20)
+    assert [np.flatnonzero(row).tolist() for row in to_fifteen[11:14]] == [[15], [16, 17], [18]]  # the right leg
+    with pytest.raises(ValueError, match='layout humaneva20 has no right_knee, which a limb needs'):
+        HUMANEVA20.limbs  # noqa: B018
+
+
 def test_correspondence_is_the_identity_for_equal_layouts():
     np.testing.assert_array_equal(correspondence(H36M, H36M), np.eye(17))
 
 
 @pytest.mark.parametrize('joints, keypoints', [(H36M, COCO), (H36M, MPII), (HUMANEVA15, COCO), (HUMANEVA15, H36M),
-                                               (H36M, MPI_INF_3DHP), (MPI_INF_3DHP, COCO)])
+                                               (HUMANEVA20, COCO), (HUMANEVA20, HUMANEVA15),
+                                               (HUMANEVA15, HUMANEVA20), (H36M, MPI_INF_3DHP), (MPI_INF_3DHP, COCO)])
 def test_correspondence_takes_a_pose_to_the_same_pose(joints, keypoints):
     """Every joint that the keypoints name is copied, every row is a mean, and left stays left."""
     matrix = correspondence(joints, keypoints)

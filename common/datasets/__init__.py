@@ -1,48 +1,77 @@
 """The data sets by the name that -d gives them."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 
-from common.datasets import cmu, h36m, mpi_inf_3dhp, synthetic
-from common.datasets.poses import PoseDataset, Sequence, action_name
+from common.datasets import cmu, h36m, humaneva, mpi_inf_3dhp, synthetic
+from common.datasets.poses import Count, PoseDataset, Sequence, action_name
 from common.errors import FileError, FlagError
 
-__all__ = ['DATASETS', 'PoseDataset', 'Sequence', 'action_name', 'load_dataset']
+__all__ = ['DATASETS', 'Count', 'PoseDataset', 'Sequence', 'action_name', 'files_of', 'load_dataset']
 
 
 @dataclass(frozen=True)
 class _Entry:
-    """A data set's module, the keypoints it is used with unless -k says otherwise, and where its files come from.
+    """A data set.
 
-    Where `keypoints_known` names some, there are no others. With `split_files`, training and test subjects lie in files
-    of their own. Where test frames are `marked`, only some count, and PCK and AUC are measured.
+    Attributes:
+        load: how it is read.
+        keypoints: what it is used with unless -k says otherwise.
+        origin: where its files come from; None where it needs none.
+        counts: how much of what a whole copy holds is there.
+        keypoints_known: all keypoints there can be, where that is known.
+        split_paths: (folder, keypoints) -> the training and the test file, where these are files of their own.
+        marked: whether test frames are marked, so that only some count, and PCK and AUC are measured.
     """
 
-    module: ModuleType
+    load: Callable[..., PoseDataset]
     keypoints: str
     origin: str | None
+    counts: Callable[[PoseDataset], list[Count]] = lambda dataset: []
     keypoints_known: tuple[str, ...] | None = None
-    split_files: bool = False
+    split_paths: Callable[[Path, str], tuple[Path, Path]] | None = None
     marked: bool = False
 
 
+def _humaneva(joints: int) -> str:
+    return (f'ask for HumanEva-I at http://humaneva.is.tue.mpg.de, make converted_{joints}j with its MATLAB toolbox '
+            'and run data/prepare_data_humaneva.py on that folder (detections: data/prepare_data_2d.py)')
+
+
 DATASETS = {
-    'h36m': _Entry(h36m, 'cpn_ft_h36m_dbb', 'ask for Human3.6M at http://vision.imar.ro/human3.6m, convert it '
-                   'with data/prepare_data_h36m.py (README, Data sets) and say with --data where the npz files are'),
-    '3dhp': _Entry(mpi_inf_3dhp, 'gt', 'ask for MPI-INF-3DHP at http://vcai.mpi-inf.mpg.de/3dhp-dataset and run '
-                   'data/prepare_data_3dhp.py on its folder', mpi_inf_3dhp.KEYPOINTS, split_files=True, marked=True),
-    'cmu': _Entry(cmu, 'noisy', 'fetch ASF/AMC files from http://mocap.cs.cmu.edu and run data/prepare_data_cmu.py on '
-                  'their folder'),
-    'synthetic': _Entry(synthetic, 'gt', None, synthetic.KEYPOINTS),
+    'h36m': _Entry(h36m.load, 'cpn_ft_h36m_dbb', 'ask for Human3.6M at http://vision.imar.ro/human3.6m and run '
+                   'data/prepare_data_h36m.py on its folder (detections: data/prepare_data_2d.py), or say with --data '
+                   "where files in VideoPose3D's npz layout are", h36m.counts),
+    'humaneva15': _Entry(humaneva.load15, 'gt', _humaneva(15), humaneva.counts),
+    'humaneva20': _Entry(humaneva.load20, 'gt', _humaneva(20), humaneva.counts),
+    '3dhp': _Entry(mpi_inf_3dhp.load, 'gt', 'ask for MPI-INF-3DHP at http://vcai.mpi-inf.mpg.de/3dhp-dataset and run '
+                   'data/prepare_data_3dhp.py on its folder', mpi_inf_3dhp.counts, mpi_inf_3dhp.KEYPOINTS,
+                   split_paths=mpi_inf_3dhp.paths, marked=True),
+    'cmu': _Entry(cmu.load, 'noisy', 'fetch ASF/AMC files from http://mocap.cs.cmu.edu and run '
+                  'data/prepare_data_cmu.py on their folder'),
+    'synthetic': _Entry(synthetic.load, 'gt', None, keypoints_known=synthetic.KEYPOINTS),
 }
 
 
-def files_of(name: str, folder: Path, keypoints: str) -> tuple[Path, Path]:
-    """The two files of a data set: 3D and 2D, or, where it has split files, training and test."""
-    if DATASETS[name].split_files:
-        return DATASETS[name].module.paths(folder, keypoints)
-    return folder / f'data_3d_{name}.npz', folder / f'data_2d_{name}_{keypoints}.npz'
+def files_of(name: str, folder: Path, keypoints: str | None = None) -> list[Path]:
+    """The files that the data set called `name` is read from, there or not; none where it needs none."""
+    entry = DATASETS[name]
+    keypoints = keypoints or entry.keypoints
+    if entry.origin is None:
+        return []
+    if entry.split_paths:
+        return list(entry.split_paths(folder, keypoints))
+    return [folder / f'data_3d_{name}.npz', folder / f'data_2d_{name}_{keypoints}.npz']
+
+
+def missing(name: str, path: Path) -> str | None:
+    """One sentence on a file that is not there: which, and where to get it."""
+    if path.exists():
+        return None
+    others = sorted(p.stem.removeprefix(f'data_2d_{name}_') for p in path.parent.glob(f'data_2d_{name}_*.npz'))
+    found = f' (the folder has -k {", ".join(others)})' if others and '2d' in path.name else ''
+    return f'{path} is missing{found}: {DATASETS[name].origin}; -d synthetic needs no file'
 
 
 def load_dataset(name: str, folder: Path, keypoints: str | None = None, training: bool = True) -> PoseDataset:
@@ -59,12 +88,8 @@ def load_dataset(name: str, folder: Path, keypoints: str | None = None, training
     keypoints = keypoints or entry.keypoints
     if entry.keypoints_known and keypoints not in entry.keypoints_known:
         raise FlagError(f'-d {name} has no keypoints {keypoints}; there are {", ".join(entry.keypoints_known)}')
-    if entry.origin is None:
-        return entry.module.load(folder, keypoints)
-    test_only = entry.split_files and not training
+    test_only = entry.split_paths is not None and not training
     for path in files_of(name, folder, keypoints)[test_only:]:
-        if not path.exists():
-            others = sorted(p.stem.removeprefix(f'data_2d_{name}_') for p in folder.glob(f'data_2d_{name}_*.npz'))
-            found = f' (the folder has -k {", ".join(others)})' if others and '2d' in path.name else ''
-            raise FileError(f'{path} is missing{found}: {entry.origin}; -d synthetic needs no file')
-    return entry.module.load(folder, keypoints, **{'training': False} if test_only else {})
+        if problem := missing(name, path):
+            raise FileError(problem)
+    return entry.load(folder, keypoints, **{'training': False} if test_only else {})

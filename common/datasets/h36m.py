@@ -6,12 +6,14 @@ from pathlib import Path
 import numpy as np
 
 from common.camera import Camera, pinhole_intrinsic
-from common.datasets.poses import PoseDataset, keypoint_layout, read_detections, read_positions
+from common.datasets.poses import Count, PoseDataset, keypoint_layout, read_detections, read_positions
 from common.skeleton import H36M, H36M_OF_32
 
 SUBJECTS_TRAIN = ('S1', 'S5', 'S6', 'S7', 'S8')
 SUBJECTS_TEST = ('S9', 'S11')
 FPS = 50
+# Frames of one camera on either side of the split, as VideoPose3D reports them.
+FRAMES_TRAIN, FRAMES_TEST = 389_938, 135_836
 
 
 @dataclass(frozen=True)
@@ -123,6 +125,8 @@ PLACES = {
 CAMERAS = {
     subject: [lens.at(*place) for lens, place in zip(LENSES, places, strict=True)] for subject, places in PLACES.items()
 }
+# Two takes of each of 15 actions, but for S11's Directions, whose video is corrupt.
+TAKES = {subject: 30 - (subject == 'S11') for subject in PLACES}
 
 
 def load(folder: Path, keypoints: str) -> PoseDataset:
@@ -140,3 +144,14 @@ def load(folder: Path, keypoints: str) -> PoseDataset:
                    for subject, actions in positions.items()},
         detections=detections, cameras=CAMERAS, subjects_train=SUBJECTS_TRAIN, subjects_test=SUBJECTS_TEST,
         source_3d=str(path_3d), source_2d=str(path_2d))
+
+
+def counts(dataset: PoseDataset) -> list[Count]:
+    """The takes of each subject, and the frames of all cameras on either side of the split, beside the known ones."""
+    positions, cameras = dataset.positions, len(LENSES)
+    frames = {subject: cameras * sum(map(len, takes.values())) for subject, takes in positions.items()}
+    return [*(Count(f'takes of {subject}', len(positions.get(subject, ())), known) for subject, known in TAKES.items()),
+            *(Count(f'frames of {side} over {cameras} cameras', sum(frames.get(s, 0) for s in subjects),
+                    cameras * known)
+              for side, subjects, known in (('the training subjects', SUBJECTS_TRAIN, FRAMES_TRAIN),
+                                            ('the test subjects', SUBJECTS_TEST, FRAMES_TEST)))]

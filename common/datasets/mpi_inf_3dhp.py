@@ -14,13 +14,24 @@ import numpy as np
 
 from common.camera import Camera, pinhole_intrinsic
 from common.datasets.npz import read_npz
-from common.datasets.poses import PoseDataset, as_frames
+from common.datasets.poses import Count, PoseDataset, as_frames
 from common.errors import FileError
 from common.skeleton import MPI_INF_3DHP
 
 KEYPOINTS = ('gt', 'gt_ori')  # of people scaled to one height, and of people in their own size
 SUBJECTS_TRAIN = tuple(f'S{n}' for n in range(1, 9))
 SUBJECTS_TEST = tuple(f'TS{n}' for n in range(1, 7))
+# training sequence -> frames used, frames per second
+TRAINING = {
+    'S1 Seq1': (6416, 25), 'S1 Seq2': (12430, 50), 'S2 Seq1': (6502, 25), 'S2 Seq2': (6081, 25),
+    'S3 Seq1': (12488, 50), 'S3 Seq2': (12283, 50), 'S4 Seq1': (6171, 25), 'S4 Seq2': (6675, 25),
+    'S5 Seq1': (12820, 50), 'S5 Seq2': (12312, 50), 'S6 Seq1': (6188, 25), 'S6 Seq2': (6145, 25),
+    'S7 Seq1': (6239, 25), 'S7 Seq2': (6320, 25), 'S8 Seq1': (6468, 25), 'S8 Seq2': (6054, 25),
+}
+# test sequence -> frames, frames that count
+TEST = {'TS1': (6151, 603), 'TS2': (6080, 540), 'TS3': (5838, 506), 'TS4': (6007, 558), 'TS5': (320, 276),
+        'TS6': (492, 392)}
+CAMERAS = (0, 1, 2, 4, 5, 6, 7, 8)  # of the fourteen
 FPS = 25  # of most sequences; some have 50, and nobody resamples them
 SIDE = 2048  # pixels, of all pictures but those of the two sequences outdoors
 OUTDOORS = ('TS5', 'TS6')
@@ -64,6 +75,21 @@ def load(folder: Path, keypoints: str, training: bool = True) -> PoseDataset:
         name='3dhp', keypoints=keypoints, skeleton=MPI_INF_3DHP, layout=MPI_INF_3DHP, fps=FPS, positions=positions,
         detections=detections, cameras=cameras, subjects_train=SUBJECTS_TRAIN, subjects_test=SUBJECTS_TEST,
         source_3d=source, source_2d=source, marks=marks)
+
+
+def counts(dataset: PoseDataset) -> list[Count]:
+    """The frames of each sequence over its cameras, and the test frames that count."""
+    frames, counted = {}, {}
+    for subject, takes in dataset.positions.items():
+        for take, motion in takes.items():
+            name = subject if subject == take else f'{subject} {take.split(" ")[0]}'
+            frames[name] = frames.get(name, 0) + len(motion)
+            if take in dataset.marks.get(subject, {}):
+                counted[name] = int((dataset.marks[subject][take] != 0).sum())
+    known = {name: count * len(CAMERAS) for name, (count, _) in TRAINING.items()} | {
+        name: count for name, (count, _) in TEST.items()}
+    return [*(Count(f'frames of {name}', frames.get(name, 0), known.get(name, 0)) for name in {**known, **frames}),
+            *(Count(f'valid frames of {name}', counted.get(name, 0), count) for name, (_, count) in TEST.items())]
 
 
 def _members(path: Path) -> dict:

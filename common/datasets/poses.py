@@ -6,6 +6,7 @@ Letters: T frames of a sequence, J joints of the skeleton, K keypoints of the la
 from collections.abc import Sequence as Ordered
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -155,6 +156,18 @@ class PoseDataset:
             root = poses[:, [self.skeleton.root]]
             yield Sequence(subject, take, index, normalise(pixels[kept], camera.width, camera.height), poses - root,
                            root[:, 0, 2], camera.intrinsic, None if marks is None else marks[kept])
+
+
+class Count(NamedTuple):
+    """Something that is known to be so many in a whole copy of a data set: what, how many were found, how many it has.
+
+    With `at_most`, fewer than that, but not none, are as good.
+    """
+
+    what: str
+    found: int
+    known: int
+    at_most: bool = False
 
 
 def action_name(take: str) -> str:

@@ -17,7 +17,7 @@ from common import metrics
 from common.datasets.mpi_inf_3dhp import ACTIVITIES, NOT_IN_PCK, OLDER_COUNTS, SCENES
 from common.distributed import ALONE, World
 from common.engine.evaluate import TestWindows
-from common.engine.report import grid
+from common.engine.report import grid, suspicion
 from common.files import atomic_path
 from common.sampler import SequenceStore
 from common.skeleton import Skeleton
@@ -88,8 +88,10 @@ def table_marked(summary: dict, target: str) -> str:
     sections.append([(AVERAGES[name], figures) for name, figures in summary['averages'].items()])
     headline = ', '.join(f'{title} {summary["averages"]["C"][name]:.2f}{" mm" if "mpjpe" in name else ""}'
                          for name, title in FIGURES.items())
-    return '\n'.join([grid(f'Target {target}, mm and %', [FIGURES], [sections]),
-                      f'average C, target {target}: {headline}'])
+    lines = [grid(f'Target {target}, mm and %', [FIGURES], [sections]), f'average C, target {target}: {headline}']
+    if doubt := suspicion(summary['averages']['C']):
+        lines.append(doubt)
+    return '\n'.join(lines)
 
 
 def write_inference_data(path: Path, rows: dict[str, np.ndarray], root: int) -> None:

@@ -26,7 +26,7 @@ from common.files import atomic_path
 from common.models import MODELS, Refined, recognise
 from common.placement import feet_on_floor, floor_below, lens_of_view, root_by_reprojection, upright
 from common.sampler import SequenceStore
-from common.skeleton import H36M, MPI_INF_3DHP, Skeleton
+from common.skeleton import H36M, SKELETONS, Skeleton
 from common.windows import blend_weights, first_cover, overlapping_starts
 
 CAMERA_AXES = 'camera: x right, y down, z forward; metres, relative to the root joint'
@@ -85,7 +85,7 @@ def load_lifter(session: Session) -> Lifter:
     settings = fill(args, name, saved.settings, config)
     skeleton, layout = saved.skeleton, saved.layout
     if saved.public:
-        skeleton = MPI_INF_3DHP if settings['dataset'] == '3dhp' else H36M
+        skeleton = SKELETONS.get(settings['dataset'], H36M)  # as the data sets call theirs, or Human3.6M's
         keypoints = settings['keypoints'] or DATASETS[settings['dataset']].keypoints
         count = saved.state[MODELS[recognise(saved.state)].positions].shape[1]
         try:

@@ -10,6 +10,8 @@ from common.engine.evaluate import METRICS, PROTOCOLS
 from common.files import atomic_path
 from common.models import MODELS, recognise
 
+# What a model that works never reaches: it is a few tens of per cent above its P-MPJPE, the mean pose is at twice it.
+SUSPECT_RATIO, SUSPECT_MPJPE = 3, 100  # of MPJPE to P-MPJPE, from so many millimetres of MPJPE on
 TITLES = {'mpjpe': 'MPJPE', 'p_mpjpe': 'P-MPJPE', 'n_mpjpe': 'N-MPJPE', 'mpjve': 'MPJVE'}
 
 
@@ -61,7 +63,7 @@ def write_results(path: Path, results: dict) -> None:
 
 def table(summaries: dict[str, dict], protocol: str) -> str:
     """The table of one protocol, a row per action and the average, then the other subjects' tables where there are any;
-    it closes with the averages of both protocols.
+    it closes with the averages of both protocols, and a warning where they look like wrong data.
 
     Args:
         summaries: `predicted` and, beside it in the same rows, `refined` -> figures as `summarise` lays them out.
@@ -76,7 +78,27 @@ def table(summaries: dict[str, dict], protocol: str) -> str:
             average = protocols[name]['average']
             parts.append('refined ' * (kind == 'refined') + f'average, protocol {name}: ' +
                          ', '.join(f'{TITLES[metric]} {_number(average[metric])}' for metric in METRICS) + ' mm')
+        if doubt := suspicion(protocols[protocol]['average']):
+            parts.append(doubt)
     return '\n'.join(parts)
+
+
+def suspicion(figures: dict[str, float | None]) -> str | None:
+    """A line of warning where poses are right but for their place, turn or scale, with what is likely wrong; or None.
+
+    Args:
+        figures: mpjpe, p_mpjpe and, where known, n_mpjpe in millimetres.
+    """
+    mpjpe, aligned, scaled = (figures.get(metric) for metric in ('mpjpe', 'p_mpjpe', 'n_mpjpe'))
+    if mpjpe is None or aligned is None or mpjpe < SUSPECT_MPJPE or mpjpe < SUSPECT_RATIO * aligned:
+        return None
+    if scaled is not None and scaled < mpjpe / 2:
+        cause = 'a scale alone mends most of it, so that units are likely wrong (millimetres for metres, or no pixels)'
+    else:
+        cause = ('a scale alone does not mend it, so that likely the root joint or the order of the joints is another, '
+                 'left and right are swapped, or the axes are not those of the camera')
+    return (f'warning: MPJPE {mpjpe:.1f} is {mpjpe / max(aligned, 1e-3):.1f} times P-MPJPE {aligned:.1f} mm: {cause}; '
+            f'--check-data looks at the files')
 
 
 def describe_file(saved: Checkpoint) -> str:

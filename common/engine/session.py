@@ -15,7 +15,7 @@ from common.arguments import CONFIG_FLAGS, fill
 from common.checkpoint import Checkpoint
 from common.datasets import PoseDataset, load_dataset
 from common.distributed import World
-from common.engine import predict, prepare, report
+from common.engine import check_data, predict, prepare, report
 from common.engine.closing import close, describe_store
 from common.engine.evaluate import mean_pose_mpjpe
 from common.engine.prepare import Session
@@ -32,6 +32,9 @@ def run(args: argparse.Namespace) -> None:
     """Do what the flags ask for. Raises FileError, FlagError, DivergedError, and Stopped on a signal while training."""
     if args.inspect:
         print(report.describe_file(checkpoint.load(checkpoint.find(args.inspect, Path(args.checkpoint)))))
+        return
+    if args.check_data:
+        check_data.run(args)
         return
     device = prepare.choose_device(args.device)
     if args.deterministic:
