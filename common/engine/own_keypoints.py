@@ -78,19 +78,21 @@ def load_clip(args: argparse.Namespace, wanted: Skeleton, say) -> Clip:
     for index, name in enumerate(wanted.joints):
         if name in layout.joints and name not in made:
             own[:, index] = seen[:, layout.joints.index(name)]
-    screen = _on_screen(pixels, wanted, size, args.zoom, say)
+    screen = _on_screen(pixels, size, stature(normalise(shown, *size), layout), args.zoom, say)
     return Clip(pixels.astype(np.float32), screen, own, seen.any(axis=1), track.frames, size, fps, source)
 
 
-def _on_screen(pixels: np.ndarray, layout: Skeleton, size: tuple[float, float], zoom: float | None, say) -> np.ndarray:
+def _on_screen(pixels: np.ndarray, size: tuple[float, float], tall: float, zoom: float | None, say) -> np.ndarray:
     """(T, L, 2) float32 screen coordinates of pixels, enlarged or reduced to the size that lifters see people in.
 
     How far a keypoint is from its neighbours tells a lifter metres, as seen through the lenses and from the distances
     that it was trained with. A reduced person is one in a larger picture with the same centre; an enlarged one is
     also put into its middle.
+
+    Args:
+        size: (width, height) in pixels. tall: the person's stature on the screen. zoom: what --zoom says.
     """
     screen = normalise(pixels, *size)
-    tall = stature(screen, layout)
     if zoom is None:
         usual = not np.isfinite(tall) or SMALLEST <= tall <= LARGEST
         zoom = 1.0 if usual else USUAL_STATURE / tall
