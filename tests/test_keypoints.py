@@ -128,8 +128,8 @@ def test_one_picture_of_mmpose(tmp_path):
 
 
 def test_null_and_zero_are_missing(tmp_path):
-    values = [[1, 2, 0.9], [0, 0, 0.9], [None, 2, 0.9], [3, 4, 0]]
-    (tmp_path / 'in.json').write_text(json.dumps([{'image_id': 'a.jpg', 'keypoints': np.ravel(np.array(values, object)).tolist()}]))
+    values = [1, 2, 0.9, 0, 0, 0.9, None, 2, 0.9, 3, 4, 0, 1e300, 5, 0.9]
+    (tmp_path / 'in.json').write_text(json.dumps([{'image_id': 'a.jpg', 'keypoints': values}]))
     track = read_track(tmp_path / 'in.json')
-    assert track.scores.tolist() == [[0.9, 0, 0, 0]]
+    assert track.scores.tolist() == [[0.9, 0, 0, 0, 0]]
     assert np.isnan(track.points[0, 1:]).all()

@@ -8,7 +8,7 @@ import keypoint_files as files
 import numpy as np
 import pytest
 import torch
-from conftest import SHARED, h36m_trees, write_h36m
+from conftest import SHARED, SMALL, h36m_trees, write_h36m
 
 from common.camera import normalise
 from common.datasets import Sequence
@@ -17,8 +17,9 @@ from common.datasets.npz import read_npz
 from common.datasets.synthetic import motion
 from common.engine.evaluate import predict
 from common.engine.predict import blend, windows_over
+from common.models import build_model
 from common.sampler import SequenceStore
-from common.skeleton import BODY25, BODY25B, COCO, H36M, HALPE26, MPII
+from common.skeleton import BODY25, BODY25B, COCO, H36M, HALPE26, MPII, SKELETONS
 from common.windows import blend_weights, first_cover, overlapping_starts, test_starts
 
 F = 9  # frames of a window of the fixture `trained`
@@ -374,6 +375,7 @@ TEXTS = {
     'frame 0 has no list called instances': '{"instance_info": [{}]}',
     'keypoint_scores has shape (1,)':
         '[{"frame_id": 1, "instances": [{"keypoints": [[1, 2], [3, 4]], "keypoint_scores": [1]}]}]',
+    'there is nobody in its 0 frames': '{"instance_info": []}',
     'nested': '[' * 100000,
 }
 
@@ -447,6 +449,32 @@ def test_real_detections_go_in_and_come_out(lift, camera):
     assert 'OpenPose JSON, layout body25b' in out
     height = got['world'][..., 2]
     assert (height[:, H36M.joints.index('head')] > height[:, [3, 6]].max(axis=1)).all()
+
+
+def test_a_refinement_is_left_out(run, trained, h36m_folder, tmp_path):
+    """It reads the true depth of the root, which nobody knows here."""
+    assert run('-k', 'gt', '--data', h36m_folder, '-str', 'S1', *SMALL, '-e', 1, '--refine', '--init',
+               trained[0] / 'best.bin', '-c', tmp_path / 'c', '-l', tmp_path / 'l')[0] == 0
+    files.npz(tmp_path / 'in.npz', clip(12)[1])
+    status, out, err = run('-c', tmp_path / 'c', '--evaluate', 'last.bin', '--predict', tmp_path / 'in.npz', '--output',
+                           tmp_path / 'out.npz', '--layout', 'h36m')
+    assert (status, err) == (0, '')
+    assert 'its refinement, which reads the true depth of the root, is left out' in out
+
+
+@pytest.mark.parametrize('name, layout, flags', [
+    ('h36m', 'h36m', []), ('3dhp', '3dhp', ['-d', '3dhp']), ('h36m', 'coco', ['-k', 'detectron_pt_coco']),
+    ('humaneva15', 'humaneva15', ['-d', 'humaneva15'])])
+def test_public_files_are_what_the_flags_say(run, tmp_path, name, layout, flags):
+    config = {'frames': 9, 'channels': 32, 'depth': 1, 'heads': 8, 'kpa': True, 'tpa': True}
+    model = build_model('ktpformer', config, SKELETONS[name], SKELETONS[layout])
+    torch.save({'epoch': 3, 'lr': 1e-4, 'model_pos': model.state_dict()}, tmp_path / 'public.bin')
+    files.npz(tmp_path / 'in.npz', clip(12)[1])
+    status, out, err = run('--evaluate', tmp_path / 'public.bin', '--predict', tmp_path / 'in.npz', '--output',
+                           tmp_path / 'out.npz', *flags)
+    assert (status, err) == (0, '')
+    assert f'keypoints of layout {layout}, joints of {name}' in out
+    assert tuple(read_npz(tmp_path / 'out.npz')['joints']) == SKELETONS[name].joints
 
 
 @pytest.mark.parametrize('overlap', [0, 3])

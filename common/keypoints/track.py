@@ -11,6 +11,8 @@ import numpy as np
 
 from common.errors import FileError, FlagError
 
+LARGEST_PICTURE = 1e6  # pixels
+
 
 @dataclass(frozen=True)
 class Track:
@@ -73,9 +75,9 @@ def track_of(people: list[list[Person]], wanted: int | None, frames: np.ndarray,
 
 
 def known(points: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Points and scores with NaN and 0 for what is no point: not finite, scored 0 or less, or at (0, 0)."""
+    """Points and scores with NaN and 0 for what is no point: not in any picture, scored 0 or less, or at (0, 0)."""
     with np.errstate(invalid='ignore'):
-        there = np.isfinite(points).all(-1) & (points != 0).any(-1) & (scores > 0)
+        there = (np.abs(points) < LARGEST_PICTURE).all(-1) & (points != 0).any(-1) & (scores > 0)
     return np.where(there[..., None], points, np.nan), np.where(there, scores, 0)
 
 
@@ -120,7 +122,7 @@ def rows_of(labels: list[int | None]) -> tuple[np.ndarray, np.ndarray]:
     Labels that do not count frames (missing, equal, or too far apart) stand in the order of the file.
     """
     in_order = np.arange(len(labels)), np.arange(len(labels))
-    if None in labels or len(set(labels)) < len(labels) or max(map(abs, labels)) >= 1 << 62:
+    if not labels or None in labels or len(set(labels)) < len(labels) or max(map(abs, labels)) >= 1 << 62:
         return in_order
     numbers = np.array(labels, dtype=np.int64)
     step = math.gcd(*(int(n) for n in np.diff(np.sort(numbers)))) if len(labels) > 1 else 1
