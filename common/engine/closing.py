@@ -35,7 +35,7 @@ def close(session: Session, model: torch.nn.Module, path: Path, store: SequenceS
     session.say(f'evaluated on {dataset.name}, keypoints {dataset.keypoints}, {describe_store(store)}; predicted root '
                 f'{ROOTS[settings["root"]]}{causal}')
     results = {'checkpoint': str(path), 'model': settings['model'], 'dataset': dataset.name,
-               'keypoints': dataset.keypoints, 'frames': model.frames, 'causal': args.causal}
+               'keypoints': dataset.keypoints, 'frames': model.frames} | ({'causal': True} if args.causal else {})
     if dataset.marks:
         totals = pck.tally_marked(predicted['predicted'], store, windows, dataset.skeleton, world)
         summary = pck.summarise_marked(totals)
