@@ -13,7 +13,7 @@ LAYOUTS = ('auto', 'coco', 'h36m', 'halpe26', 'body25', 'body25b', 'mpii', '3dhp
 # What a run of any model starts from.
 DEFAULTS = {
     'dataset': 'h36m', 'keypoints': None, 'subjects_train': None, 'subjects_test': None, 'actions': None,
-    'downsample': 1, 'subset': 1.0, 'refine': False, 'stride': None, 'lr_drop_every': None, 'augment': True,
+    'downsample': 1, 'subset': 1.0, 'refine': False, 'stride': None, 'augment': True,
     'eval': True, 'checkpoint_frequency': None, 'subjects_valid': None, 'schedule': 'exp', 'warmup': 0, 'clip': None,
     'ema': None, 'window_step': None, 'save_every_steps': None, 'eval_train': False, 'select': 'best',
 }
@@ -22,8 +22,9 @@ DEFAULTS = {
 RECIPES = {
     'ktpformer': {
         'frames': 243, 'channels': 512, 'depth': 7, 'heads': 8, 'kpa': True, 'tpa': True,
-        'epochs': 200, 'batch': 1024, 'optimizer': 'adamw', 'lr': 8e-5, 'lr_decay': 0.99, 'weight_decay': 0.1,
-        'drop_path': 0.1, 'loss': 'weighted', 'objective': 'half-square', 'root': 'predicted', 'seed': 1234},
+        'epochs': 200, 'batch': 1024, 'optimizer': 'adamw', 'lr': 8e-5, 'lr_decay': 0.99, 'lr_drop_every': 0,
+        'weight_decay': 0.1, 'drop_path': 0.1, 'loss': 'weighted', 'objective': 'half-square', 'root': 'predicted',
+        'seed': 1234},
     'htnet': {
         'frames': 1, 'channels': 240, 'depth': 3, 'heads': 8, 'hidden': 1024,
         'epochs': 15, 'batch': 512, 'optimizer': 'amsgrad', 'lr': 5e-4, 'lr_decay': 0.95, 'lr_drop_every': 5,
@@ -157,8 +158,8 @@ def _add_training(group):
         help=f'learning rate ({_defaults("lr")}, {REFINEMENT["lr"]:g} with --refine)')
     add('-lrd', '--lr-decay', type=_positive, metavar='X',
         help=f'its factor after each epoch ({_defaults("lr_decay")})')
-    add('--lr-drop-every', type=_count, metavar='N', help='halve it instead after every N-th epoch '
-        f'({_defaults("lr_drop_every")})')
+    add('--lr-drop-every', type=_number(int, 0, math.inf), metavar='N', help='halve it instead after every N-th epoch, '
+        f'0 for never ({_defaults("lr_drop_every")})')
     add('--weight-decay', type=_number(float, 0, math.inf), metavar='X', help=f'({_defaults("weight_decay")})')
     add('--drop-path', type=_number(float, 0, 0.99), metavar='X',
         help=f'rate in the last blocks ({_defaults("drop_path")})')
@@ -204,7 +205,7 @@ def _add_evaluation(group):
     add('--protocol', choices=('paper', 'exact'), help='what the table shows: every frame of every window, as '
         'published numbers have it (default), or every real frame once')
     add('--root', choices=('predicted', 'zero'), help='at test, take the predicted root as it is, or set it to 0 '
-        f'({_defaults("root")})')
+        f'({_defaults("root")}; zero for 3dhp and with a refinement)')
     add('--target', choices=('centre', 'all'), help='3dhp: the table of a window around each frame that counts, as '
         'published numbers have it (default), or of windows back to back')
     add('--causal', action='store_true', help='take the last frame of a window that ends at it, as live footage '
@@ -272,8 +273,6 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         parser.error(problem)
     if args.refine and not from_file:
         parser.error('--refine needs a trained model to stand behind: name its checkpoint with --init FILE')
-    if args.refine and args.loss:
-        parser.error('--refine has a loss of its own: leave --loss out')
     if args.export_predictions and not args.export_predictions.endswith(('.npz', '.mat')):
         parser.error(f'--export-predictions {args.export_predictions}: expected a name that ends in .npz, or in .mat '
                      f'for 3dhp')
@@ -285,11 +284,11 @@ def _check_prediction(parser: argparse.ArgumentParser, args: argparse.Namespace)
     """Flags of --predict without it, and what it needs or cannot have beside it."""
     only_here = ('output', 'csv', 'layout', 'image_size', 'fps', 'person', 'min_score', 'overlap', 'zoom',
                  'trajectory', 'intrinsics', 'fov', 'as_is')
-    need_truth = ('results', 'export_predictions', 'protocol', 'target', 'by_subject')
+    need_truth = ('results', 'export_predictions', 'protocol', 'target', 'by_subject', 'actions', 'downsample', 'subset')
     given = {name for name, value in vars(args).items() if value not in (None, False)}
     for name in need_truth if args.predict else only_here:
         if name in given:
-            parser.error(f'--{name.replace("_", "-")} ' + ('needs the truth, which --predict does not have'
+            parser.error(f'--{name.replace("_", "-")} ' + ('is for a data set with the truth, which --predict does not have'
                          if args.predict else 'is for --predict: say what to lift'))
     lens = given & {'intrinsics', 'fov'}
     for wrong, message in (

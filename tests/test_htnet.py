@@ -12,9 +12,11 @@ import pytest
 import torch
 from test_ktpformer import relative
 
+from common import graph
 from common.augment import mirror, mirror_intrinsic
 from common.losses import bone_symmetry, refinement_loss
 from common.models import build_model, htnet, layers, recognise
+from common.models.graph_conv import ModulatedGraphConv
 from common.models.layers import DropPath, dropout, dropped
 from common.models.refine import Refinement, back_project
 from common.skeleton import COCO, H36M, HUMANEVA15, MPI_INF_3DHP, MPII, Skeleton
@@ -115,12 +117,13 @@ def test_granularity_of_dropout_and_drop_path(monkeypatch):
     """The masks that ours draws, put into the naive model at the places they are for, give the same output: a drop path
     is one draw for a frame, dropout one for a value; nothing else is random."""
     model = random_model(rate=0.4)
-    masks, elements = {}, []
+    masks, elements, draws = {}, [], []
 
     def record(name):
         def hook(module, args, out):
             kept = (out != 0).flatten(2).any(-1)[..., None]  # (B, F, 1)
             torch.testing.assert_close(out, args[0] * kept[..., None] / (1 - module.rate))
+            draws.append(kept)
             masks[name, 'droppath'] = (kept.double() / (1 - module.rate)).flatten(0, 1)[..., None]
         return hook
     for index, block in enumerate(model.Hiremixer['blocks']):
@@ -143,6 +146,7 @@ def test_granularity_of_dropout_and_drop_path(monkeypatch):
         assert 0 < mask.double().mean() < 0.4
         masks[place, 'dropout'] = (~mask).double().flatten(0, 1) / (1 - rate)
     assert len(masks) == 2 * 14
+    assert any((kept[:, 0] != kept[:, 1]).any() for kept in draws)  # frames of a window draw by themselves
 
     def scale(place, kind, value):
         mask = masks.pop((place, kind))
@@ -150,6 +154,32 @@ def test_granularity_of_dropout_and_drop_path(monkeypatch):
         return mask * value
     assert relative(ours, naive_output(model, x, H36M, scale)) < 1e-6
     assert not masks
+
+
+def test_modulation_starts_random_and_refinement_drops_half():
+    model = build_model('htnet', {'refine': True}, H36M, H36M)
+    modulation = model.base.Hiremixer['blocks'][0].lgc.gcn1.M.detach()
+    bound = 1.414 * (6 / (17 + 384)) ** 0.5
+    assert 0.9 * bound < modulation.abs().max() <= bound
+    assert modulation.std() > bound / 2
+    assert model.refine.post_refine[2].p == 0.5
+
+
+@pytest.mark.parametrize('copies', [3, 40])
+def test_both_ways_through_a_graph_convolution(copies):
+    """Few copies of the graph, or more than channels: the same function, by the naive one."""
+    torch.manual_seed(0)
+    module = ModulatedGraphConv(8, 12, torch.from_numpy(graph.adjacency(17, H36M.edges)), random_modulation=True)
+    with torch.no_grad():
+        module.adj2 += 0.1 * torch.randn(17, 17)
+    x = torch.randn(1, 17, copies, 8)
+    state = {f'g.{name}': value for name, value in module.named_parameters()}
+    expected = naive.graph_conv(state, 'g', x[0].transpose(0, 1), naive.adjacency(17, H36M.edges)).transpose(0, 1)
+    assert relative(module(x)[0], expected) < 1e-6
+    parameters = list(module.parameters())
+    for a, b in zip(torch.autograd.grad(module(x).square().sum(), parameters),
+                    torch.autograd.grad(expected.square().sum(), parameters), strict=True):
+        assert relative(a, b) < 1e-5
 
 
 def test_drop_path_rises_as_published():

@@ -414,6 +414,9 @@ def test_output_that_cannot_be_written(refused, trained, tmp_path):
     assert 'is missing or read-only' in \
         refused(1, *flags, '--output', tmp_path / 'out.npz', '--csv', tmp_path / 'no' / 'out.csv')
     assert not (tmp_path / 'out.npz').exists()
+    before = (tmp_path / 'in.npz').read_bytes()
+    assert 'is what --predict reads' in refused(2, *flags, '--output', tmp_path / 'in.npz')
+    assert (tmp_path / 'in.npz').read_bytes() == before
 
 
 @pytest.mark.parametrize('flags, message', [
@@ -423,7 +426,8 @@ def test_output_that_cannot_be_written(refused, trained, tmp_path):
     (['--predict', 'x', '--evaluate', 'y', '--output', 'o.npz', '--trajectory'], '--trajectory needs the lens'),
     (['--predict', 'x', '--evaluate', 'y', '--output', 'o.npz', '--fov', '40'], 'are for --trajectory'),
     (['--predict', 'x', '--evaluate', 'y', '--output', 'o.npz', '--layout', 'hand'], "invalid choice: 'hand'"),
-    (['--predict', 'x', '--evaluate', 'y', '--output', 'o.npz', '--results', 'r'], 'needs the truth'),
+    (['--predict', 'x', '--evaluate', 'y', '--output', 'o.npz', '--results', 'r'], 'is for a data set with the truth'),
+    (['--predict', 'x', '--evaluate', 'y', '--output', 'o.npz', '--subset', '0.5'], 'is for a data set with the truth'),
     (['--predict', 'x', '--evaluate', 'y', '--output', 'o.npz', '--image-size', '0', '5'], 'above 0'),
     (['--causal'], '--causal needs the checkpoint'), (['--causal', '--evaluate', 'x', '--target', 'all'], 'leave one'),
 ], ids=lambda x: ' '.join(x) if isinstance(x, list) else '')

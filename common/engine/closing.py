@@ -57,7 +57,8 @@ def close(session: Session, model: torch.nn.Module, path: Path, store: SequenceS
     if args.export_predictions:
         shares = world.gather(predictions_by_frame(predicted, store, windows))
         if world.first:
-            _export(Path(args.export_predictions), join_shares(shares), dataset, ROOTS[settings['root']])
+            reads = {'refinement_reads': REFINEMENT_READS} if 'refined' in predicted else {}
+            _export(Path(args.export_predictions), join_shares(shares) | reads, dataset, ROOTS[settings['root']])
 
 
 def _export(path: Path, rows: dict, dataset: PoseDataset, root: str) -> None:

@@ -71,7 +71,7 @@ def build(saved: Checkpoint | None, settings: dict, config: dict, dataset: PoseD
     try:
         return build_model(settings['model'], config, dataset.skeleton, dataset.layout, **rates)
     except (ValueError, TypeError, ZeroDivisionError) as error:
-        if saved is None or (settings['refine'] and not saved.config.get('refine')):
+        if saved is None:
             raise FlagError(str(error)) from None
         raise FileError(f'{saved.path} describes a model that cannot be built: {error}') from None
 

@@ -11,12 +11,12 @@ from pathlib import Path
 import torch
 
 from common import checkpoint, distributed
-from common.arguments import CONFIG_FLAGS, fill
+from common.arguments import CONFIG_FLAGS, RECIPES, fill
 from common.checkpoint import Checkpoint
 from common.datasets import PoseDataset, load_dataset
 from common.distributed import World
 from common.engine import check_data, predict, prepare, report
-from common.engine.closing import close, describe_store
+from common.engine.closing import REFINEMENT_READS, close, describe_store
 from common.engine.evaluate import mean_pose_mpjpe
 from common.engine.prepare import Session
 from common.engine.signals import StopRequest
@@ -72,7 +72,7 @@ def _evaluate(session: Session) -> None:
     prepare.check_layouts(saved, dataset)
     model = prepare.build(saved, settings, config, dataset).to(session.device)
     checkpoint.load_weights(model, saved)
-    session.say(f'{saved.path}: {_describe_model(name, config, model)}, epoch {saved.epoch}' +
+    session.say(f'{saved.path}: {_describe_model(name, model)}, epoch {saved.epoch}' +
                 (', a public file' if saved.public else f', trained on {saved.dataset}, keypoints {saved.keypoints}'))
     store = _store(dataset, settings['subjects_test'] or dataset.subjects_test, settings, args.subset or 1.0,
                    session.device)
@@ -91,6 +91,9 @@ def _train(session: Session) -> None:
     settings |= {'dataset': dataset.name, 'keypoints': dataset.keypoints}
     if source is not None:
         prepare.check_layouts(source, dataset)
+    if settings['refine'] and dataset.layout != dataset.skeleton:
+        raise FlagError(f'a refinement needs a keypoint for each joint, but keypoints are of layout '
+                        f'{dataset.layout.name} and joints of {dataset.skeleton.name}')
     split = _split(dataset, settings, device)
     torch.manual_seed(settings['seed'])
     model = prepare.build(source, settings, config, dataset).to(device)
@@ -111,11 +114,13 @@ def _train(session: Session) -> None:
 
     log, run_folder = _open_log(session, folder, resumed, at, {
         'settings': settings, 'model': settings['model'], 'config': config, 'mean_pose_mpjpe': split.baseline,
-        'parameters': sum(p.numel() for p in model.parameters())}, _describe_model(settings['model'], config, model))
+        'parameters': sum(p.numel() for p in model.parameters())}, _describe_model(settings['model'], model))
     say(f'training: {describe_store(split.train)}, {len(sampler):,} windows an epoch, {recipe.windows} a step')
     if split.test is not None:
         say(f'test: {describe_store(split.test)}; predicting the mean training pose gives {split.baseline:.1f} mm '
             f'MPJPE')
+    if settings['refine']:
+        say(f'figures are with the refinement; besides the keypoints it reads {REFINEMENT_READS}')
     if at.epoch >= recipe.epochs:
         say(f'epoch {at.epoch} is finished already, nothing is left to train up to -e {recipe.epochs}')
     about = {'model': settings['model'], 'config': config, 'skeleton': checkpoint.describe(dataset.skeleton),
@@ -150,6 +155,7 @@ def _start(args, folder: Path, say) -> tuple[Checkpoint | None, Checkpoint | Non
             raise FlagError(f'--refine starts from a trained model: say --init {args.resume}, not --resume')
         config = config | ({'refine': True} if args.refine else {})
         settings = fill(args, name, resumed.settings if resumed else None, config)
+    _check_recipe(args, resumed, settings)
     prepare.check_outputs(args)
     prepare.check_test_flags(args, settings['dataset'])
     if not settings['eval'] and (args.results or args.export_predictions):
@@ -158,18 +164,37 @@ def _start(args, folder: Path, say) -> tuple[Checkpoint | None, Checkpoint | Non
     if resumed is not None:
         _check_mid_epoch(resumed, settings)
     prepare.check_folder(folder, resumed, args.overwrite)
+    if initial is not None and args.overwrite and initial.path.parent.resolve() == folder.resolve():
+        raise FileError(f'--overwrite would delete {initial.path}, which --init starts from: choose another -c')
     return resumed, initial, settings, config
 
 
-# What says which windows the steps of an epoch are made of.
+def _check_recipe(args, resumed: Checkpoint | None, settings: dict) -> None:
+    """FlagError for a flag that other settings leave nothing to say."""
+    if settings['schedule'] == 'cosine' and (args.lr_decay or args.lr_drop_every):
+        raise FlagError('--schedule cosine has no use for -lrd and --lr-drop-every: leave them out')
+    if settings['refine'] and args.loss:
+        raise FlagError('a refinement has a loss of its own: leave --loss out')
+    had = _saved(resumed, 'optimizer') if resumed and not resumed.public else settings['optimizer']
+    if settings['optimizer'] != had:
+        raise FlagError(f'--optimizer {settings["optimizer"]}: {resumed.path} holds the state of {had}; say --init to '
+                        f'start another')
+
+
+# What says which windows the steps of an epoch are made of, and what is added up over them.
 STEP_SETTINGS = ('dataset', 'keypoints', 'subjects_train', 'subjects_valid', 'actions', 'subset', 'downsample', 'seed',
-                 'batch', 'stride', 'augment', 'window_step')
+                 'batch', 'stride', 'augment', 'window_step', 'loss', 'objective')
 # What says on which frames an epoch is judged.
-JUDGE_SETTINGS = ('dataset', 'keypoints', 'subjects_valid', 'subjects_test', 'actions', 'downsample')
+JUDGE_SETTINGS = ('dataset', 'keypoints', 'subjects_valid', 'subjects_test', 'actions', 'downsample', 'root')
+
+
+def _saved(resumed: Checkpoint, name: str):
+    """A setting of a checkpoint of ours; files from before there was a choice have that of their model."""
+    return resumed.settings.get(name, RECIPES[resumed.model].get(name))
 
 
 def _changed(resumed: Checkpoint, settings: dict, names: tuple[str, ...]) -> list[str]:
-    return [name for name in names if not resumed.public and settings[name] != resumed.settings.get(name)]
+    return [name for name in names if not resumed.public and settings[name] != _saved(resumed, name)]
 
 
 def _check_mid_epoch(resumed: Checkpoint, settings: dict) -> None:
@@ -316,7 +341,7 @@ def _evaluate_chosen(session: Session, model, at: Progression, folder: Path, res
     close(session, model, path, split.test, dataset, settings)
 
 
-def _describe_model(name: str, config: dict, model) -> str:
+def _describe_model(name: str, model) -> str:
     refined = ' with refinement' if isinstance(model, Refined) else ''
     return f'{MODELS[name].title}{refined}, {model.frames} frame{"s" * (model.frames > 1)}'
 

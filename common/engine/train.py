@@ -75,7 +75,8 @@ class Trainer:
         """Fill the parameters' gradients with those of the whole step's objective; returns its loss, a scalar."""
         seed = step_seed(self.recipe.seed, epoch, batch.step)
         self._drop_generator.manual_seed(seed)  # the same draws on every rank, for the whole step
-        torch.manual_seed(step_seed(self.recipe.seed, epoch, batch.step, self.world.rank))
+        # Another stream for each rank; 0 would be the stream of all, since missing numbers count as zeros.
+        torch.manual_seed(step_seed(self.recipe.seed, epoch, batch.step, 1 + self.world.rank))
         for module in self._drop_paths:
             module.share = batch.whole, batch.before
         self.optimizer.zero_grad(set_to_none=True)

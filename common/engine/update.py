@@ -24,7 +24,7 @@ class Recipe:
         loss: `weighted`, `mpjpe`, or `refinement`, for a model with a refinement behind it.
         objective: see `losses.gradient_factor`.
         root: `predicted`, as it is, or `zero`.
-        lr_drop_every: epochs after whose multiples the rate is halved instead of multiplied by lr_decay; None: never.
+        lr_drop_every: epochs after whose multiples the rate is halved instead of multiplied by lr_decay; 0: never.
         schedule: `exp`, the rate times lr_decay after each epoch, or `cosine`, down to 0 at the end of the last.
         warmup: steps over which the rate rises to its value.
         clip: largest norm of the gradient; None for no limit.
@@ -42,7 +42,7 @@ class Recipe:
     optimizer: str = 'adamw'
     loss: str = 'weighted'
     root: str = 'predicted'
-    lr_drop_every: int | None = None
+    lr_drop_every: int = 0
     schedule: str = 'exp'
     warmup: int = 0
     clip: float | None = None

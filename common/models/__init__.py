@@ -52,8 +52,7 @@ def build_model(name: str, config: dict, skeleton: Skeleton, layout: Skeleton, d
     if not refined:
         return model
     if layout != skeleton:
-        raise ValueError(f'a refinement needs a keypoint for each joint, but keypoints are of layout {layout.name} and '
-                         f'joints of {skeleton.name}')
+        raise ValueError(f'a refinement needs a keypoint for each joint, not {layout.name} for {skeleton.name}')
     return Refined(model, len(skeleton), skeleton.root)
 
 

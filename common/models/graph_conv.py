@@ -40,7 +40,8 @@ class ModulatedGraphConv(nn.Module):
         graph = (graph + graph.T) / 2
         diagonal = graph.diagonal()
         off_diagonal = graph - torch.diag(diagonal)
-        if len(x) == 1:  # few nodes with many copies: scaled weights for each node cost less than scaled results
+        if len(x) == 1 and x.shape[2] > len(self.W[0]):
+            # More copies than channels: scaled weights for each node cost less than scaled results.
             own_weight = (diagonal[:, None] * self.M)[:, None] * self.W[0]  # (N, C_in, C_out)
             own = torch.baddbmm(self.bias.expand(1, 1, -1), x[0], own_weight)  # (N, K, C_out)
             others = torch.bmm(x[0], self.M[:, None] * self.W[1])
