@@ -284,12 +284,14 @@ def _check_prediction(parser: argparse.ArgumentParser, args: argparse.Namespace)
     """Flags of --predict without it, and what it needs or cannot have beside it."""
     only_here = ('output', 'csv', 'layout', 'image_size', 'fps', 'person', 'min_score', 'overlap', 'zoom',
                  'trajectory', 'intrinsics', 'fov', 'as_is')
-    need_truth = ('results', 'export_predictions', 'protocol', 'target', 'by_subject', 'actions', 'downsample', 'subset')
+    need_truth = ('results', 'export_predictions', 'protocol', 'target', 'by_subject', 'actions', 'downsample',
+                  'subset')
     given = {name for name, value in vars(args).items() if value not in (None, False)}
     for name in need_truth if args.predict else only_here:
         if name in given:
-            parser.error(f'--{name.replace("_", "-")} ' + ('is for a data set with the truth, which --predict does not have'
-                         if args.predict else 'is for --predict: say what to lift'))
+            means = 'a data set with the truth, which --predict does not have' if args.predict else \
+                '--predict: say what to lift'
+            parser.error(f'--{name.replace("_", "-")} is for {means}')
     lens = given & {'intrinsics', 'fov'}
     for wrong, message in (
             (args.causal and not args.evaluate, '--causal needs the checkpoint that --evaluate names'),
