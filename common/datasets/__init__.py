@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
-from common.datasets import cmu, h36m, mpi_inf_3dhp, synthetic
+from common.datasets import cmu, custom, h36m, mpi_inf_3dhp, synthetic
 from common.datasets.poses import PoseDataset, Sequence, action_name
 from common.errors import FileError, FlagError
 
@@ -16,15 +16,17 @@ class _Entry:
     """A data set's module, the keypoints it is used with unless -k says otherwise, and where its files come from.
 
     Where `keypoints_known` names some, there are no others. With `split_files`, training and test subjects lie in files
-    of their own. Where test frames are `marked`, only some count, and PCK and AUC are measured.
+    of their own. Where test frames are `marked`, only some count, and PCK and AUC are measured. Without `truth` there is
+    no 3D: such a data set can be rendered and exported only.
     """
 
     module: ModuleType
-    keypoints: str
+    keypoints: str | None
     origin: str | None
     keypoints_known: tuple[str, ...] | None = None
     split_files: bool = False
     marked: bool = False
+    truth: bool = True
 
 
 DATASETS = {
@@ -35,14 +37,16 @@ DATASETS = {
     'cmu': _Entry(cmu, 'noisy', 'fetch ASF/AMC files from http://mocap.cs.cmu.edu and run data/prepare_data_cmu.py on '
                   'their folder'),
     'synthetic': _Entry(synthetic, 'gt', None, synthetic.KEYPOINTS),
+    'custom': _Entry(custom, None, 'run a detector on your videos and data/prepare_data_2d.py on its output', truth=False),
 }
 
 
-def files_of(name: str, folder: Path, keypoints: str) -> tuple[Path, Path]:
-    """The two files of a data set: 3D and 2D, or, where it has split files, training and test."""
+def files_of(name: str, folder: Path, keypoints: str) -> tuple[Path, ...]:
+    """The files of a data set: 3D and 2D, or, where it has split files, training and test; 2D alone where it has no 3D."""
     if DATASETS[name].split_files:
         return DATASETS[name].module.paths(folder, keypoints)
-    return folder / f'data_3d_{name}.npz', folder / f'data_2d_{name}_{keypoints}.npz'
+    path_2d = folder / f'data_2d_{name}_{keypoints}.npz'
+    return (folder / f'data_3d_{name}.npz', path_2d) if DATASETS[name].truth else (path_2d,)
 
 
 def load_dataset(name: str, folder: Path, keypoints: str | None = None, training: bool = True) -> PoseDataset:

@@ -93,7 +93,7 @@ def check_layouts(saved: Checkpoint, dataset: PoseDataset) -> None:
 
 def check_outputs(args: argparse.Namespace) -> None:
     """FileError now, and not after hours, for an output file whose folder cannot be written."""
-    for name in (args.results, args.export_predictions):
+    for name in (args.results, args.export_predictions, args.viz_output, args.viz_export):
         if name and not (os.path.isdir(Path(name).parent) and os.access(Path(name).parent, os.W_OK)):
             raise FileError(f'cannot write {name}: folder {Path(name).parent} is missing or read-only')
         if name and os.path.isdir(name):

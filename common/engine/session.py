@@ -15,7 +15,7 @@ from common.arguments import CONFIG_FLAGS, fill
 from common.checkpoint import Checkpoint
 from common.datasets import PoseDataset, load_dataset
 from common.distributed import World
-from common.engine import prepare, report
+from common.engine import prepare, rendering, report
 from common.engine.closing import close, describe_store
 from common.engine.evaluate import mean_pose_mpjpe
 from common.engine.prepare import Session
@@ -55,12 +55,16 @@ def _evaluate(session: Session) -> None:
         raise FileError(f'{saved.path} holds no refinement: train one behind it with --refine --init {args.evaluate}')
     settings = fill(args, name, saved.settings, config)
     prepare.check_test_flags(args, settings['dataset'])
-    dataset = load_dataset(settings['dataset'], Path(args.data), settings['keypoints'], training=False)
+    dataset = (rendering.load_for(args, settings) if args.render else
+               load_dataset(settings['dataset'], Path(args.data), settings['keypoints'], training=False))
     prepare.check_layouts(saved, dataset)
     model = prepare.build(saved, settings, config, dataset).to(session.device)
     checkpoint.load_weights(model, saved)
     session.say(f'{saved.path}: {_describe_model(name, config, model)}, epoch {saved.epoch}' +
                 (', a public file' if saved.public else f', trained on {saved.dataset}, keypoints {saved.keypoints}'))
+    if args.render:
+        rendering.render(session, model, saved, dataset, settings)
+        return
     store = _store(dataset, settings['subjects_test'] or dataset.subjects_test, settings, args.subset or 1.0,
                    session.device)
     close(session, model, saved.path, store, dataset, settings)
