@@ -194,7 +194,7 @@ class MotionPicture:
             low, high = self.keypoints.min(axis=(0, 1)), self.keypoints.max(axis=(0, 1))
             half = max(0.58 * (high - low).max(), 1)
             (left, top), (right, bottom) = (low + high) / 2 - half, (low + high) / 2 + half
-        axes.set(xlim=(left, right), ylim=(bottom, top), aspect='equal', xticks=[], yticks=[], facecolor='#FAFAFA')
+        axes.set(xlim=(left, right), ylim=(bottom, top), aspect='equal', xticks=[], yticks=[])
         axes.spines[:].set_color(GRID)
         self._title(axes, '2D input')
         self.image = None

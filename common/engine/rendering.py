@@ -49,8 +49,8 @@ def render(session: Session, model: torch.nn.Module, saved: Checkpoint, dataset:
     lifted = {}
     for its_model, its_file, its_settings in candidates:
         poses = lift(its_model, sequence, dataset, its_settings['root'], session.device)
-        name = f'{MODELS[its_settings["model"]].title} {_named(its_file.path)}, ' if args.viz_compare else ''
-        lifted |= {name + {'predicted': 'prediction'}.get(kind, kind): value for kind, value in poses.items()}
+        which = f'{MODELS[its_settings["model"]].title} {_named(its_file.path)}' if args.viz_compare else ''
+        lifted |= {_label(which, kind): value for kind, value in poses.items()}
         if not all(np.isfinite(value).all() for value in poses.values()):
             raise DivergedError(f'{its_file.path} predicts NaN or infinite coordinates: its weights diverged, or the '
                                 f'keypoints are not pixels')
@@ -69,6 +69,11 @@ def render(session: Session, model: torch.nn.Module, saved: Checkpoint, dataset:
 
 def _named(path: Path) -> str:
     return f'{path.parent.name}/{path.name}' if path.parent.name else path.name
+
+
+def _label(which: str, kind: str) -> str:
+    """What a panel is called: `which` tells two checkpoints apart, `kind` is predicted or refined."""
+    return ', '.join(filter(None, [which, kind if kind == 'refined' else '' if which else 'prediction']))
 
 
 def load_for(args: argparse.Namespace, settings: dict) -> PoseDataset:
