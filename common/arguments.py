@@ -208,6 +208,8 @@ def _add_evaluation(group):
     add('--results', type=_text, metavar='FILE', help='write the figures of both protocols as JSON')
     add('--export-predictions', type=_text, metavar='FILE.npz',
         help='write prediction and truth of each test frame; FILE.mat, of 3dhp, in the layout of its test script')
+    add('--plots', type=_text, metavar='DIR', help='draw the errors into a folder: by action, by joint, over time in '
+        'the worst sequences, and the share of joints within 0 to 150 mm')
 
 
 def _add_render(group):
@@ -220,8 +222,8 @@ def _add_render(group):
     add('--viz-camera', type=_number(int, 0, math.inf), metavar='N', help='counted from 0 (default 0)')
     add('--viz-output', type=_text, metavar='FILE', help='the film: .gif, .mp4 (needs imageio-ffmpeg), or .png, five '
         'moments one below the other')
-    add('--viz-export', type=_text, metavar='FILE', help='the predicted 3D of all frames, (frames, joints, 3) metres in '
-        'camera axes, relative to the root: .npy, or .npz with joints and axes named')
+    add('--viz-export', type=_text, metavar='FILE', help='the predicted 3D of all frames, (frames, joints, 3) metres '
+        'in camera axes, relative to the root: .npy, or .npz with joints and axes named')
     add('--viz-compare', type=_text, metavar='FILE', help='a second checkpoint, drawn beside the first')
     add('--viz-no-ground-truth', action='store_true', default=None, help='leave the truth and the error out')
     add('--viz-video', type=_text, metavar='FILE', help='the video, drawn behind the 2D input (needs imageio-ffmpeg)')
@@ -256,7 +258,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
             parser.error(f'--{one} and --{other} exclude each other')
     if args.evaluate and args.eval is False:
         parser.error('--evaluate and --no-eval exclude each other')
-    for flag in ('results', 'export_predictions', 'protocol', 'target', 'by_subject', 'subjects_valid', 'select'):
+    for flag in ('results', 'export_predictions', 'plots', 'protocol', 'target', 'by_subject', 'subjects_valid',
+                 'select'):
         if args.eval is False and getattr(args, flag):
             parser.error(f'--{flag.replace("_", "-")} needs the evaluation that --no-eval leaves out')
     _check_render(parser, args)
@@ -286,11 +289,15 @@ def _check_render(parser: argparse.ArgumentParser, args: argparse.Namespace) -> 
         return
     if not args.evaluate:
         parser.error('--render needs the checkpoint that lifts: name it with --evaluate FILE')
-    for name in ('results', 'export_predictions', 'protocol', 'target', 'by_subject', 'subset', 'actions',
+    for name in ('results', 'export_predictions', 'plots', 'protocol', 'target', 'by_subject', 'subset', 'actions',
                  'subjects_test'):
         if getattr(args, name):
             parser.error(f'--{name.replace("_", "-")} and --render exclude each other: say what is drawn with '
                          f'--viz-subject, --viz-action and --viz-camera')
+    _check_render_output(parser, args, given)
+
+
+def _check_render_output(parser: argparse.ArgumentParser, args: argparse.Namespace, given: set[str]) -> None:
     if not (args.viz_output or args.viz_export):
         parser.error('--render needs --viz-output FILE or --viz-export FILE')
     alone = given & {f'viz-{name}' for name in ('compare', 'no-ground-truth', 'video', 'limit', 'downsample', 'size')}

@@ -54,9 +54,75 @@ def training_curves(epochs: list[dict], path: Path) -> None:
         axis.set_ylim(bottom=0)
         if axis.has_data():
             axis.legend()
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=120)
-    plt.close(figure)
+    _save(figure, path)
+
+
+# ---- an evaluation ----------------------------------------------------------------------------------------------
+
+# What tells series apart in grey as well: from dark to bright, with hatches and dashes.
+STYLES = (('#0072B2', '', '-'), ('#E69F00', '//', '--'), ('#009E73', '..', '-.'), ('#CC79A7', 'xx', ':'))
+
+
+def plot_bars(data: dict, title: str, path: Path) -> None:
+    """Draw bars in millimetres, and a published row as marks, into a PNG: `figures.bars` or `figures.by_joint`.
+
+    Raises FileError when it cannot be written.
+    """
+    names, series = data['names'], data['series']
+    figure, axes = plt.subplots(figsize=(max(6, 0.24 * len(names) * len(series) + 2.5), 4.2), layout='constrained')
+    width = 0.8 / len(series)
+    for index, ((name, values), (colour, hatch, _)) in enumerate(zip(series.items(), STYLES, strict=False)):
+        places = np.arange(len(names)) + (index - (len(series) - 1) / 2) * width
+        heights = [np.nan if value is None else value for value in values]
+        axes.bar(places, heights, width, color=colour, hatch=hatch, edgecolor='white', label=name, zorder=2)
+    if data.get('published'):
+        source, row = data['published']
+        axes.plot(np.arange(len(names)), row, 'D', color='black', markerfacecolor='white', label=source, zorder=3)
+    axes.set_xticks(range(len(names)), [name.replace('_', ' ') for name in names], rotation=40, ha='right')
+    axes.set(ylabel='millimetres', title=title)
+    axes.grid(axis='y', alpha=0.3, zorder=0)
+    if len(series) > 1 or data.get('published'):
+        # Over the bars there would be no room.
+        figure.legend(loc='outside lower center', ncols=3, frameon=False)
+    _save(figure, path)
+
+
+def plot_worst(sequences: list[tuple], path: Path) -> None:
+    """Draw the error over time of sequences (`figures.worst_sequences`), one a row, into a PNG. Raises FileError."""
+    figure, grid = plt.subplots(len(sequences), 1, figsize=(9, 1.9 * len(sequences)), squeeze=False, sharey=True,
+                                layout='constrained')
+    for axes, (name, frames, errors) in zip(grid[:, 0], sequences, strict=True):
+        # Frames that do not count leave a gap.
+        cuts = np.flatnonzero(np.diff(frames) > 1) + 1
+        axes.plot(np.insert(frames.astype(float), cuts, np.nan), np.insert(errors, cuts, np.nan), color='#0072B2',
+                  linewidth=1, marker='.' if len(frames) == 1 else '')
+        axes.set_title(name, loc='left', fontsize=9)
+        axes.set(ylabel='mm')
+        axes.grid(alpha=0.3)
+        axes.set_ylim(bottom=0)
+    axes.set_xlabel('frame')
+    _save(figure, path)
+
+
+def plot_pck(data: dict, path: Path) -> None:
+    """Draw the share of joints within each distance, `figures.pck_curves`, into a PNG. Raises FileError."""
+    figure, axes = plt.subplots(figsize=(6, 4.2), layout='constrained')
+    for (name, shares), (colour, _, dash) in zip(data['series'].items(), STYLES, strict=False):
+        axes.plot(data['thresholds'], shares, dash, color=colour,
+                  label=f'{name}: {shares[-1]:.1f} % within {data["thresholds"][-1]} mm')
+    axes.set(xlabel='distance from the truth (mm)', ylabel='joints nearer than that (%)', ylim=(0, 101),
+             xlim=(0, data['thresholds'][-1]), title='PCK')
+    axes.grid(alpha=0.3)
+    axes.legend(loc='lower right')
+    _save(figure, path)
+
+
+def _save(figure, path: Path) -> None:
+    try:
+        with atomic_path(path) as temporary:
+            figure.savefig(temporary, dpi=120)
+    finally:
+        plt.close(figure)
 
 
 # ---- motion -----------------------------------------------------------------------------------------------------

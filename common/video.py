@@ -134,7 +134,8 @@ def _write_gif(path: Path, frames: Iterable[np.ndarray], fps: float, drawn: bool
 def _palette(picture: Image.Image, drawn: bool) -> Image.Image:
     """A picture whose palette is the 256 most frequent colours of a drawing: the flat ones stay exactly as they are.
 
-    That of a film is made of it by median cut. Of colours that look alike the most frequent one is taken: Pillow's search for the nearest is not an exact one.
+    Of those that look alike the most frequent one is taken: Pillow's search for the nearest is not an exact one. The
+    palette of a film is made by median cut.
     """
     if not drawn:  # a ninth of the pixels says as much
         return picture.resize((picture.width // 3 + 1, picture.height // 3 + 1), Image.Resampling.NEAREST).quantize()

@@ -16,8 +16,8 @@ class _Entry:
     """A data set's module, the keypoints it is used with unless -k says otherwise, and where its files come from.
 
     Where `keypoints_known` names some, there are no others. With `split_files`, training and test subjects lie in files
-    of their own. Where test frames are `marked`, only some count, and PCK and AUC are measured. Without `truth` there is
-    no 3D: such a data set can be rendered and exported only.
+    of their own. Where test frames are `marked`, only some count, and PCK and AUC are measured. Without `truth` there
+    is no 3D: such a data set can be rendered and exported only.
     """
 
     module: ModuleType
@@ -37,12 +37,13 @@ DATASETS = {
     'cmu': _Entry(cmu, 'noisy', 'fetch ASF/AMC files from http://mocap.cs.cmu.edu and run data/prepare_data_cmu.py on '
                   'their folder'),
     'synthetic': _Entry(synthetic, 'gt', None, synthetic.KEYPOINTS),
-    'custom': _Entry(custom, None, 'run a detector on your videos and data/prepare_data_2d.py on its output', truth=False),
+    'custom': _Entry(custom, None, 'run a detector on your videos and data/prepare_data_2d.py on its output',
+                     truth=False),
 }
 
 
 def files_of(name: str, folder: Path, keypoints: str) -> tuple[Path, ...]:
-    """The files of a data set: 3D and 2D, or, where it has split files, training and test; 2D alone where it has no 3D."""
+    """The files of a data set: 3D and 2D, or, where it has split files, training and test; without 3D, one of 2D."""
     if DATASETS[name].split_files:
         return DATASETS[name].module.paths(folder, keypoints)
     path_2d = folder / f'data_2d_{name}_{keypoints}.npz'

@@ -98,6 +98,10 @@ def check_outputs(args: argparse.Namespace) -> None:
             raise FileError(f'cannot write {name}: folder {Path(name).parent} is missing or read-only')
         if name and os.path.isdir(name):
             raise FileError(f'cannot write {name}: it is a folder')
+    if args.plots and not os.access(args.plots if os.path.lexists(args.plots) else Path(args.plots).parent, os.W_OK):
+        raise FileError(f'cannot write to {args.plots}: it, or the folder it is to lie in, is missing or read-only')
+    if args.plots and os.path.lexists(args.plots) and not os.path.isdir(args.plots):
+        raise FileError(f'cannot write to {args.plots}: it is not a folder')
 
 
 def check_test_flags(args: argparse.Namespace, dataset: str) -> None:

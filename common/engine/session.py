@@ -143,8 +143,8 @@ def _start(args, folder: Path, say) -> tuple[Checkpoint | None, Checkpoint | Non
         settings = fill(args, name, resumed.settings if resumed else None, config)
     prepare.check_outputs(args)
     prepare.check_test_flags(args, settings['dataset'])
-    if not settings['eval'] and (args.results or args.export_predictions):
-        raise FlagError('--results and --export-predictions need the evaluation that the resumed run leaves out: say '
+    if not settings['eval'] and (args.results or args.export_predictions or args.plots):
+        raise FlagError('--results, --export-predictions and --plots need the evaluation that the resumed run leaves out: say '
                         '--eval')
     if resumed is not None:
         _check_mid_epoch(resumed, settings)
