@@ -220,13 +220,13 @@ def _add_render(group):
     add('--viz-action', type=_text, metavar='NAME', help='a take by its whole name, such as "Walking 1", or an '
         'unambiguous prefix (default: the first)')
     add('--viz-camera', type=_number(int, 0, math.inf), metavar='N', help='counted from 0 (default 0)')
-    add('--viz-output', type=_text, metavar='FILE', help='the film: .gif, .mp4 (needs imageio-ffmpeg), or .png, five '
+    add('--viz-output', type=_text, metavar='FILE', help='the film: .gif, .mp4 (needs PyAV), or .png, five '
         'moments one below the other')
     add('--viz-export', type=_text, metavar='FILE', help='the predicted 3D of all frames, (frames, joints, 3) metres '
         'in camera axes, relative to the root: .npy, or .npz with joints and axes named')
     add('--viz-compare', type=_text, metavar='FILE', help='a second checkpoint, drawn beside the first')
     add('--viz-no-ground-truth', action='store_true', default=None, help='leave the truth and the error out')
-    add('--viz-video', type=_text, metavar='FILE', help='the video, drawn behind the 2D input (needs imageio-ffmpeg)')
+    add('--viz-video', type=_text, metavar='FILE', help='the video, drawn behind the 2D input (needs PyAV)')
     add('--viz-skip', type=_number(int, 0, math.inf), metavar='N', help='frames of the video before the first of the '
         'keypoints (default 0)')
     add('--viz-limit', type=_count, metavar='N', help='draw the first N frames only')
@@ -305,11 +305,11 @@ def _check_render_output(parser: argparse.ArgumentParser, args: argparse.Namespa
         parser.error(f'--{min(alone)} needs --viz-output')
     if args.viz_skip is not None and not args.viz_video:
         parser.error('--viz-skip needs --viz-video')
-    if args.viz_bitrate and not (args.viz_output or '').lower().endswith('.mp4'):
+    if args.viz_bitrate and not (args.viz_output or '').endswith('.mp4'):
         parser.error('--viz-bitrate needs a --viz-output that ends in .mp4')
     for flag, name, suffixes in (('output', args.viz_output, ('.gif', '.mp4', '.png')),
                                  ('export', args.viz_export, ('.npy', '.npz'))):
-        if name and not name.lower().endswith(suffixes):
+        if name and not name.endswith(suffixes):
             parser.error(f'--viz-{flag} {name}: expected a name that ends in {" or ".join(suffixes)}')
 
 

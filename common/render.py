@@ -284,7 +284,7 @@ class MotionPicture:
         axes.add_patch(Polygon(project(corners, self.azimuth)[0], facecolor=FLOOR, edgecolor=GRID, zorder=0))
         floor = self._lines(axes, 0.6, colors=GRID)
         ghosted = self.truth is not None and self.panels[name] is not self.truth
-        ghost = self._lines(axes, 3, colors=GHOST) if ghosted else None
+        ghost = self._lines(axes, 2, colors=GHOST) if ghosted else None  # thin: nothing looks out at the sides
         self.views[name] = floor, ghost, self._lines(axes, 3)
 
     def _add_texts(self, title: str):

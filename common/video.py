@@ -1,18 +1,21 @@
 """Films as arrays: frames of a video in, GIF, PNG strip or MP4 out; one frame at a time, whatever the length.
 
-GIF and PNG are made by Pillow. Videos are read, and MP4 is written, by the ffmpeg that the wheel of imageio-ffmpeg
-carries, so that nothing has to be installed on the system.
+GIF and PNG are made by Pillow. Videos are read, and MP4 is written, by PyAV, whose wheel carries ffmpeg's libraries
+and the encoder, so that nothing has to be installed on the system.
 """
 
 import contextlib
 import itertools
+import math
 from collections.abc import Iterable, Iterator
+from fractions import Fraction
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from PIL import GifImagePlugin, Image, ImageChops
 
+from common.datasets.npz import first_line
 from common.errors import FileError
 from common.files import atomic_path
 
@@ -23,28 +26,28 @@ SHORTEST = 2
 
 
 class Film(NamedTuple):
-    """A video that is being read: frames a second (None where the file does not tell), (width, height) of its pictures
-    as they were filmed, and its frames, (height, width, 3) uint8 at the size asked for."""
+    """A video that is being read: frames a second (None where the file does not tell), the (width, height) of its
+    pictures at the size asked for, and its frames, (height, width, 3) uint8."""
 
     fps: float | None
     size: tuple[int, int]
     frames: Iterator[np.ndarray]
 
 
-def _ffmpeg(what: str):
-    """The module imageio_ffmpeg. Raises FileError where it, or the program it carries, is missing."""
+def _pyav(what: str):
+    """The module av. Raises FileError where it is missing."""
     try:
-        import imageio_ffmpeg  # nothing else needs it
-        imageio_ffmpeg.get_ffmpeg_exe()
-    except (ImportError, RuntimeError):
-        raise FileError(f'{what} needs imageio-ffmpeg: pip install imageio-ffmpeg; GIF and PNG are written without '
-                        f'it') from None
-    return imageio_ffmpeg
+        import av  # takes a moment, and only videos need it
+    except ImportError:
+        raise FileError(f'{what} needs PyAV: pip install av; GIF and PNG are written without it') from None
+    return av
 
 
 @contextlib.contextmanager
 def read_video(path: Path, largest: int | None = None, skip: int = 0, step: int = 1):
     """Yield the Film of a file, which is closed at the end of the block.
+
+    Every frame comes once, as detectors see them, whatever the times between them.
 
     Args:
         largest: pixels of the longer side that the frames are scaled down to; None for the size they have.
@@ -52,42 +55,43 @@ def read_video(path: Path, largest: int | None = None, skip: int = 0, step: int 
 
     Raises FileError for a file that is missing, holds no video or no frame after `skip`, or breaks off.
     """
-    library = _ffmpeg('reading a video')
+    av = _pyav('reading a video')
     if not Path(path).is_file():
         raise FileError(f'{path} is missing' if not Path(path).exists() else f'{path} is not a file')
-    # Every frame once, as detectors see them: by default ffmpeg would even out the times between them.
-    parameters = ['-fps_mode', 'passthrough']
-    if largest:
-        parameters += ['-vf', f"scale='min({largest},iw)':'min({largest},ih)':force_original_aspect_ratio=decrease"]
-    # A path that begins with a dash or names a protocol would not be read as a file.
-    reader = library.read_frames(str(Path(path).resolve()), output_params=parameters)
-    try:
-        about = next(reader)
-        width, height = about['size']
-        frames = (np.frombuffer(raw, np.uint8).reshape(height, width, 3) for raw in _watched(reader, path))
-        frames = itertools.islice(frames, skip, None, step)
+    with contextlib.ExitStack() as stack:
+        try:
+            container = stack.enter_context(av.open(str(Path(path).resolve())))
+            stream = container.streams.video[0]
+            stream.thread_type = 'AUTO'
+        except (OSError, ValueError, IndexError) as error:  # what FFmpegError is made of
+            raise _unreadable(path, error) from None
+        pictures = _pictures(path, container, stream, largest)
+        stack.callback(pictures.close)  # reading on from a container that is closed would crash
+        frames = itertools.islice(pictures, skip, None, step)
         first = next(frames, None)
         if first is None:
             raise FileError(f'{path} has no frames' + f' after the first {skip}' * bool(skip))
-        yield Film(about['fps'] or None, tuple(about['source_size']), itertools.chain([first], frames))
-    except (OSError, RuntimeError, KeyError, StopIteration) as error:
-        raise FileError(f'{path} is not a readable video ({_last_line(error)})') from None
-    finally:
-        reader.close()
+        rate = stream.average_rate
+        yield Film(float(rate) if rate else None, (first.shape[1], first.shape[0]), itertools.chain([first], frames))
 
 
-def _watched(reader: Iterator[bytes], path: Path) -> Iterator[bytes]:
-    """The reader's frames; FileError where it fails, which the writer of the film would take for its own failure."""
+def _pictures(path: Path, container, stream, largest: int | None) -> Iterator[np.ndarray]:
+    """The frames, scaled and the right way up. FileError where it fails: the writer would take it for its own fault."""
     try:
-        yield from reader
-    except (OSError, RuntimeError) as error:
-        raise FileError(f'{path} is not a readable video ({_last_line(error)})') from None
+        for frame in container.decode(stream):
+            scale = min(1, (largest or math.inf) / max(frame.width, frame.height))
+            picture = frame.to_ndarray(format='rgb24', width=max(1, round(scale * frame.width)),
+                                       height=max(1, round(scale * frame.height)))
+            turns = round(frame.rotation / 90) % 4  # how the telephone was held
+            yield np.ascontiguousarray(np.rot90(picture, turns)) if turns else picture
+    except (OSError, ValueError) as error:
+        raise _unreadable(path, error) from None
 
 
-def _last_line(error: BaseException) -> str:
-    """What ffmpeg says at last, fit for one line of a message."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return ''.join(c if c.isprintable() else '?' for c in lines[-1])[:120] if lines else 'it ends at once'
+def _unreadable(path: Path, error: Exception) -> FileError:
+    if isinstance(error, IndexError):
+        return FileError(f'{path} holds no video')
+    return FileError(f'{path} is not a readable video ({getattr(error, "strerror", None) or first_line(error)})')
 
 
 def write_film(path: Path, frames: Iterable[np.ndarray], fps: float, bitrate: int | None = None,
@@ -105,7 +109,7 @@ def write_film(path: Path, frames: Iterable[np.ndarray], fps: float, bitrate: in
     if suffix not in SUFFIXES:
         raise FileError(f'cannot write {path}: expected a name that ends in {", ".join(SUFFIXES)}')
     if suffix == '.mp4':
-        _ffmpeg('writing MP4')
+        _pyav('writing MP4')
     with atomic_path(path) as temporary:
         if suffix == '.gif':
             _write_gif(temporary, frames, fps, drawn)
@@ -171,19 +175,14 @@ def _changes(frames: Iterable[np.ndarray], fps: float) -> Iterator[tuple[Image.I
 
 def _write_mp4(path: Path, frames: Iterable[np.ndarray], fps: float, bitrate: int) -> None:
     """H.264 in the pixel format that every player knows, which wants even sides: an odd last row or column is cut."""
-    library = _ffmpeg('writing MP4')
-    writer = None
-    try:
-        for frame in frames:
-            frame = np.ascontiguousarray(frame[:frame.shape[0] // 2 * 2, :frame.shape[1] // 2 * 2])
-            if writer is None:
-                size = frame.shape[1], frame.shape[0]
-                writer = library.write_frames(path, size, fps=fps, bitrate=f'{bitrate}k', macro_block_size=2,
-                                              codec='libx264', ffmpeg_log_level='error')
-                writer.send(None)
-            writer.send(frame)
-    except OSError as error:
-        raise FileError(f'cannot write MP4 ({_last_line(error)})') from None
-    finally:
-        if writer is not None:
-            writer.close()
+    av = _pyav('writing MP4')
+    with av.open(str(path), 'w', format='mp4') as container:
+        stream = container.add_stream('libx264', rate=Fraction(fps).limit_denominator(1001))
+        stream.pix_fmt, stream.bit_rate = 'yuv420p', 1000 * bitrate
+        for number, frame in enumerate(frames):
+            height, width = (side // 2 * 2 for side in frame.shape[:2])
+            if number == 0:
+                stream.height, stream.width = height, width
+            picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame[:height, :width]), 'rgb24')
+            container.mux(stream.encode(picture))
+        container.mux(stream.encode(None))

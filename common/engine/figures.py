@@ -32,7 +32,8 @@ def bars(summaries: dict[str, dict], average: dict[str, dict], dataset: str, key
     series = {}
     for kind, rows in summaries.items():
         for metric in SHOWN:
-            series['refined ' * (kind == 'refined') + TITLES[metric]] = [figures[metric] for figures in (*rows.values(), average[kind])]
+            values = [figures[metric] for figures in (*rows.values(), average[kind])]
+            series['refined ' * (kind == 'refined') + TITLES[metric]] = values
     source, published = PUBLISHED.get((dataset, keypoints), (None, {}))
     row = [published.get(name, np.nan) for name in names[:-1]]
     known = [value for value in row if np.isfinite(value)]

@@ -144,8 +144,8 @@ def _start(args, folder: Path, say) -> tuple[Checkpoint | None, Checkpoint | Non
     prepare.check_outputs(args)
     prepare.check_test_flags(args, settings['dataset'])
     if not settings['eval'] and (args.results or args.export_predictions or args.plots):
-        raise FlagError('--results, --export-predictions and --plots need the evaluation that the resumed run leaves out: say '
-                        '--eval')
+        raise FlagError('--results, --export-predictions and --plots need the evaluation that the resumed run leaves '
+                        'out: say --eval')
     if resumed is not None:
         _check_mid_epoch(resumed, settings)
     prepare.check_folder(folder, resumed, args.overwrite)
