@@ -36,7 +36,8 @@ def test_the_worst_sequences_come_first():
     offsets = np.concatenate([np.full((3, 17), 20.0), np.full((3, 17), 50.0)])
     offsets[4] = 80
     worst = figures.worst_sequences(rows_of(offsets))
-    assert [name for name, _, _ in worst] == ['S9 Walking, camera 0: mean 60.0 mm', 'S9 Sitting 1, camera 0: mean 20.0 mm']
+    assert [name for name, _, _ in worst] == ['S9 Walking, camera 0: mean 60.0 mm',
+                                              'S9 Sitting 1, camera 0: mean 20.0 mm']
     assert worst[0][1].tolist() == [0, 1, 2]
     assert worst[0][2] == pytest.approx([50, 80, 50], abs=1e-3)
     many = rows_of(np.full((10, 17), 5.0))
@@ -102,5 +103,6 @@ def test_plots_that_cannot_be_written(refused, trained, h36m_folder, tmp_path):
 def test_an_action_of_one_frame_and_gaps_are_drawn(tmp_path):
     render.plot_worst([('one', np.array([4]), np.array([3.0])),
                        ('gap', np.array([1, 2, 9, 10]), np.array([1.0, 2.0, 3.0, 4.0]))], tmp_path / 'a.png')
-    render.plot_bars({'names': ['left_hip'], 'series': {'a': [None]}, 'published': ('b', [2.0])}, 'c', tmp_path / 'b.png')
+    bars = {'names': ['left_hip'], 'series': {'a': [None]}, 'published': ('b', [2.0])}
+    render.plot_bars(bars, 'c', tmp_path / 'b.png')
     assert len(list(tmp_path.iterdir())) == 2

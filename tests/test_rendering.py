@@ -188,10 +188,7 @@ def test_a_data_set_without_intrinsics_or_places_stands_upright():
     for camera in (replace(placed, intrinsic=None), Camera(np.array([1, 0, 0, 0], np.float32), np.zeros(3, np.float32),
                                                            1000, 1000)):
         moved = dataset.positions['S5']['Walking']
-        if camera.intrinsic is None and camera.translation.any():
-            world = moved
-        else:
-            world = placed.from_world(moved)
+        world = moved if camera.translation.any() else placed.from_world(moved)
         changed = replace(dataset, cameras={'S5': [camera]}, positions={'S5': {'Walking': world}},
                           detections={'S5': {'Walking': dataset.detections['S5']['Walking'][:1]}})
         sequence = changed.view('S5', 'Walking', 0)

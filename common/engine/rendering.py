@@ -30,6 +30,7 @@ from common.video import read_video
 # Camera axes to a world whose z is up, for a camera of which nobody knows how it stood: taken as level.
 LEVEL = np.array([0.5**0.5, -0.5**0.5, 0, 0], np.float32)
 ASSUMED_FPS = 25  # where neither the data set nor a video tells
+ASIDE = 40  # degrees the viewer stands aside of the camera, from where no error of depth could be seen
 LARGEST_FRAME = 1000  # pixels: more of a video than a panel shows
 
 
@@ -204,7 +205,7 @@ def _film(session: Session, sequence: Sequence, lifted: dict, dataset: PoseDatas
             Path(args.viz_output), dataset.skeleton, panels, (fps or ASSUMED_FPS) / downsample,
             truth=None if args.viz_no_ground_truth else truth,
             keypoints=denormalise(sequence.keypoints, *size), layout=dataset.layout, picture_size=size,
-            video=film and film.frames, azimuth=azimuth_of(orientation), size=args.viz_size or 4,
+            video=film and film.frames, azimuth=azimuth_of(orientation) + ASIDE, size=args.viz_size or 4,
             title=f'{dataset.name}, keypoints {dataset.keypoints}: {sequence.subject} {sequence.action}, camera '
                   f'{sequence.camera}', limit=args.viz_limit, step=args.viz_downsample or 1,
             bitrate=args.viz_bitrate)
