@@ -10,6 +10,7 @@ if __name__ == '__main__':
 
 from common import arguments
 from common.distributed import World
+from common.engine.settings import fill
 from common.engine.train import Progression, Trainer
 from common.engine.update import Recipe, StepLoss, make_optimizer
 from common.models import build_model
@@ -20,7 +21,7 @@ from common.skeleton import Skeleton
 def make_trainer(flags: list[str], store: SequenceStore, skeleton: Skeleton) -> Trainer:
     """A trainer on the windows of a store, keypoints and joints of one layout, by the flags of run_ktpformer.py."""
     args = arguments.parse(flags)
-    settings = arguments.fill(args, args.model or 'ktpformer')
+    settings = fill(args, args.model or 'ktpformer')
     recipe = Recipe.of(settings)
     config = {name: settings[name] for name in arguments.CONFIG_FLAGS[settings['model']]}
     rates = {name: settings[name] for name in ('drop_path', 'dropout') if name in settings}

@@ -8,7 +8,7 @@ import argparse
 import math
 import sys
 
-DATASETS = ('h36m', 'humaneva15', 'humaneva20', '3dhp', 'cmu', 'synthetic')
+DATASETS = ('h36m', 'humaneva15', 'humaneva20', '3dhp', 'cmu', 'synthetic', 'custom')
 LAYOUTS = ('auto', 'coco', 'h36m', 'halpe26', 'body25', 'body25b', 'mpii', '3dhp')
 # What a run of any model starts from.
 DEFAULTS = {
@@ -104,6 +104,7 @@ def make_parser() -> argparse.ArgumentParser:
     _add_training(parser.add_argument_group('training'))
     _add_more_training(parser.add_argument_group('training beyond the published recipe'))
     _add_evaluation(parser.add_argument_group('evaluation'))
+    _add_render(parser.add_argument_group('rendering'))
     _add_prediction(parser.add_argument_group('your own keypoints'))
     _add_run(parser.add_argument_group('run'))
     return parser
@@ -214,6 +215,32 @@ def _add_evaluation(group):
     add('--results', type=_text, metavar='FILE', help='write the figures of both protocols as JSON')
     add('--export-predictions', type=_text, metavar='FILE.npz',
         help='write prediction and truth of each test frame; FILE.mat, of 3dhp, in the layout of its test script')
+    add('--plots', type=_text, metavar='DIR', help='draw the errors into a folder: by action, by joint, over time in '
+        'the worst sequences, and the share of joints within 0 to 150 mm')
+
+
+def _add_render(group):
+    add = group.add_argument
+    add('--render', action='store_true', help='draw one sequence, lifted by the checkpoint of --evaluate, instead of '
+        'its table; every --viz flag belongs to it')
+    add('--viz-subject', type=_text, metavar='NAME', help='(default: the first test subject)')
+    add('--viz-action', type=_text, metavar='NAME', help='a take by its whole name, such as "Walking 1", or an '
+        'unambiguous prefix (default: the first)')
+    add('--viz-camera', type=_number(int, 0, math.inf), metavar='N', help='counted from 0 (default 0)')
+    add('--viz-output', type=_text, metavar='FILE', help='the film: .gif, .mp4 (needs PyAV), or .png, five '
+        'moments one below the other')
+    add('--viz-export', type=_text, metavar='FILE', help='the predicted 3D of all frames, (frames, joints, 3) metres '
+        'in camera axes, relative to the root: .npy, or .npz with joints and axes named')
+    add('--viz-compare', type=_text, metavar='FILE', help='a second checkpoint, drawn beside the first')
+    add('--viz-no-ground-truth', action='store_true', default=None, help='leave the truth and the error out')
+    add('--viz-video', type=_text, metavar='FILE', help='the video, drawn behind the 2D input (needs PyAV)')
+    add('--viz-skip', type=_number(int, 0, math.inf), metavar='N', help='frames of the video before the first of the '
+        'keypoints (default 0)')
+    add('--viz-limit', type=_count, metavar='N', help='draw the first N frames only')
+    add('--viz-downsample', type=_count, metavar='N', help='draw every N-th frame only, at the speed of life')
+    add('--viz-size', type=_number(float, 1, 20), metavar='X', help='height of the film, and width of each panel, in '
+        'units of 100 pixels (default 4)')
+    add('--viz-bitrate', type=_count, metavar='N', help='of an MP4, kilobits a second (default 3000)')
 
 
 def _add_prediction(group):
@@ -265,9 +292,11 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
             parser.error(f'--{one.replace("_", "-")} and --{other} exclude each other')
     if args.evaluate and args.eval is False:
         parser.error('--evaluate and --no-eval exclude each other')
-    for flag in ('results', 'export_predictions', 'protocol', 'target', 'by_subject', 'subjects_valid', 'select'):
+    for flag in ('results', 'export_predictions', 'plots', 'protocol', 'target', 'by_subject', 'subjects_valid',
+                 'select'):
         if args.eval is False and getattr(args, flag):
             parser.error(f'--{flag.replace("_", "-")} needs the evaluation that --no-eval leaves out')
+    _check_render(parser, args)
     from_file = args.evaluate or args.resume or args.init or args.inspect
     if (args.model or not from_file) and (problem := misfit(args, args.model or 'ktpformer')):
         parser.error(problem)
@@ -310,6 +339,48 @@ def _check_prediction(parser: argparse.ArgumentParser, args: argparse.Namespace)
             parser.error(message)
 
 
+def _check_render(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """End the process unless the flags of --render make sense together, and leave none without effect."""
+    if args.dataset == 'custom' and not (args.render and args.evaluate and args.keypoints):
+        parser.error('-d custom is 2D without 3D, which can only be drawn and exported: say -k NAME --evaluate FILE '
+                     '--render')
+    given = {name.replace('_', '-') for name, value in vars(args).items()
+             if name.startswith('viz_') and value is not None}
+    if not args.render:
+        if given:
+            parser.error(f'--{min(given)} needs --render')
+        return
+    if not args.evaluate:
+        parser.error('--render needs the checkpoint that lifts: name it with --evaluate FILE')
+    if args.predict:
+        alien = given & {f'viz-{name}' for name in ('subject', 'action', 'camera', 'export', 'compare',
+                                                    'no-ground-truth')}
+        if alien:
+            parser.error(f'--{min(alien)} means nothing for --predict, which draws what it lifts')
+    for name in ('results', 'export_predictions', 'plots', 'protocol', 'target', 'by_subject', 'subset', 'actions',
+                 'subjects_test'):
+        if getattr(args, name):
+            parser.error(f'--{name.replace("_", "-")} and --render exclude each other: say what is drawn with '
+                         f'--viz-subject, --viz-action and --viz-camera')
+    _check_render_output(parser, args, given)
+
+
+def _check_render_output(parser: argparse.ArgumentParser, args: argparse.Namespace, given: set[str]) -> None:
+    if not (args.viz_output or args.viz_export):
+        parser.error('--render needs --viz-output FILE or --viz-export FILE')
+    alone = given & {f'viz-{name}' for name in ('compare', 'no-ground-truth', 'video', 'limit', 'downsample', 'size')}
+    if alone and not args.viz_output:
+        parser.error(f'--{min(alone)} needs --viz-output')
+    if args.viz_skip is not None and not args.viz_video:
+        parser.error('--viz-skip needs --viz-video')
+    if args.viz_bitrate and not (args.viz_output or '').endswith('.mp4'):
+        parser.error('--viz-bitrate needs a --viz-output that ends in .mp4')
+    for flag, name, suffixes in (('output', args.viz_output, ('.gif', '.mp4', '.png')),
+                                 ('export', args.viz_export, ('.npy', '.npz'))):
+        if name and not name.endswith(suffixes):
+            parser.error(f'--viz-{flag} {name}: expected a name that ends in {" or ".join(suffixes)}')
+
+
 def _check_spaces(parser: argparse.ArgumentParser, argv: list[str]) -> None:
     """Refuse `-lr1e-3`, which argparse would read as -l r1e-3."""
     flags = [flag for action in parser._actions for flag in action.option_strings]
@@ -335,29 +406,3 @@ def misfit(args: argparse.Namespace, model: str) -> str | None:
         parts = 'among' if model == 'ktpformer' else 'by 3 and then among'
         return f'-cs {channels} channels cannot be divided {parts} -num_heads {heads}'
     return None
-
-
-def fill(args: argparse.Namespace, model: str, saved: dict | None = None, config: dict | None = None) -> dict:
-    """The settings of a run: flags as given, else what a resumed checkpoint says, else the model's recipe.
-
-    Args:
-        model: the model that is trained or evaluated.
-        saved: settings of the checkpoint that is resumed. Keypoints, subjects and actions of another data set do not
-            carry over.
-        config: its model's config, which flags cannot change.
-    """
-    saved = dict(saved or {}) | (config or {})
-    own = set()
-    if args.dataset not in (None, saved.get('dataset')):
-        own |= {'keypoints', 'subjects_train', 'subjects_test', 'subjects_valid', 'actions', 'root'}
-    defaults = DEFAULTS | RECIPES[model]
-    defaults |= PROTOCOLS.get(args.dataset or saved.get('dataset', DEFAULTS['dataset']), {})
-    if args.refine or saved.get('refine'):
-        defaults |= REFINEMENT
-    settings = {'model': model}
-    for name, default in defaults.items():
-        given = getattr(args, name)
-        settings[name] = given if given is not None else default if name in own else saved.get(name, default)
-    if settings['stride'] is None:
-        settings['stride'] = min(settings['frames'], 128)
-    return settings

@@ -50,7 +50,6 @@ CAMERAS = {'h36m': ('54138969', '55011271', '58860488', '60457274'), 'humaneva':
 VIDEOS = {'h36m': (r'(.+)\.(\d+)\.\w+\.npz', 'S1/Directions 1.54138969.mp4.npz'),
           'humaneva': (r'([A-Za-z]+_\d+)_\((\w+)\)\.\w+\.npz', 'S1/Walking_1_(C1).avi.npz')}
 SIZES = {'h36m': [(lens.width, lens.height) for lens in h36m.LENSES], 'humaneva': [(640, 480)] * 3}
-UNSEEN = ('S2', 'S3', 'S4')  # subjects of Human3.6M whose 3D is not given out
 # subject -> take -> which frame of each camera's video is the first of the mocap, from 1
 SYNC = {
     'S1': {'Walking 1': (82, 81, 82), 'Jog 1': (51, 51, 50), 'ThrowCatch 1': (61, 61, 60), 'Gestures 1': (45, 45, 44),
@@ -184,7 +183,7 @@ def h36m_views(folder: Path, layout: Skeleton, force: bool) -> dict[str, dict]:
     known = {f'takes of {subject}': takes for subject, takes in h36m.TAKES.items()}
     found = {}
     for subject, _ in videos:
-        if subject not in UNSEEN:
+        if subject not in h36m.UNSEEN:
             found[f'takes of {subject}'] = found.get(f'takes of {subject}', 0) + 1
     shared.check_counts(found, known, force)
     views = {}

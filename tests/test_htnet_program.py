@@ -16,6 +16,7 @@ from common.augment import mirror
 from common.datasets import load_dataset
 from common.engine import prepare
 from common.engine.evaluate import TestWindows, predict
+from common.engine.settings import fill
 from common.engine.update import Recipe, StepLoss, learning_rate
 from common.models import build_model
 from common.models.refine import back_project
@@ -44,7 +45,7 @@ def base(h36m_folder, tmp_path_factory):
 
 
 def test_the_recipe_is_the_published_one():
-    settings = arguments.fill(arguments.parse(['--model', 'htnet']), 'htnet')
+    settings = fill(arguments.parse(['--model', 'htnet']), 'htnet')
     recipe = Recipe.of(settings)
     assert (recipe.epochs, recipe.windows, recipe.optimizer, recipe.loss, recipe.objective, recipe.root) == \
         (15, 512, 'amsgrad', 'mpjpe', 'plain', 'zero')
@@ -60,15 +61,15 @@ def test_the_recipe_is_the_published_one():
     assert recipe == Recipe(epochs=15, windows=512, lr=5e-4, lr_decay=0.95, lr_drop_every=5, weight_decay=0, seed=1,
                             objective='plain', optimizer='amsgrad', loss='mpjpe', root='zero')
     assert (settings['drop_path'], settings['dropout']) == (0.3, 0.1)
-    refining = Recipe.of(arguments.fill(arguments.parse(['--refine', '--init', 'x']), 'htnet'))
+    refining = Recipe.of(fill(arguments.parse(['--refine', '--init', 'x']), 'htnet'))
     assert refining == replace(recipe, lr=1e-5, loss='refinement')
-    refining = Recipe.of(arguments.fill(arguments.parse(['--refine', '--init', 'x']), 'ktpformer'))
+    refining = Recipe.of(fill(arguments.parse(['--refine', '--init', 'x']), 'ktpformer'))
     assert (refining.lr, refining.loss, refining.objective, refining.root) == (1e-5, 'refinement', 'plain', 'zero')
 
 
 def test_the_rates_of_the_flags_reach_the_modules():
     args = arguments.parse(['--model', 'htnet', '--dropout', '0.25', '--drop-path', '0.21', '-dep', '2'])
-    settings = arguments.fill(args, 'htnet')
+    settings = fill(args, 'htnet')
     config = {name: settings[name] for name in arguments.CONFIG_FLAGS['htnet']}
     model = prepare.build(None, settings, config, load_dataset('synthetic', None))
     rates = {type(module).__name__: [] for module in model.modules()}
@@ -81,7 +82,7 @@ def test_the_rates_of_the_flags_reach_the_modules():
 @pytest.mark.parametrize('kind', ['mpjpe', 'weighted'])
 def test_each_loss_is_the_one_it_is_called(kind):
     torch.manual_seed(0)
-    recipe = Recipe.of(arguments.fill(arguments.parse(['--model', 'htnet', '--loss', kind]), 'htnet'))
+    recipe = Recipe.of(fill(arguments.parse(['--model', 'htnet', '--loss', kind]), 'htnet'))
     predicted, target = torch.randn(2, 3, 4, 17, 3).unbind()
     loss = StepLoss(recipe, H36M, torch.device('cpu'))(lambda x: predicted, Batch(0, 6, 0, predicted[..., :2], target))
     weights = naive.h36m_weights() if kind == 'weighted' else [1] * 17
@@ -107,7 +108,7 @@ def test_batches_tell_the_camera_and_depth_of_each_window():
 
 
 def test_the_recipe_of_ktpformer_is_the_published_one():
-    recipe = Recipe.of(arguments.fill(arguments.parse(['-s', '128']), 'ktpformer'))
+    recipe = Recipe.of(fill(arguments.parse(['-s', '128']), 'ktpformer'))
     assert recipe == Recipe(epochs=200, windows=8, lr=8e-5, lr_decay=0.99, weight_decay=0.1, objective='half-square',
                             seed=1234, optimizer='adamw', loss='weighted', root='predicted')
 
@@ -118,8 +119,8 @@ def test_the_recipe_of_ktpformer_is_the_published_one():
                                          ('--weight-decay', 0.1)])
 def test_flags_override_the_recipe(flag, value):
     args = arguments.parse(['--model', 'htnet', flag, str(value)])
-    settings = arguments.fill(args, 'htnet')
-    assert value in [settings[name] for name in settings if settings[name] != arguments.fill(
+    settings = fill(args, 'htnet')
+    assert value in [settings[name] for name in settings if settings[name] != fill(
         arguments.parse(['--model', 'htnet']), 'htnet')[name]]
 
 

@@ -13,7 +13,7 @@ MODULES = [pytest.param(path, id=str(path.relative_to(ROOT))) for path in FILES]
 # A module may import from its own layer and those after it.
 LAYERS = [
     {'run_ktpformer', 'data', 'benchmarks'},
-    {'common.engine', 'common.render', 'common.arguments'},
+    {'common.engine', 'common.render', 'common.video', 'common.arguments'},
     {'common.datasets', 'common.keypoints', 'common.sampler', 'common.models'},
     {'common.windows', 'common.graph', 'common.augment', 'common.metrics', 'common.losses',
      'common.placement'},

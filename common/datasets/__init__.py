@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from common.datasets import cmu, h36m, humaneva, mpi_inf_3dhp, synthetic
+from common.datasets import cmu, custom, h36m, humaneva, mpi_inf_3dhp, synthetic
 from common.datasets.poses import Count, PoseDataset, Sequence, action_name
 from common.errors import FileError, FlagError
 
@@ -23,15 +23,17 @@ class _Entry:
         keypoints_known: all keypoints there can be, where that is known.
         split_paths: (folder, keypoints) -> the training and the test file, where these are files of their own.
         marked: whether test frames are marked, so that only some count, and PCK and AUC are measured.
+        truth: whether there is 3D; a data set without can be rendered and exported only.
     """
 
     load: Callable[..., PoseDataset]
-    keypoints: str
+    keypoints: str | None
     origin: str | None
     counts: Callable[[PoseDataset], list[Count]] = lambda dataset: []
     keypoints_known: tuple[str, ...] | None = None
     split_paths: Callable[[Path, str], tuple[Path, Path]] | None = None
     marked: bool = False
+    truth: bool = True
 
 
 def _humaneva(joints: int) -> str:
@@ -51,6 +53,8 @@ DATASETS = {
     'cmu': _Entry(cmu.load, 'noisy', 'fetch ASF/AMC files from http://mocap.cs.cmu.edu and run '
                   'data/prepare_data_cmu.py on their folder'),
     'synthetic': _Entry(synthetic.load, 'gt', None, keypoints_known=synthetic.KEYPOINTS),
+    'custom': _Entry(custom.load, None, 'run a detector on your videos and data/prepare_data_2d.py on its output',
+                     truth=False),
 }
 
 
@@ -62,7 +66,8 @@ def files_of(name: str, folder: Path, keypoints: str | None = None) -> list[Path
         return []
     if entry.split_paths:
         return list(entry.split_paths(folder, keypoints))
-    return [folder / f'data_3d_{name}.npz', folder / f'data_2d_{name}_{keypoints}.npz']
+    path_2d = folder / f'data_2d_{name}_{keypoints}.npz'
+    return [folder / f'data_3d_{name}.npz', path_2d] if entry.truth else [path_2d]
 
 
 def missing(name: str, path: Path) -> str | None:

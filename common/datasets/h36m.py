@@ -128,6 +128,9 @@ CAMERAS = {
 # Two takes of each of 15 actions, but for S11's Directions, whose video is corrupt.
 TAKES = {subject: 30 - (subject == 'S11') for subject in PLACES}
 
+UNSEEN = ('S2', 'S3', 'S4')  # whose 3D is not given out: their keypoints can be drawn only
+UNPLACED = [lens.at((1, 0, 0, 0), (0, 0, 0)) for lens in LENSES]  # and nobody knows where their cameras stood
+
 
 def load(folder: Path, keypoints: str) -> PoseDataset:
     """Read `data_3d_h36m.npz` and `data_2d_h36m_<keypoints>.npz` of a folder.
@@ -138,11 +141,13 @@ def load(folder: Path, keypoints: str) -> PoseDataset:
     positions, _ = read_positions(path_3d, 32)
     detections, layout = read_detections(path_2d, keypoint_layout(keypoints, H36M))
     kept = list(H36M_OF_32)
+    unlabeled = {subject: detections.pop(subject) for subject in UNSEEN if subject in detections}
     return PoseDataset(
         name='h36m', keypoints=keypoints, skeleton=H36M, layout=layout, fps=FPS,
         positions={subject: {action: array[:, kept] for action, array in actions.items()}
                    for subject, actions in positions.items()},
-        detections=detections, cameras=CAMERAS, subjects_train=SUBJECTS_TRAIN, subjects_test=SUBJECTS_TEST,
+        detections=detections, unlabeled=unlabeled, cameras=CAMERAS | dict.fromkeys(unlabeled, UNPLACED),
+        subjects_train=SUBJECTS_TRAIN, subjects_test=SUBJECTS_TEST,
         source_3d=str(path_3d), source_2d=str(path_2d))
 
 

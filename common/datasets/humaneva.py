@@ -44,6 +44,8 @@ CAMERAS = {
     for split in SPLITS for subject, places in PLACES.items()
 }
 
+UNPLACED = [Camera(np.array([1, 0, 0, 0], np.float32), np.zeros(3, np.float32), WIDTH, HEIGHT)] * 3
+
 # subject -> take -> where its training part starts and ends in the video's synchronised frames; the part to validate
 # on lies before it, from frame FIRST. S3's ThrowCatch, whose stream is damaged, belongs to neither.
 TRAINING = {
@@ -62,17 +64,19 @@ RANGES = {(f'{split}/{subject}', take): (start, end) if split == 'Train' else (F
 def load(folder: Path, keypoints: str, skeleton: Skeleton) -> PoseDataset:
     """Read `data_3d_<skeleton>.npz` and `data_2d_<skeleton>_<keypoints>.npz` of a folder.
 
-    Detections of videos without 3D are left aside: nothing can be trained or tested on them.
+    Detections of videos without 3D can be drawn only; where the cameras of a subject stood may be unknown (S4).
     Raises FileError for a file that is missing, broken or of another form.
     """
     name = skeleton.name
     path_3d, path_2d = folder / f'data_3d_{name}.npz', folder / f'data_2d_{name}_{keypoints}.npz'
     positions, _ = read_positions(path_3d, len(skeleton))
     detections, layout = read_detections(path_2d, keypoint_layout(keypoints, skeleton))
+    unlabeled = {subject: detections.pop(subject) for subject in list(detections) if subject.startswith('Unlabeled/')}
+    cameras = {subject: CAMERAS.get(f'Train/{subject.split("/")[-1]}', UNPLACED) for subject in unlabeled}
     return PoseDataset(
         name=name, keypoints=keypoints, skeleton=skeleton, layout=layout, fps=FPS, positions=positions,
-        detections={subject: takes for subject, takes in detections.items() if not subject.startswith('Unlabeled/')},
-        cameras=CAMERAS, subjects_train=SUBJECTS_TRAIN, subjects_test=SUBJECTS_TEST, source_3d=str(path_3d),
+        detections=detections, unlabeled=unlabeled, cameras=CAMERAS | cameras, subjects_train=SUBJECTS_TRAIN,
+        subjects_test=SUBJECTS_TEST, source_3d=str(path_3d),
         source_2d=str(path_2d))
 
 

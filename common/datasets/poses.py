@@ -22,7 +22,7 @@ class Sequence:
 
     Attributes:
         keypoints: (T, K, 2) float32 normalised screen coordinates.
-        poses: (T, J, 3) float32 metres in camera axes, relative to the root.
+        poses: (T, J, 3) float32 metres in camera axes, relative to the root; None where there is no 3D.
         root_depth: (T,) float32 metres from the camera to the root along its axis; None where nothing tells.
         intrinsic: (9,) float32, the camera's (`Camera.intrinsic`); None where unknown.
         marks: (T,) int64 which frames count, as `PoseDataset.marks`; None where all do.
@@ -32,7 +32,7 @@ class Sequence:
     action: str
     camera: int
     keypoints: np.ndarray
-    poses: np.ndarray
+    poses: np.ndarray | None
     root_depth: np.ndarray | None = None
     intrinsic: np.ndarray | None = None
     marks: np.ndarray | None = None
@@ -45,7 +45,7 @@ class PoseDataset:
     Attributes:
         name, keypoints: what -d and -k call the data set and its 2D file.
         skeleton, layout: the joints of the 3D poses and those of the 2D keypoints.
-        fps: frames per second.
+        fps: frames per second; None where nothing tells.
         positions: subject -> action -> (T, J, 3) float32 world positions, metres.
         detections: subject -> action -> one (T', K, 2) float32 array of pixels per camera, T' >= T.
         cameras: subject -> its cameras, in the order of the detections.
@@ -53,13 +53,14 @@ class PoseDataset:
         source_3d, source_2d: what error messages call the two sides.
         marks: subject -> action -> (T,) int64, for takes of which not all frames count: 0 for those that do not, else
             the number of an activity, or -1.
+        unlabeled: further detections, of subjects without 3D: they can be drawn, not trained or tested on.
     """
 
     name: str
     keypoints: str
     skeleton: Skeleton
     layout: Skeleton
-    fps: float
+    fps: float | None
     positions: dict
     detections: dict
     cameras: dict[str, list[Camera]]
@@ -68,6 +69,7 @@ class PoseDataset:
     source_3d: str
     source_2d: str
     marks: dict = field(default_factory=dict)
+    unlabeled: dict = field(default_factory=dict)
 
     def sequences(self, subjects: Ordered[str], actions: Ordered[str] | None = None, downsample: int = 1,
                   subset: float = 1.0) -> list[Sequence]:
@@ -93,6 +95,22 @@ class PoseDataset:
         if not takes:
             raise FlagError(f'subjects {",".join(subjects)} of {self.name} have no sequences')
         return [sequence for take in takes for sequence in self._sequences_of_take(*take, downsample, subset)]
+
+    def view(self, subject: str, take: str, camera: int, downsample: int = 1) -> Sequence:
+        """One take of the 2D file as one camera sees it, whether or not there is 3D of it.
+
+        Raises FileError where the two sides do not fit each other, or the keypoints are not finite.
+        """
+        if subject not in self.cameras:
+            raise FileError(f'{self.name} has no cameras for subject {subject}')
+        if take in self.positions.get(subject, ()):
+            return list(self._sequences_of_take(subject, take, downsample, 1.0))[camera]
+        views = self.detections.get(subject) or self.unlabeled[subject]
+        pixels, seen_by = views[take][camera], self.cameras[subject][camera]
+        if not np.isfinite(pixels).all():
+            raise FileError(f'{self.source_2d} holds NaN or infinite coordinates in {subject} {take} camera {camera}')
+        return Sequence(subject, take, camera, normalise(pixels[::downsample], seen_by.width, seen_by.height), None,
+                        intrinsic=seen_by.intrinsic)
 
     def _check_subject(self, subject: str) -> None:
         sides = {self.source_3d: self.positions, self.source_2d: self.detections}

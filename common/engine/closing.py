@@ -6,11 +6,11 @@ import torch
 
 from common.datasets import PoseDataset
 from common.datasets.npz import write_npz
-from common.engine import pck, report
+from common.engine import figures, pck, report
 from common.engine.causal import latency
 from common.engine.evaluate import TestWindows, join_shares, predictions, predictions_by_frame, tally
 from common.engine.prepare import Session
-from common.errors import DivergedError
+from common.errors import DivergedError, FileError
 from common.sampler import SequenceStore
 
 # What a refinement knows that methods without one do not; named wherever its figures stand.
@@ -41,6 +41,8 @@ def close(session: Session, model: torch.nn.Module, path: Path, store: SequenceS
         summary = pck.summarise_marked(totals)
         session.say(pck.table_marked(summary, target))
         results['targets'] = {target: summary}
+        bars = {'predicted': summary['sequences']}, {'predicted': summary['averages']['C']}
+        title = f'Error by sequence, target {target}'
     else:
         summaries = {name: report.summarise(tally(poses, store, windows, world), args.by_subject)
                      for name, poses in predicted.items()}
@@ -50,15 +52,39 @@ def close(session: Session, model: torch.nn.Module, path: Path, store: SequenceS
                         f'{dataset.source_3d}')
             results |= {'refined': summaries['refined'], 'refinement_reads': REFINEMENT_READS}
         session.say(report.table(summaries, args.protocol or 'paper'))
+        chosen = {name: protocols[args.protocol or 'paper'] for name, protocols in summaries.items()}
+        bars = [{name: protocol[part] for name, protocol in chosen.items()} for part in ('actions', 'average')]
+        title = f'Error by action, protocol {args.protocol or "paper"}'
     if args.causal and world.first:
         session.say(latency(model, store, windows))
     if args.results and world.first:
         report.write_results(Path(args.results), results)
-    if args.export_predictions:
+    if args.export_predictions or args.plots:
         shares = world.gather(predictions_by_frame(predicted, store, windows))
-        if world.first:
+        rows = join_shares(shares) if world.first else None
+        if world.first and args.export_predictions:
             reads = {'refinement_reads': REFINEMENT_READS} if 'refined' in predicted else {}
-            _export(Path(args.export_predictions), join_shares(shares) | reads, dataset, ROOTS[settings['root']])
+            _export(Path(args.export_predictions), rows | reads, dataset, ROOTS[settings['root']])
+        if world.first and args.plots:
+            _plot(Path(args.plots), bars, title, rows, dataset)
+            session.say(f'plots: {args.plots}')
+
+
+def _plot(folder: Path, by_row, title: str, rows: dict, dataset: PoseDataset) -> None:
+    """Draw the figures of an evaluation into a folder. Raises FileError."""
+    from common import render  # matplotlib takes a second to import, and only this needs it here
+
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise FileError(f'cannot write to {folder}: {error.strerror}') from None
+    names = dataset.skeleton.joints
+    left_out = pck.NOT_IN_PCK if dataset.marks else (names[dataset.skeleton.root],)
+    render.plot_bars(figures.bars(*by_row, dataset.name, dataset.keypoints), title, folder / 'actions.png')
+    render.plot_bars(figures.by_joint(rows, names), 'MPJPE by joint', folder / 'joints.png')
+    render.plot_worst(figures.worst_sequences(rows), folder / 'worst.png')
+    render.plot_pck(figures.pck_curves(rows, [j for j, name in enumerate(names) if name not in left_out]),
+                    folder / 'pck.png')
 
 
 def _export(path: Path, rows: dict, dataset: PoseDataset, root: str) -> None:

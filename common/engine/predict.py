@@ -12,7 +12,6 @@ import numpy as np
 import torch
 
 from common import checkpoint
-from common.arguments import fill
 from common.datasets import DATASETS, Sequence
 from common.datasets.npz import write_npz
 from common.datasets.poses import keypoint_layout
@@ -21,6 +20,7 @@ from common.engine.causal import latency
 from common.engine.evaluate import TestWindows, predictions
 from common.engine.own_keypoints import Clip, load_clip
 from common.engine.prepare import Session
+from common.engine.settings import fill
 from common.errors import DivergedError, FileError, FlagError
 from common.files import atomic_path
 from common.models import MODELS, Refined, recognise
@@ -48,6 +48,7 @@ class Lifted:
     """What comes out, and all that a picture of it needs.
 
     Attributes:
+        skeleton, layout: the joints of the poses, and the keypoints of the clip.
         poses: (T, J, 3) float32 metres in camera axes, relative to the root.
         world: (T, J, 3) float32 metres, z up, the floor at 0. placement: how that was found, in words.
         root: (T, 3) float32 metres in camera axes; None where nothing tells.
@@ -55,6 +56,7 @@ class Lifted:
 
     clip: Clip
     skeleton: Skeleton
+    layout: Skeleton
     poses: np.ndarray
     world: np.ndarray
     placement: str
@@ -64,7 +66,7 @@ class Lifted:
 def run(session: Session) -> Lifted:
     """Read, lift, place and write. Raises FileError, FlagError, and DivergedError for weights that are not finite."""
     args, say = session.args, session.say
-    prepare.check_writable(args.output, args.csv)
+    prepare.check_writable(args.output, args.csv, args.viz_output)
     for name in (args.output, args.csv):
         if name and Path(name).resolve() == Path(args.predict).resolve():
             raise FlagError(f'{name} is what --predict reads: choose another name to write to')
@@ -164,12 +166,12 @@ def place(poses: np.ndarray, clip: Clip, lifter: Lifter, args: argparse.Namespac
     skeleton = lifter.skeleton
     feet = tuple(skeleton.joints.index(f'{side}_ankle') for side in ('left', 'right'))
     if not args.trajectory:
-        return Lifted(clip, skeleton, poses, feet_on_floor(upright(poses), feet),
+        return Lifted(clip, skeleton, lifter.layout, poses, feet_on_floor(upright(poses), feet),
                       'the camera taken as level, the lower foot of each frame put on the floor; where the person '
                       'stands is not estimated (--trajectory)', None)
     lens = args.intrinsics or lens_of_view(args.fov, *clip.size)
     world, root = _by_trajectory(poses, clip, lifter, lens)
-    return Lifted(clip, skeleton, poses, floor_below(world, feet),
+    return Lifted(clip, skeleton, lifter.layout, poses, floor_below(world, feet),
                   f'the root where its joints are seen as the keypoints are, by least squares of the reprojection with '
                   f'focal length {lens[0]:.0f}, {lens[1]:.0f} and centre {lens[2]:.0f}, {lens[3]:.0f} pixels; the '
                   f'camera taken as level, the lowest foot of the clip put on the floor', root)

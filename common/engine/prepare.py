@@ -93,7 +93,11 @@ def check_layouts(saved: Checkpoint, dataset: PoseDataset) -> None:
 
 def check_outputs(args: argparse.Namespace) -> None:
     """FileError now, and not after hours, for an output file whose folder cannot be written."""
-    check_writable(args.results, args.export_predictions)
+    check_writable(args.results, args.export_predictions, args.viz_output, args.viz_export)
+    if args.plots and not os.access(args.plots if os.path.lexists(args.plots) else Path(args.plots).parent, os.W_OK):
+        raise FileError(f'cannot write to {args.plots}: it, or the folder it is to lie in, is missing or read-only')
+    if args.plots and os.path.lexists(args.plots) and not os.path.isdir(args.plots):
+        raise FileError(f'cannot write to {args.plots}: it is not a folder')
 
 
 def check_writable(*names: str | None) -> None:

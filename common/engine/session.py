@@ -11,14 +11,15 @@ from pathlib import Path
 import torch
 
 from common import checkpoint, distributed
-from common.arguments import CONFIG_FLAGS, RECIPES, fill
+from common.arguments import CONFIG_FLAGS, RECIPES
 from common.checkpoint import Checkpoint
 from common.datasets import PoseDataset, load_dataset
 from common.distributed import World
-from common.engine import check_data, predict, prepare, report
+from common.engine import check_data, predict, prepare, rendering, report
 from common.engine.closing import REFINEMENT_READS, close, describe_store
 from common.engine.evaluate import mean_pose_mpjpe
 from common.engine.prepare import Session
+from common.engine.settings import fill
 from common.engine.signals import StopRequest
 from common.engine.train import Judges, Progression, Trainer, fit, progression_of
 from common.engine.update import Recipe, StepLoss, make_optimizer
@@ -55,7 +56,9 @@ def _predict(session: Session) -> None:
     """--predict: 3D poses of a user's own keypoints."""
     if session.world.size > 1:
         raise FlagError('--predict runs in one process: leave torchrun out')
-    predict.run(session)
+    lifted = predict.run(session)
+    if session.args.render:
+        rendering.render_lifted(session, lifted)
 
 
 def _evaluate(session: Session) -> None:
@@ -68,12 +71,16 @@ def _evaluate(session: Session) -> None:
         raise FileError(f'{saved.path} holds no refinement: train one behind it with --refine --init {args.evaluate}')
     settings = fill(args, name, saved.settings, config)
     prepare.check_test_flags(args, settings['dataset'])
-    dataset = load_dataset(settings['dataset'], Path(args.data), settings['keypoints'], training=False)
+    dataset = (rendering.load_for(args, settings) if args.render else
+               load_dataset(settings['dataset'], Path(args.data), settings['keypoints'], training=False))
     prepare.check_layouts(saved, dataset)
     model = prepare.build(saved, settings, config, dataset).to(session.device)
     checkpoint.load_weights(model, saved)
     session.say(f'{saved.path}: {_describe_model(name, model)}, epoch {saved.epoch}' +
                 (', a public file' if saved.public else f', trained on {saved.dataset}, keypoints {saved.keypoints}'))
+    if args.render:
+        rendering.render(session, model, saved, dataset, settings)
+        return
     store = _store(dataset, settings['subjects_test'] or dataset.subjects_test, settings, args.subset or 1.0,
                    session.device)
     close(session, model, saved.path, store, dataset, settings)
@@ -158,9 +165,9 @@ def _start(args, folder: Path, say) -> tuple[Checkpoint | None, Checkpoint | Non
     _check_recipe(args, resumed, settings)
     prepare.check_outputs(args)
     prepare.check_test_flags(args, settings['dataset'])
-    if not settings['eval'] and (args.results or args.export_predictions):
-        raise FlagError('--results and --export-predictions need the evaluation that the resumed run leaves out: say '
-                        '--eval')
+    if not settings['eval'] and (args.results or args.export_predictions or args.plots):
+        raise FlagError('--results, --export-predictions and --plots need the evaluation that the resumed run leaves '
+                        'out: say --eval')
     if resumed is not None:
         _check_mid_epoch(resumed, settings)
     prepare.check_folder(folder, resumed, args.overwrite)

@@ -1,0 +1,51 @@
+"""Videos of one's own: 2D keypoints without any 3D, `data_2d_custom_<name>.npz` as data/prepare_data_2d.py makes it.
+
+A subject is a video, its one action is `custom`, its one camera is at hand: nothing is known of it but the size of its
+pictures. The joints that come out are those of Human3.6M. Nothing can be trained or tested on such videos.
+"""
+
+from pathlib import Path
+
+import numpy as np
+
+from common.camera import Camera
+from common.datasets.h36m import CAMERAS
+from common.datasets.poses import PoseDataset, keypoint_layout, read_detections
+from common.errors import FileError
+from common.skeleton import COCO, H36M
+
+# Somebody has to stand somewhere: poses are turned upright as if Human3.6M's first camera had filmed them.
+ORIENTATION = CAMERAS['S1'][0].orientation
+
+
+def load(folder: Path, keypoints: str) -> PoseDataset:
+    """Read `data_2d_custom_<keypoints>.npz` of a folder.
+
+    Raises FileError for a file that is missing, broken or of another form.
+    """
+    path = folder / f'data_2d_custom_{keypoints}.npz'
+    about, rule = {}, keypoint_layout(keypoints, COCO)
+
+    def layout_of(metadata: dict, count: int):
+        about.update(metadata)
+        return rule(metadata, count)
+
+    detections, layout = read_detections(path, layout_of)
+    for video, takes in detections.items():
+        if list(takes) != ['custom'] or len(takes['custom']) != 1:
+            raise FileError(f'{path}: {video} is not one action `custom` with one camera; make it again with '
+                            f'data/prepare_data_2d.py')
+    sizes = about.get('video_metadata')
+    cameras = {video: [_camera(path, video, sizes)] for video in detections}
+    return PoseDataset(
+        name='custom', keypoints=keypoints, skeleton=H36M, layout=layout, fps=None, positions={}, detections=detections,
+        cameras=cameras, subjects_train=(), subjects_test=tuple(detections), source_3d='-d custom', source_2d=str(path))
+
+
+def _camera(path: Path, video: str, sizes) -> Camera:
+    size = sizes.get(video) if isinstance(sizes, dict) else None
+    sides = [size.get(side) if isinstance(size, dict) else None for side in 'wh']
+    if not all(isinstance(n, (int, np.integer)) and not isinstance(n, bool) and n > 0 for n in sides):
+        raise FileError(f'{path}: video_metadata does not tell w and h of {video} in pixels; make it again with '
+                        f'data/prepare_data_2d.py')
+    return Camera(ORIENTATION, np.zeros(3, np.float32), *map(int, sides))
