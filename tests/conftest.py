@@ -1,7 +1,12 @@
 """What tests share: where reference data lies, a small data set in Human3.6M's npz layout, and the program itself."""
 
+import os
 import sys
 from pathlib import Path
+
+# Before torch is imported, here and in the processes that tests start: threads that wait by spinning slow down those of
+# the tests beside them tenfold, and sums are taken in one order.
+os.environ.setdefault('OMP_NUM_THREADS', '1')
 
 import numpy as np
 import pytest

@@ -225,14 +225,15 @@ def test_frames_are_forgotten_as_they_are_written(tmp_path, suffix):
         for number in range(60):
             frame = np.full((64, 64, 3), number, np.uint8).view(Frame)
             alive.append(weakref.ref(frame))
-            gc.collect()
-            most = max(most, sum(ref() is not None for ref in alive))
+            if number % 10 == 9:  # a collection takes a while in a process that has run a thousand tests
+                gc.collect()
+                most = max(most, sum(ref() is not None for ref in alive))
             yield frame
 
     render_motion(tmp_path / f'a.{suffix}', H36M, {'prediction': pose(frames=60)}, 25, video=video(), size=1,
                   keypoints=np.full((60, 17, 2), 5.0), layout=COCO, picture_size=(64, 64))
     assert len(alive) == 60
-    assert most <= 5
+    assert 1 <= most <= 5
 
 
 def test_what_cannot_be_drawn_is_refused(tmp_path):
