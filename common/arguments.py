@@ -313,7 +313,7 @@ def _check_prediction(parser: argparse.ArgumentParser, args: argparse.Namespace)
     """Flags of --predict without it, and what it needs or cannot have beside it."""
     only_here = ('output', 'csv', 'layout', 'image_size', 'fps', 'person', 'min_score', 'overlap', 'zoom',
                  'trajectory', 'intrinsics', 'fov', 'as_is')
-    need_truth = ('results', 'export_predictions', 'protocol', 'target', 'by_subject', 'actions', 'downsample',
+    need_truth = ('results', 'plots', 'export_predictions', 'protocol', 'target', 'by_subject', 'actions', 'downsample',
                   'subset')
     given = {name for name, value in vars(args).items() if value not in (None, False)}
     for name in need_truth if args.predict else only_here:
@@ -352,6 +352,8 @@ def _check_render(parser: argparse.ArgumentParser, args: argparse.Namespace) -> 
         return
     if not args.evaluate:
         parser.error('--render needs the checkpoint that lifts: name it with --evaluate FILE')
+    if args.causal and not args.predict:
+        parser.error('--causal and --render exclude each other: a film shows what the whole window tells')
     if args.predict:
         alien = given & {f'viz-{name}' for name in ('subject', 'action', 'camera', 'export', 'compare',
                                                     'no-ground-truth')}

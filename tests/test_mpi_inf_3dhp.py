@@ -382,3 +382,24 @@ def test_check_data(folder, tmp_path, run, monkeypatch):
     status, out, _ = run('-d', '3dhp', '--data', tmp_path, '--check-data')
     assert status == 1
     assert '1. TS5: ' in out
+
+
+def test_test_subjects_without_a_frame_that_counts(tmp_path, refused):
+    """And a refinement, which would read lenses that nobody knows."""
+    _, test = write_files(tmp_path)
+    test['TS1']['valid'] = (np.arange(40) == 3).astype(float)
+    write_npz(tmp_path / 'data_test_3dhp.npz', data=test)
+    flags = [*SMALL, '--data', tmp_path, '-str', 'S1', '-ste', 'TS1,TS5', '-c', tmp_path / 'c', '-l', tmp_path / 'l']
+    assert 'no frame of TS1 that counts is left: change --downsample or --subset' in \
+        refused(2, *flags, '--downsample', 2)
+
+
+def test_training_subjects_can_be_evaluated_and_refinement_is_refused(folder, tmp_path, run, refused):
+    flags = [*SMALL, '--data', folder, '-str', 'S1', '-ste', 'S2', '-e', 1, '-c', tmp_path / 'c', '-l', tmp_path / 'l']
+    status, closing, _ = run(*flags)
+    assert status == 0
+    status, again, _ = run('-c', tmp_path / 'c', '--data', folder, '--evaluate', 'best.bin', '--device', 'cpu')
+    assert status == 0
+    assert closing.split('Target')[1] == again.split('Target')[1]
+    assert 'has no lenses for its training' in \
+        refused(2, *flags, '--refine', '--init', tmp_path / 'c' / 'best.bin', '--overwrite')

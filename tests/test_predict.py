@@ -415,7 +415,7 @@ def test_output_that_cannot_be_written(refused, trained, tmp_path):
         refused(1, *flags, '--output', tmp_path / 'out.npz', '--csv', tmp_path / 'no' / 'out.csv')
     assert not (tmp_path / 'out.npz').exists()
     before = (tmp_path / 'in.npz').read_bytes()
-    assert 'is what --predict reads' in refused(2, *flags, '--output', tmp_path / 'in.npz')
+    assert 'is also --predict: choose another name' in refused(2, *flags, '--output', tmp_path / 'in.npz')
     assert (tmp_path / 'in.npz').read_bytes() == before
 
 

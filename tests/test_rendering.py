@@ -310,3 +310,20 @@ def test_diverged_weights(refused, trained, h36m_folder, tmp_path):
                    tmp_path / 'a.gif', '--device', 'cpu')
     assert 'NaN' in line
     assert entries(tmp_path) == ['nan.bin']
+
+
+def test_no_file_is_written_over_another(refused, render, tmp_path):
+    """Neither over what is read nor over another output; and nothing that is asked for is left out in silence."""
+    (tmp_path / 'v.mp4').write_bytes(b'a film')
+    assert '--viz-output' in refused(2, *render, '--viz-output', tmp_path / 'v.mp4', '--viz-video', tmp_path / 'v.mp4')
+    assert (tmp_path / 'v.mp4').read_bytes() == b'a film'
+    same = [tmp_path / 'same.npz'] * 2
+    plain = [flag for flag in render if flag != '--render']
+    assert 'is also --results: choose another name' in \
+        refused(2, *plain, '--results', same[0], '--export-predictions', same[1])
+    assert '--causal and --render exclude each other' in \
+        refused(2, *render, '--viz-output', tmp_path / 'a.gif', '--causal')
+    assert '--results means nothing with --check-data' in \
+        refused(2, '-d', 'synthetic', '--check-data', '--results', tmp_path / 'r.json')
+    assert '--plots is for a data set with the truth' in \
+        refused(2, *plain, '--predict', tmp_path / 'k.npy', '--output', tmp_path / 'o.npz', '--plots', tmp_path)

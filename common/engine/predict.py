@@ -67,9 +67,6 @@ def run(session: Session) -> Lifted:
     """Read, lift, place and write. Raises FileError, FlagError, and DivergedError for weights that are not finite."""
     args, say = session.args, session.say
     prepare.check_writable(args.output, args.csv, args.viz_output)
-    for name in (args.output, args.csv):
-        if name and Path(name).resolve() == Path(args.predict).resolve():
-            raise FlagError(f'{name} is what --predict reads: choose another name to write to')
     lifter = load_lifter(session)
     clip = load_clip(args, lifter.layout, say)
     poses = lift(lifter, clip, session)

@@ -91,6 +91,32 @@ def check_layouts(saved: Checkpoint, dataset: PoseDataset) -> None:
             raise FileError(f'{saved.path} was made for {what} of layout {its.name}, but {source} has {but}')
 
 
+# Files that are written, and those that are read beside them.
+WRITTEN = ('output', 'csv', 'results', 'export_predictions', 'viz_output', 'viz_export')
+READ = ('predict', 'viz_video', 'viz_compare', 'evaluate', 'init')
+# What commands that only look at files do not do.
+NOT_DONE = ('results', 'export_predictions', 'plots', 'protocol', 'target', 'by_subject', 'causal', 'render', 'predict')
+
+
+def check_names(args: argparse.Namespace) -> None:
+    """FlagError where one file would be written over another, or where a command writes nothing that is asked for."""
+    seen = {}
+    for name in (*READ, *WRITTEN):
+        path = getattr(args, name) and os.path.realpath(getattr(args, name))
+        if path in seen and name in WRITTEN:
+            raise FlagError(f'{_flag(name)} {getattr(args, name)} is also {_flag(seen[path])}: choose another name')
+        if path:
+            seen[path] = name
+    for alone in ('check_data', 'inspect'):
+        for name in NOT_DONE if getattr(args, alone) else ():
+            if getattr(args, name):
+                raise FlagError(f'{_flag(name)} means nothing with {_flag(alone)}')
+
+
+def _flag(name: str) -> str:
+    return f'--{name.replace("_", "-")}'
+
+
 def check_outputs(args: argparse.Namespace) -> None:
     """FileError now, and not after hours, for an output file whose folder cannot be written."""
     check_writable(args.results, args.export_predictions, args.viz_output, args.viz_export)

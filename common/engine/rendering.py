@@ -95,10 +95,11 @@ def _label(which: str, kind: str) -> str:
 
 
 def load_for(args: argparse.Namespace, settings: dict) -> PoseDataset:
-    """The data set to render from: without its training subjects' file unless one of them is asked for."""
+    """The data set to draw or test from: without its training subjects' file unless one of them is asked for."""
     name, folder, keypoints = settings['dataset'], Path(args.data), settings['keypoints']
     dataset = load_dataset(name, folder, keypoints, training=False)
-    if DATASETS[name].split_paths and args.viz_subject not in (None, *dataset.detections):
+    asked = {args.viz_subject} - {None} if args.render else set(settings['subjects_test'] or ())
+    if DATASETS[name].split_paths and not asked <= set(dataset.detections):
         dataset = load_dataset(name, folder, keypoints)
     return dataset
 

@@ -13,7 +13,7 @@ import torch
 from common import checkpoint, distributed
 from common.arguments import CONFIG_FLAGS, RECIPES
 from common.checkpoint import Checkpoint
-from common.datasets import PoseDataset, load_dataset
+from common.datasets import DATASETS, PoseDataset, load_dataset
 from common.distributed import World
 from common.engine import check_data, predict, prepare, rendering, report
 from common.engine.closing import REFINEMENT_READS, close, describe_store
@@ -31,6 +31,7 @@ from common.sampler import SequenceStore, WindowSampler
 
 def run(args: argparse.Namespace) -> None:
     """Do what the flags ask for. Raises FileError, FlagError, DivergedError, and Stopped on a signal while training."""
+    prepare.check_names(args)
     if args.inspect:
         print(report.describe_file(checkpoint.load(checkpoint.find(args.inspect, Path(args.checkpoint)))))
         return
@@ -71,8 +72,7 @@ def _evaluate(session: Session) -> None:
         raise FileError(f'{saved.path} holds no refinement: train one behind it with --refine --init {args.evaluate}')
     settings = fill(args, name, saved.settings, config)
     prepare.check_test_flags(args, settings['dataset'])
-    dataset = (rendering.load_for(args, settings) if args.render else
-               load_dataset(settings['dataset'], Path(args.data), settings['keypoints'], training=False))
+    dataset = rendering.load_for(args, settings)
     prepare.check_layouts(saved, dataset)
     model = prepare.build(saved, settings, config, dataset).to(session.device)
     checkpoint.load_weights(model, saved)
@@ -180,6 +180,8 @@ def _check_recipe(args, resumed: Checkpoint | None, settings: dict) -> None:
     """FlagError for a flag that other settings leave nothing to say."""
     if settings['schedule'] == 'cosine' and (args.lr_decay or args.lr_drop_every):
         raise FlagError('--schedule cosine has no use for -lrd and --lr-drop-every: leave them out')
+    if settings['refine'] and DATASETS[settings['dataset']].marked:
+        raise FlagError(f'-d {settings["dataset"]} has no lenses for its training, which a refinement reads')
     if settings['refine'] and args.loss:
         raise FlagError('a refinement has a loss of its own: leave --loss out')
     had = _saved(resumed, 'optimizer') if resumed and not resumed.public else settings['optimizer']
@@ -235,7 +237,7 @@ def _split(dataset: PoseDataset, settings: dict, device: torch.device) -> _Split
     subjects_train = settings['subjects_train'] or dataset.subjects_train
     if settings['subjects_valid'] and settings['subjects_train'] is None:
         subjects_train = tuple(s for s in subjects_train if s not in settings['subjects_valid'])
-    split = _Split(_store(dataset, subjects_train, settings, settings['subset'], device))
+    split = _Split(_store(dataset, subjects_train, settings, settings['subset'], device, test=False))
     if settings['eval']:
         split.test = split.valid = _store(dataset, settings['subjects_test'] or dataset.subjects_test, settings, 1.0,
                                           device)
@@ -249,12 +251,18 @@ def _split(dataset: PoseDataset, settings: dict, device: torch.device) -> _Split
     return split
 
 
-def _store(dataset, subjects, settings: dict, subset: float, device) -> SequenceStore:
+def _store(dataset, subjects, settings: dict, subset: float, device, test: bool = True) -> SequenceStore:
     sequences = dataset.sequences(subjects, settings['actions'] or None, settings['downsample'], subset)
     store = SequenceStore(sequences, dataset.layout, dataset.skeleton, device)
     if settings['refine'] and store.intrinsics is None:
         raise FlagError(f'a refinement needs the cameras\' intrinsics, which {dataset.name} does not have for '
                         f'{",".join(subjects)}')
+    if test and store.marks is not None:
+        counted = {take[0] for take, marks in zip(store.takes, store.marks.split(store.lengths), strict=True)
+                   if marks.any()}
+        for subject in subjects:
+            if subject not in counted:
+                raise FlagError(f'no frame of {subject} that counts is left: change --downsample or --subset')
     return store
 
 
