@@ -141,7 +141,7 @@ def check_test_flags(args: argparse.Namespace, dataset: str) -> None:
     for name in ('protocol', 'by_subject') if marked else ('target',):
         if getattr(args, name):
             instead = 'its table has the rows of its own test, see --target' if marked else 'see --protocol'
-            raise FlagError(f'--{name.replace("_", "-")} means nothing for -d {dataset}: {instead}')
+            raise FlagError(f'{_flag(name)} means nothing for -d {dataset}: {instead}')
     if not marked and (args.export_predictions or '').endswith('.mat'):
         raise FlagError(f'--export-predictions {args.export_predictions}: expected a name that ends in .npz; .mat is '
                         f'for the test script of 3dhp')

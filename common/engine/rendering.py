@@ -18,6 +18,7 @@ from common.checkpoint import Checkpoint
 from common.datasets import DATASETS, PoseDataset, Sequence, load_dataset
 from common.datasets.npz import write_npz
 from common.engine import prepare
+from common.engine.closing import ROOTS
 from common.engine.evaluate import TestWindows, predictions
 from common.engine.predict import Lifted
 from common.engine.prepare import Session
@@ -238,4 +239,4 @@ def _export(path: Path, poses: np.ndarray, dataset: PoseDataset, settings: dict)
     else:
         write_npz(path, prediction=poses, joints=list(dataset.skeleton.joints), parents=list(dataset.skeleton.parents),
                   units='metres', axes='camera: x right, y down, z forward; relative to the root joint, predicted root '
-                  + {'zero': 'set to 0', 'predicted': 'taken as it is'}[settings['root']])
+                  + ROOTS[settings['root']])
