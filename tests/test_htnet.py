@@ -120,16 +120,18 @@ def test_granularity_of_dropout_and_drop_path(monkeypatch):
     masks, elements, draws = {}, [], []
 
     def record(name):
-        def hook(module, args, out):
-            kept = (out != 0).flatten(2).any(-1)[..., None]  # (B, F, 1)
-            torch.testing.assert_close(out, args[0] * kept[..., None] / (1 - module.rate))
+        def hook(module, args, kwargs, out):
+            branch = out - kwargs.get('beside', 0)
+            kept = (branch != 0).flatten(2).any(-1)[..., None]  # (B, F, 1)
+            torch.testing.assert_close(branch, args[0] * kept[..., None] / (1 - module.rate))
             draws.append(kept)
             masks[name, 'droppath'] = (kept.double() / (1 - module.rate)).flatten(0, 1)[..., None]
         return hook
     for index, block in enumerate(model.Hiremixer['blocks']):
         for name, module in block.named_modules():
             if isinstance(module, DropPath):
-                module.register_forward_hook(record(f'Hiremixer.blocks.{index}.{DROP_PATHS[name]}'))
+                hook = record(f'Hiremixer.blocks.{index}.{DROP_PATHS[name]}')
+                module.register_forward_hook(hook, with_kwargs=True)
 
     def draw(x, rate):
         mask = dropped(x, rate)
@@ -165,20 +167,22 @@ def test_modulation_starts_random_and_refinement_drops_half():
     assert model.refine.post_refine[2].p == 0.5
 
 
-@pytest.mark.parametrize('copies', [3, 40])
-def test_both_ways_through_a_graph_convolution(copies):
-    """Few copies of the graph, or more than channels: the same function, by the naive one."""
+@pytest.mark.parametrize('batch, copies, channels', [(1, 3, 8), (1, 40, 8), (4, 3, 8), (4, 1, 2), (1, 3, 4)])
+def test_every_way_through_a_graph_convolution(batch, copies, channels):
+    """Few copies of the graph, more than channels, several graphs or few channels: the naive function."""
     torch.manual_seed(0)
-    module = ModulatedGraphConv(8, 12, torch.from_numpy(graph.adjacency(17, H36M.edges)), random_modulation=True)
+    module = ModulatedGraphConv(channels, 12, torch.from_numpy(graph.adjacency(17, H36M.edges)), random_modulation=True)
     with torch.no_grad():
         module.adj2 += 0.1 * torch.randn(17, 17)
-    x = torch.randn(1, 17, copies, 8)
+    x = torch.randn(batch, 17, copies, channels, requires_grad=True)
     state = {f'g.{name}': value for name, value in module.named_parameters()}
-    expected = naive.graph_conv(state, 'g', x[0].transpose(0, 1), naive.adjacency(17, H36M.edges)).transpose(0, 1)
-    assert relative(module(x)[0], expected) < 1e-6
-    parameters = list(module.parameters())
-    for a, b in zip(torch.autograd.grad(module(x).square().sum(), parameters),
-                    torch.autograd.grad(expected.square().sum(), parameters), strict=True):
+    nodes_last = x.transpose(1, 2).flatten(0, 1)  # (B*K, N, C_in)
+    expected = naive.graph_conv(state, 'g', nodes_last, naive.adjacency(17, H36M.edges))
+    expected = expected.unflatten(0, (batch, copies)).transpose(1, 2)
+    assert relative(module(x), expected) < 1e-6
+    wanted = [x, *module.parameters()]
+    for a, b in zip(torch.autograd.grad(module(x).square().sum(), wanted),
+                    torch.autograd.grad(expected.square().sum(), wanted), strict=True):
         assert relative(a, b) < 1e-5
 
 

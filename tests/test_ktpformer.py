@@ -125,15 +125,15 @@ def test_drop_path_draws_once_per_frame_or_track_for_attention_and_mlp_apart():
     drawn = {}
 
     def record(name):
-        def hook(module, args, out):
-            x = args[0]
-            kept = (out != 0).reshape(out.shape).flatten(3).any(-1, keepdim=True)  # (B, F, J, 1)
-            torch.testing.assert_close(out, x * kept / (1 - module.rate))
+        def hook(module, args, kwargs, out):
+            branch = out - kwargs['beside']
+            kept = (branch != 0).any(-1, keepdim=True)  # (B, F, J, 1)
+            torch.testing.assert_close(branch, args[0] * kept / (1 - module.rate))
             drawn[name] = (module, kept)
         return hook
     for name, module in model.named_modules():
         if isinstance(module, DropPath) and module.rate:
-            module.register_forward_hook(record(name.replace('drop_', '')))
+            module.register_forward_hook(record(name.replace('drop_', '')), with_kwargs=True)
     x = torch.randn(3, 9, 17, 2).double()
     state = {key: value.clone() for key, value in model.state_dict().items()}
     ours = model(x)

@@ -20,7 +20,7 @@ from common.engine.signals import Stopped, StopRequest
 from common.engine.update import CHECK_EVERY, FiniteCheck, MovingAverage, Recipe, StepLoss, learning_rate
 from common.errors import DivergedError
 from common.losses import gradient_factor
-from common.models.layers import DropPath
+from common.models.layers import DropPath, draw
 from common.runlog import Progress, RunLog
 from common.sampler import Batch, SequenceStore, WindowSampler
 
@@ -67,18 +67,16 @@ class Trainer:
         self.device = sampler.store.device
         self.average = MovingAverage(model, recipe.ema) if recipe.ema else None
         self._drop_generator = torch.Generator(self.device)
-        self._drop_paths = [module for module in model.modules() if isinstance(module, DropPath)]
-        for module in self._drop_paths:
-            module.generator = self._drop_generator
+        self._drop_paths = [module for module in model.modules() if isinstance(module, DropPath) and module.rate]
 
     def gradient(self, batch: Batch, epoch: int, objective: str | None = None) -> torch.Tensor:
         """Fill the parameters' gradients with those of the whole step's objective; returns its loss, a scalar."""
         seed = step_seed(self.recipe.seed, epoch, batch.step)
-        self._drop_generator.manual_seed(seed)  # the same draws on every rank, for the whole step
+        # The same draws on every rank, for the whole step.
+        draw(self._drop_paths, batch.whole, *batch.keypoints.shape[1:3], self._drop_generator.manual_seed(seed),
+             slice(batch.before, batch.before + len(batch.keypoints)))
         # Another stream for each rank; 0 would be the stream of all, since missing numbers count as zeros.
         torch.manual_seed(step_seed(self.recipe.seed, epoch, batch.step, 1 + self.world.rank))
-        for module in self._drop_paths:
-            module.share = batch.whole, batch.before
         self.optimizer.zero_grad(set_to_none=True)
         loss = self.loss(self.model, batch)
         loss.backward()

@@ -8,7 +8,10 @@ their parameters, C channels.
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import nn
+
+FEW_CHANNELS = 4  # in: products with so few are bound by memory, not arithmetic
 
 
 class ModulatedGraphConv(nn.Module):
@@ -40,14 +43,23 @@ class ModulatedGraphConv(nn.Module):
         graph = (graph + graph.T) / 2
         diagonal = graph.diagonal()
         off_diagonal = graph - torch.diag(diagonal)
-        if len(x) == 1 and x.shape[2] > len(self.W[0]):
+        weight_own, weight_others = self.W
+        if len(weight_own) <= FEW_CHANNELS:
+            # What other nodes say is worked into the weights: one product for all of a graph's values side by side.
+            own = torch.einsum('mn,mo,co->mcno', torch.diag(diagonal), self.M, weight_own)
+            whole = own + torch.einsum('mn,mo,co->mcno', off_diagonal, self.M, weight_others)  # G is symmetric
+            values = x.transpose(1, 2).flatten(2)  # (B, K, N*C_in)
+            out = F.linear(values, whole.flatten(2).flatten(0, 1).T, self.bias.repeat(len(graph)))
+            return out.unflatten(2, (len(graph), -1)).transpose(1, 2)
+        weight_own, weight_others, off_diagonal, own_scale, modulation, bias = (part.to(x.dtype) for part in (
+            weight_own, weight_others, off_diagonal, diagonal[:, None] * self.M, self.M, self.bias))
+        if len(x) == 1 and x.shape[2] > len(weight_own):
             # More copies than channels: scaled weights for each node cost less than scaled results.
-            own_weight = (diagonal[:, None] * self.M)[:, None] * self.W[0]  # (N, C_in, C_out)
-            own = torch.baddbmm(self.bias.expand(1, 1, -1), x[0], own_weight)  # (N, K, C_out)
-            others = torch.bmm(x[0], self.M[:, None] * self.W[1])
+            own = torch.baddbmm(bias.expand(1, 1, -1), x[0], own_scale[:, None] * weight_own)  # (N, K, C_out)
+            others = torch.bmm(x[0], modulation[:, None] * weight_others)
             return torch.addmm(own.flatten(1), off_diagonal, others.flatten(1)).view_as(own)[None]
-        modulation = self.M[:, None]  # (N, 1, C_out)
-        own = (diagonal[:, None] * self.M)[:, None] * (x @ self.W[0])
-        others = (modulation * (x @ self.W[1])).flatten(2)  # (B, N, K*C_out): the node axis is mixed, the rest stays
-        mixed = torch.matmul(off_diagonal, others)
-        return own + mixed.view_as(own) + self.bias
+        own = torch.addcmul(bias, own_scale[:, None], x @ weight_own)  # (B, N, K, C_out)
+        others = modulation[:, None] * (x @ weight_others)
+        # The node axis is mixed, the rest stays.
+        mixed = torch.baddbmm(own.flatten(2), off_diagonal.expand(len(x), -1, -1), others.flatten(2))
+        return mixed.view_as(own)

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from common.models.graph_conv import ModulatedGraphConv
-from common.models.layers import JOINTS, Attention, DropPath, Mlp
+from common.models.layers import JOINTS, Attention, DropPath, LayerNorm, Lifter, Mlp
 
 GRAPH_CHANNELS = 384  # between the two graph convolutions of LJC, whatever C is
 DROP_PATH_RISE = 3  # the last block's rate over the first one's, as published: 0.1 to 0.3
@@ -39,17 +39,17 @@ class LJC(nn.Module):
 
     def __init__(self, channels: int, adjacency: torch.Tensor, drop_path: float):
         super().__init__()
-        self.norm_gcn1 = nn.LayerNorm(channels)
+        self.norm_gcn1 = LayerNorm(channels)
         self.gcn1 = ModulatedGraphConv(channels, GRAPH_CHANNELS, adjacency, random_modulation=True)
         self.gcn2 = ModulatedGraphConv(GRAPH_CHANNELS, channels, adjacency, random_modulation=True)
-        self.norm_gcn2 = nn.LayerNorm(channels)
+        self.norm_gcn2 = LayerNorm(channels)
         self.drop_path = DropPath(drop_path, JOINTS)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x (B, F, K, C) -> (B, F, K, C)."""
         nodes = self.norm_gcn1(x).flatten(0, 1).transpose(0, 1).contiguous()  # (K, B*F, C): joints are the nodes
         nodes = self.gcn2(F.gelu(self.gcn1(nodes[None])))[0]
-        return x + self.drop_path(self.norm_gcn2(nodes.transpose(0, 1).reshape(x.shape)))
+        return self.drop_path(self.norm_gcn2(nodes.transpose(0, 1).reshape(x.shape)), beside=x)
 
 
 class IPC(nn.Module):
@@ -63,9 +63,9 @@ class IPC(nn.Module):
         self.register_buffer('_of_three', joints.flatten(), persistent=False)
         self.register_buffer('_of_two', joints[:, 1:].flatten(), persistent=False)
         self.register_buffer('_ends', joints[:, 2], persistent=False)
-        self.norm_conv1, self.norm_conv2 = nn.LayerNorm(channels), nn.LayerNorm(channels)
+        self.norm_conv1, self.norm_conv2 = LayerNorm(channels), LayerNorm(channels)
         self.conv1, self.conv2 = (nn.Conv1d(channels, channels, n, stride=n) for n in (3, 2))
-        self.norm_conv1_mlp, self.norm_conv2_mlp = nn.LayerNorm(channels), nn.LayerNorm(channels)
+        self.norm_conv1_mlp, self.norm_conv2_mlp = LayerNorm(channels), LayerNorm(channels)
         self.mlp_down_1, self.mlp_down_2 = (Mlp(channels, hidden, dropout) for _ in range(2))
         self.drop_conv1, self.drop_mlp1, self.drop_conv2, self.drop_mlp2 = (
             DropPath(drop_path, JOINTS) for _ in range(4))
@@ -74,11 +74,11 @@ class IPC(nn.Module):
         """u (B, F, K, C) -> (B, F, K, C)."""
         three, two = self.norm_conv1(u), self.norm_conv2(u)
         tokens = self.drop_conv1(_limb_tokens(three, self._of_three, self.conv1))
-        tokens = tokens + self.drop_mlp1(self.mlp_down_1(self.norm_conv1_mlp(tokens)))
+        tokens = self.drop_mlp1(self.mlp_down_1(self.norm_conv1_mlp(tokens)), beside=tokens)
         # A limb's first joint keeps its own value.
         three = three.index_copy(2, self._of_two, tokens.repeat_interleave(2, dim=2))
         tokens = self.drop_conv2(_limb_tokens(two, self._of_two, self.conv2))
-        tokens = tokens + self.drop_mlp2(self.mlp_down_2(self.norm_conv2_mlp(tokens)))
+        tokens = self.drop_mlp2(self.mlp_down_2(self.norm_conv2_mlp(tokens)), beside=tokens)
         two = two.index_copy(2, self._ends, tokens)
         return three + two + u
 
@@ -90,7 +90,7 @@ def _limb_tokens(x: torch.Tensor, joints: torch.Tensor, conv: nn.Conv1d) -> torc
     """
     n = conv.kernel_size[0]
     side_by_side = x[:, :, joints].unflatten(2, (-1, n)).flatten(3)  # (B, F, E, n*C)
-    return F.gelu(F.linear(side_by_side, conv.weight.mT.flatten(1), conv.bias))
+    return F.gelu(F.linear(side_by_side, conv.weight.mT.flatten(1).to(x.dtype), conv.bias.to(x.dtype)))
 
 
 class GBI(nn.Module):
@@ -98,13 +98,13 @@ class GBI(nn.Module):
 
     def __init__(self, channels: int, heads: int, drop_path: float, dropout: float):
         super().__init__()
-        self.norm_attn = nn.LayerNorm(channels)
+        self.norm_attn = LayerNorm(channels)
         self.attn = Attention(channels, heads, JOINTS, dropout)
         self.drop_path = DropPath(drop_path, JOINTS)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x (B, F, K, C) -> (B, F, K, C)."""
-        return x + self.drop_path(self.attn(self.norm_attn(x)))
+        return self.drop_path(self.attn(self.norm_attn(x)), beside=x)
 
 
 class Block(nn.Module):
@@ -117,7 +117,7 @@ class Block(nn.Module):
         self.lgc = LJC(third, adjacency, drop_path)
         self.ipc = IPC(third, hidden, limbs, drop_path, dropout)
         self.gbi = GBI(third, heads, drop_path, dropout)
-        self.norm_mlp = nn.LayerNorm(channels, eps=1e-6)
+        self.norm_mlp = LayerNorm(channels, eps=1e-6)
         self.mlp = Mlp(channels, hidden, dropout)
         self.drop_mlp = DropPath(drop_path, JOINTS)
 
@@ -128,10 +128,10 @@ class Block(nn.Module):
         inter = self.ipc(inter + local)
         body = self.gbi(body + inter)
         x = torch.cat([local, inter, body], dim=-1)
-        return x + self.drop_mlp(self.mlp(self.norm_mlp(x)))
+        return self.drop_mlp(self.mlp(self.norm_mlp(x)), beside=x)
 
 
-class HTNet(nn.Module):
+class HTNet(Lifter):
     """(B, F, K, 2) normalised screen coordinates -> (B, F, J, 3) metres, root-relative, camera axes; each frame by
     itself."""
 
@@ -165,7 +165,7 @@ class HTNet(nn.Module):
         self.pos_embed = nn.Parameter(torch.zeros(1, len(adjacency), channels))
         self.Hiremixer = nn.ModuleDict({
             'blocks': nn.ModuleList(Block(channels, heads, hidden, adjacency, limbs, rate, dropout) for rate in rates),
-            'Temporal_norm': nn.LayerNorm(channels, eps=1e-6)})
+            'Temporal_norm': LayerNorm(channels, eps=1e-6)})
         self.correspondence = None if correspondence is None else nn.Parameter(correspondence.clone())
         self.fcn = nn.Linear(channels, 3)
 
@@ -173,10 +173,10 @@ class HTNet(nn.Module):
         """x (B, F, K, 2) -> (B, F, J, 3). Raises ValueError for another K than the model's."""
         if x.ndim != 4 or x.shape[2:] != (self.keypoints, 2):
             raise ValueError(f'expected keypoints (B, F, {self.keypoints}, 2), got {tuple(x.shape)}')
-        x = self.patch_embed(x) + self.pos_embed  # (B, F, K, C) from here on
+        x = (self.patch_embed(x) + self.pos_embed).to(self.tokens or x.dtype)  # (B, F, K, C) from here on
         for block in self.Hiremixer['blocks']:
-            x = block(x)
-        x = self.Hiremixer['Temporal_norm'](x)
+            x = self.through(block, x)
+        x = self.Hiremixer['Temporal_norm'](x).to(self.fcn.weight.dtype)
         if self.correspondence is not None:
             x = torch.matmul(self.correspondence, x)  # (J, K) @ (B, F, K, C)
         return self.fcn(x)

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from common import graph
-from common.models.layers import FRAMES, JOINTS, Attention, Block, Mlp
+from common.models.layers import FRAMES, JOINTS, Attention, Block, LayerNorm, Lifter, Mlp
 from common.models.priors import KPA, TPA
 
 
@@ -41,7 +41,7 @@ class KPAttention(Attention):
         super().__init__(channels, heads, JOINTS)
         self.kpa = KPA(2, channels, adjacency) if kpa else nn.Linear(2, channels)
         self.Spatial_pos_embed = nn.Parameter(torch.zeros(1, len(adjacency), channels))
-        self.norm1 = nn.LayerNorm(channels)
+        self.norm1 = LayerNorm(channels)
 
     def embed(self, x: torch.Tensor) -> torch.Tensor:
         """Keypoints (B, F, K, 2) -> tokens (B, F, K, C)."""
@@ -59,18 +59,18 @@ class TPAttention(Attention):
         super().__init__(channels, heads, FRAMES)
         self.tpa = TPA(channels, torch.from_numpy(graph.chain(frames))) if tpa else nn.Identity()
         self.Temporal_pos_embed = nn.Parameter(torch.zeros(1, frames, channels))
-        self.norm1 = nn.LayerNorm(channels)
+        self.norm1 = LayerNorm(channels)
 
     def embed(self, x: torch.Tensor) -> torch.Tensor:
         """Tokens (B, F, K, C) -> tokens (B, F, K, C)."""
-        return self.tpa(x) + self.Temporal_pos_embed[:, :, None]
+        return self.tpa(x) + self.Temporal_pos_embed[:, :, None].to(x.dtype)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x (B, F, K, C) -> (B, F, K, C)."""
         return super().forward(self.norm1(x))
 
 
-class KTPFormer(nn.Module):
+class KTPFormer(Lifter):
     """(B, F, K, 2) normalised screen coordinates -> (B, F, J, 3) metres, root-relative, camera axes."""
 
     def __init__(self, frames: int, adjacency: torch.Tensor, correspondence: torch.Tensor | None = None,
@@ -97,32 +97,33 @@ class KTPFormer(nn.Module):
 
         def block(attn: Attention, norm1: nn.Module, rate: float) -> Block:
             mlp = Mlp(channels, round(channels * mlp_ratio))
-            return Block(attn, norm1, nn.LayerNorm(channels, eps=1e-6), mlp, rate)
+            return Block(attn, norm1, LayerNorm(channels, eps=1e-6), mlp, rate)
 
         def plain_block(over: str, rate: float) -> Block:
-            return block(Attention(channels, heads, over), nn.LayerNorm(channels, eps=1e-6), rate)
+            return block(Attention(channels, heads, over), LayerNorm(channels, eps=1e-6), rate)
 
         # The two attentions with a prior bring their own first norm, under the name it has in public files.
         self.kpattention = block(KPAttention(channels, heads, adjacency, kpa), nn.Identity(), rates[0])
         self.tpattention = block(TPAttention(channels, heads, frames, tpa), nn.Identity(), rates[0])
         self.STEblocks = nn.ModuleList(plain_block(JOINTS, rate) for rate in rates[1:])
         self.TTEblocks = nn.ModuleList(plain_block(FRAMES, rate) for rate in rates[1:])
-        self.Spatial_norm = nn.LayerNorm(channels, eps=1e-6)
-        self.Temporal_norm = nn.LayerNorm(channels, eps=1e-6)
+        self.Spatial_norm = LayerNorm(channels, eps=1e-6)
+        self.Temporal_norm = LayerNorm(channels, eps=1e-6)
         self.correspondence = None if correspondence is None else nn.Parameter(correspondence.clone())
-        self.head = nn.Sequential(nn.LayerNorm(channels), nn.Linear(channels, 3))
+        self.head = nn.Sequential(LayerNorm(channels), nn.Linear(channels, 3))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x (B, F, K, 2) -> (B, F, J, 3). Raises ValueError for another F or K than the model's."""
         if x.shape[1:] != (self.frames, self.keypoints, 2):
             raise ValueError(f'expected keypoints (B, {self.frames}, {self.keypoints}, 2), got {tuple(x.shape)}')
-        x = self.kpattention.attn.embed(x)  # (B, F, K, C) from here on
-        x = self.Spatial_norm(self.kpattention(x))
+        x = self.kpattention.attn.embed(x).to(self.tokens or x.dtype)  # (B, F, K, C) from here on
+        x = self.Spatial_norm(self.through(self.kpattention, x))
         x = self.tpattention.attn.embed(x)
-        x = self.Temporal_norm(self.tpattention(x))
+        x = self.Temporal_norm(self.through(self.tpattention, x))
         for over_joints, over_frames in zip(self.STEblocks, self.TTEblocks, strict=True):
-            x = self.Spatial_norm(over_joints(x))
-            x = self.Temporal_norm(over_frames(x))
+            x = self.Spatial_norm(self.through(over_joints, x))
+            x = self.Temporal_norm(self.through(over_frames, x))
+        x = x.to(self.head[1].weight.dtype)
         if self.correspondence is not None:
             x = torch.matmul(self.correspondence, x)  # (J, K) @ (B, F, K, C)
         return self.head(x)

@@ -1,21 +1,69 @@
 """The transformer parts every model here is made of. Tokens stay in one layout, (B, F, J, C), from input to head.
 
+Layers compute in the dtype of the tokens they are given; weights are stored as they are trained, in float32.
 Letters: B windows of a batch, F frames, J joints, C channels, H heads, d = C/H.
 Source: the pre-norm block of ViT (Dosovitskiy et al., ICLR 2021) as MixSTE (CVPR 2022) runs it in turn over joints and
 over frames; DropPath is stochastic depth (Huang et al., ECCV 2016).
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 JOINTS, FRAMES = 'joints', 'frames'
 # How a head's tokens are seen when attention runs over an axis. Both are views: no token moves.
 AS_HEADS = {JOINTS: 'b f j (h d) -> (b f) h j d', FRAMES: 'b f j (h d) -> b (j h) f d'}
-# What shares one draw of DropPath: a frame of a window where blocks run over joints, the track of a joint where they
-# run over frames, as in the published code, whose batch axis is B*F or B*J.
-DROPPED_TOGETHER = {JOINTS: (0, 1), FRAMES: (0, 2)}
+SHORT = 32  # tokens in a row up to which a CPU in bf16 does better without a fused kernel
+GRID_LIMIT = 65535  # of CUDA's fused kernels along the axis of sequences
+
+
+class Lifter(nn.Module):
+    """What every model here is, for the engine that runs it.
+
+    Attributes:
+        tokens: the dtype of tokens between embedding and head; None for that of the weights. Keypoints are embedded,
+            and poses made of tokens, in that of the weights.
+        recompute: whether training forgets what happens inside a block and computes it again on the way back.
+    """
+
+    tokens: torch.dtype | None = None
+    recompute = False
+
+    def through(self, block: nn.Module, x: torch.Tensor) -> torch.Tensor:
+        """A block's output for tokens x."""
+        return checkpoint(block, x, use_reentrant=False) if self.recompute and self.training else block(x)
+
+
+class Linear(nn.Linear):
+    """A linear layer in the dtype of its input."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """x (..., C_in) -> (..., C_out)."""
+        return F.linear(x, self.weight.to(x.dtype), self.bias.to(x.dtype))
+
+
+class LayerNorm(nn.LayerNorm):
+    """Layer normalisation in the dtype of its input; the statistics of a bfloat16 input are float32."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """x (..., C) -> (..., C)."""
+        if x.device.type == 'cpu':  # takes float32 weights beside bfloat16 tokens, and keeps its statistics then
+            return super().forward(x)
+        return F.layer_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.bias.to(x.dtype), self.eps)
+
+
+def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    """softmax(q kᵀ / √d) v for sequences of L tokens, (N, H, L, d) three times -> (N, H, L, d)."""
+    if q.device.type == 'cpu' and q.dtype is torch.bfloat16 and q.shape[-2] <= SHORT:
+        return (q * q.shape[-1] ** -0.5 @ k.mT).softmax(-1) @ v
+    if len(q) > GRID_LIMIT:
+        pieces = zip(*(part.split(GRID_LIMIT) for part in (q, k, v)), strict=True)
+        return torch.cat([F.scaled_dot_product_attention(*piece) for piece in pieces])
+    return F.scaled_dot_product_attention(q, k, v)
 
 
 class Attention(nn.Module):
@@ -28,15 +76,14 @@ class Attention(nn.Module):
         if channels % heads:
             raise ValueError(f'{channels} channels cannot be divided among {heads} heads')
         self.heads, self.over, self.dropout = heads, over, dropout
-        self.qkv = nn.Linear(channels, 3 * channels)
-        self.proj = nn.Linear(channels, channels)
+        self.qkv = Linear(channels, 3 * channels)
+        self.proj = Linear(channels, channels)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x (B, F, J, C) -> (B, F, J, C)."""
         # Three products instead of one: each result is contiguous, so that joint and head merge into one axis.
-        parts = zip(self.qkv.weight.chunk(3), self.qkv.bias.chunk(3), strict=True)
-        q, k, v = (rearrange(F.linear(x, weight, bias), AS_HEADS[self.over], h=self.heads) for weight, bias in parts)
-        out = F.scaled_dot_product_attention(q, k, v)
+        parts = zip(self.qkv.weight.to(x.dtype).chunk(3), self.qkv.bias.to(x.dtype).chunk(3), strict=True)
+        out = attend(*(rearrange(F.linear(x, *part), AS_HEADS[self.over], h=self.heads) for part in parts))
         before, after = AS_HEADS[self.over].split(' -> ')
         out = self.proj(rearrange(out, f'{after} -> {before}', h=self.heads, f=x.shape[1]))
         return dropout(out, self.dropout if self.training else 0)
@@ -48,8 +95,8 @@ class Mlp(nn.Module):
     def __init__(self, channels: int, hidden: int, dropout: float = 0.0):
         super().__init__()
         self.dropout = dropout
-        self.fc1 = nn.Linear(channels, hidden)
-        self.fc2 = nn.Linear(hidden, channels)
+        self.fc1 = Linear(channels, hidden)
+        self.fc2 = Linear(hidden, channels)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x (..., C) -> (..., C)."""
@@ -60,7 +107,8 @@ class Mlp(nn.Module):
             # Far to the left both GELU and its slope are zero: moved there, a value is dropped in both directions at
             # the price of one pass over memory. The second weight takes the scale.
             hidden.detach().masked_fill_(dropped(hidden, self.dropout), -100)
-            out = F.linear(F.gelu(hidden), self.fc2.weight / (1 - self.dropout), self.fc2.bias)
+            weight = (self.fc2.weight / (1 - self.dropout)).to(x.dtype)
+            out = F.linear(F.gelu(hidden), weight, self.fc2.bias.to(x.dtype))
         else:
             out = self.fc2(F.dropout(F.gelu(hidden), self.dropout))
         return dropout(out, self.dropout)
@@ -86,26 +134,40 @@ class DropPath(nn.Module):
     """Stochastic depth: while training, a branch is left out with probability `rate`, and scaled up where it stays.
 
     Attributes:
-        generator: what draws; None for torch's default.
-        share: (windows of the whole batch, those before this part of it), when x is a part of a batch that several
-            processes work on: draws are made for all of it, so that they do not depend on how it is shared out.
+        kept: what `draw` drew for the next forward pass: whether the branch stays, (B, F, 1, 1) over joints, one draw
+            for all tokens of a frame, or (B, 1, J, 1) over frames, one for those of a track. None: forward draws,
+            from torch's default generator.
     """
 
     def __init__(self, rate: float, over: str):
         super().__init__()
         self.rate, self.over = rate, over
-        self.generator: torch.Generator | None = None
-        self.share: tuple[int, int] | None = None
+        self.kept: torch.Tensor | None = None
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """x (B, F, J, C) -> (B, F, J, C); one draw for all tokens of a frame (over joints) or a track (over frames)."""
+    def shape(self, windows: int, frames: int, joints: int) -> tuple[int, int, int, int]:
+        """The shape of the draws for tokens (B, F, J, C): the published code's batch axis is B*F or B*J."""
+        return (windows, frames, 1, 1) if self.over == JOINTS else (windows, 1, joints, 1)
+
+    def forward(self, x: torch.Tensor, beside: torch.Tensor | None = None) -> torch.Tensor:
+        """x (B, F, J, C) -> (B, F, J, C), added to what it is the branch of, where that is given."""
         if not self.training or self.rate == 0:
-            return x
-        together = DROPPED_TOGETHER[self.over]
-        whole, before = self.share or (len(x), 0)
-        shape = [whole, *(n if axis in together else 1 for axis, n in enumerate(x.shape) if axis > 0)]
-        draws = torch.rand(shape, device=x.device, generator=self.generator)[before:before + len(x)]
-        return x * ((draws >= self.rate) / (1 - self.rate)).to(x.dtype)
+            return x if beside is None else beside + x
+        kept = torch.rand(self.shape(*x.shape[:3]), device=x.device) >= self.rate if self.kept is None else self.kept
+        # A whole number in any dtype; the scale, which is none, goes into the arithmetic.
+        kept, scale = kept.to(x.dtype), 1 / (1 - self.rate)
+        return x * (kept * scale) if beside is None else torch.addcmul(beside, x, kept, value=scale)
+
+
+def draw(paths: list[DropPath], windows: int, frames: int, joints: int, generator: torch.Generator,
+         part: slice = slice(None)) -> None:
+    """Draw what drop paths drop in one forward pass: draws of all windows, of which those of the part are kept.
+
+    A process that works on some windows of a batch so drops what a single process would.
+    """
+    shapes = [path.shape(windows, frames, joints) for path in paths]
+    draws = torch.rand(sum(math.prod(shape) for shape in shapes), device=generator.device, generator=generator)
+    for path, shape, mine in zip(paths, shapes, draws.split([math.prod(shape) for shape in shapes]), strict=True):
+        path.kept = mine.view(shape)[part] >= path.rate
 
 
 class Block(nn.Module):
@@ -119,5 +181,5 @@ class Block(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x (B, F, J, C) -> (B, F, J, C)."""
-        x = x + self.drop_attn(self.attn(self.norm1(x)))
-        return x + self.drop_mlp(self.mlp(self.norm2(x)))
+        x = self.drop_attn(self.attn(self.norm1(x)), beside=x)
+        return self.drop_mlp(self.mlp(self.norm2(x)), beside=x)
