@@ -9,6 +9,7 @@ import math
 import sys
 
 DATASETS = ('h36m', 'humaneva15', 'humaneva20', '3dhp', 'cmu', 'synthetic', 'custom')
+PRECISIONS = ('fp32', 'tf32', 'bf16')
 LAYOUTS = ('auto', 'coco', 'h36m', 'halpe26', 'body25', 'body25b', 'mpii', '3dhp')
 # What a run of any model starts from.
 DEFAULTS = {
@@ -16,6 +17,7 @@ DEFAULTS = {
     'downsample': 1, 'subset': 1.0, 'refine': False, 'stride': None, 'augment': True,
     'eval': True, 'checkpoint_frequency': None, 'subjects_valid': None, 'schedule': 'exp', 'warmup': 0, 'clip': None,
     'ema': None, 'window_step': None, 'save_every_steps': None, 'eval_train': False, 'select': 'best',
+    'precision': None, 'compile': False, 'activation_checkpointing': False,
 }
 # What each model is and how it was trained for its publication. A flag that only some of them name is refused for the
 # others.
@@ -274,6 +276,12 @@ def _add_run(group):
     add('-c', '--checkpoint', default='checkpoint', type=_text, metavar='DIR',
         help='folder of checkpoints (default checkpoint)')
     add('-l', '--log', default='log', type=_text, metavar='DIR', help='parent of the run folders (default log)')
+    add('--precision', choices=PRECISIONS, help='of tokens and matrix products; weights, loss and metrics stay fp32 '
+        '(default: training in tf32 on CUDA, all else in fp32)')
+    add('--compile', action=argparse.BooleanOptionalAction, help='compile the model with torch.compile: minutes at the '
+        'start, faster steps')
+    add('--activation-checkpointing', action=argparse.BooleanOptionalAction, help='train in less memory and more time: '
+        'compute what lies inside blocks again on the way back')
     add('--inspect', type=_text, metavar='FILE', help='say what a checkpoint is')
     add('--deterministic', action='store_true', help='bit-identical runs on CUDA too, slower')
     add('--device', choices=('auto', 'cpu', 'cuda'), default='auto', help='auto is cuda where there is one (default)')
@@ -360,7 +368,7 @@ def _check_render(parser: argparse.ArgumentParser, args: argparse.Namespace) -> 
         if alien:
             parser.error(f'--{min(alien)} means nothing for --predict, which draws what it lifts')
     for name in ('results', 'export_predictions', 'plots', 'protocol', 'target', 'by_subject', 'subset', 'actions',
-                 'subjects_test'):
+                 'subjects_test', *([] if args.predict else ['precision', 'compile'])):
         if getattr(args, name):
             parser.error(f'--{name.replace("_", "-")} and --render exclude each other: say what is drawn with '
                          f'--viz-subject, --viz-action and --viz-camera')

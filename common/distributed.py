@@ -98,10 +98,12 @@ class _GlobalSum(torch.autograd.Function):
 class GlobalBatchNorm1d(nn.BatchNorm1d):
     """BatchNorm1d whose training statistics are those of the ranks' rows together, however many each of them has."""
 
+    @torch.compiler.disable
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """x (N, C) -> (N, C); N may differ between ranks and be 0."""
+        """x (N, C) -> (N, C); N may differ between ranks and be 0. Statistics are float32 whatever x is."""
         if not self.training:
             return super().forward(x)
+        dtype, x = x.dtype, x.to(self.weight.dtype)
         # Two messages rather than one: squares of centred values keep their digits, squares of raw ones do not.
         sums = _GlobalSum.apply(torch.cat([x.sum(dim=0), x.new_full((1,), len(x))]))
         count = sums[-1].detach()
@@ -111,7 +113,7 @@ class GlobalBatchNorm1d(nn.BatchNorm1d):
             self.num_batches_tracked.add_(1)
             self.running_mean.lerp_(sums[:-1] / count, self.momentum)
             self.running_var.lerp_(variance * count / (count - 1), self.momentum)
-        return centred * torch.rsqrt(variance + self.eps) * self.weight + self.bias
+        return (centred * torch.rsqrt(variance + self.eps) * self.weight + self.bias).to(dtype)
 
 
 def make_batch_norms_global(model: nn.Module) -> None:

@@ -102,17 +102,20 @@ def test_naive_forward(frames, joints, batch, kpa, tpa, train):
     assert relative(model(x), expected) < 1e-7  # graph constants are float32 in the model
 
 
-@pytest.mark.parametrize('kpa, tpa', [(True, True), (False, False)])
-def test_naive_gradients_and_statistics(kpa, tpa):
-    model = random_model(frames=9, kpa=kpa, tpa=tpa)
-    x, y = torch.randn(2, 9, 17, 2).double(), torch.randn(2, 9, 17, 3).double()
+@pytest.mark.parametrize('frames, joints, batch, channels, kpa, tpa', [
+    (9, 17, 2, 16, True, True), (9, 17, 2, 16, False, False), (1, 17, 2, 16, True, True), (9, 15, 1, 40, True, True),
+    (1, 15, 1, 72, True, True)])
+def test_naive_gradients_and_statistics(frames, joints, batch, channels, kpa, tpa):
+    skeleton = SKELETON_OF[joints] if joints != 17 else H36M
+    model = random_model(skeleton, frames=frames, channels=channels, kpa=kpa, tpa=tpa)
+    x, y = torch.randn(batch, frames, joints, 2).double(), torch.randn(batch, frames, joints, 3).double()
     state = {key: value.clone().requires_grad_(value.is_floating_point() and 'running' not in key)
              for key, value in model.state_dict().items()}
     running = {}
-    predicted = naive.ktpformer(state, x, adjacency_joints=naive.adjacency(17, H36M.edges), train=True, kpa=kpa,
+    predicted = naive.ktpformer(state, x, adjacency_joints=naive.adjacency(joints, skeleton.edges), train=True, kpa=kpa,
                                 tpa=tpa, running=running)
-    naive.loss_parts(predicted, y, H36M.loss_weights)['total'].backward()
-    pose_loss(model(x), y, torch.tensor(H36M.loss_weights))['total'].backward()
+    naive.loss_parts(predicted, y, skeleton.loss_weights)['total'].backward()
+    pose_loss(model(x), y, torch.tensor(skeleton.loss_weights))['total'].backward()
     for name, parameter in model.named_parameters():
         torch.testing.assert_close(parameter.grad, state[name].grad, rtol=1e-5, atol=1e-7, msg=name)
     for name, value in running.items():

@@ -236,7 +236,7 @@ def test_other_keypoints_of_the_same_layout_are_allowed_and_named(trained, tmp_p
     write_h36m(tmp_path, *h36m_trees({'S9': {'Walking': 20}}), name='cpn')
     status, out, _ = run('-c', trained[0], '--evaluate', 'best.bin', '--data', tmp_path, '-k', 'cpn', '-ste', 'S9')
     assert status == 0
-    assert 'trained on h36m, keypoints gt\nevaluated on h36m, keypoints cpn, subjects S9' in out
+    assert 'trained on h36m, keypoints gt; computing in fp32\nevaluated on h36m, keypoints cpn, subjects S9' in out
 
 
 def test_synthetic_runs_without_any_file(run, tmp_path, monkeypatch):

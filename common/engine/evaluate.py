@@ -91,15 +91,20 @@ def predict(model: torch.nn.Module, store: SequenceStore, windows: TestWindows) 
     """Predictions (W, F, J, 3) in metres: the mean of the plain and the mirrored-and-back prediction."""
     training = model.training
     model.eval()
-    batch = max(1, FRAMES_PER_BATCH[store.device.type] // windows.frames)
+    count = len(windows.sequence)
+    most = max(1, FRAMES_PER_BATCH[store.device.type] // windows.frames)
+    batches = max(1, -(-count // most))
+    batch = -(-count // batches)
+    # All batches of one size, so that a compiled model meets one shape: the last window fills what is left of the last.
+    order = torch.arange(batches * batch, device=store.device).clamp(max=count - 1)
     predicted = []
-    for sequence, start in zip(windows.sequence.split(batch), windows.start.split(batch), strict=True):
-        keypoints = store.keypoints[store.frame_index(sequence, start, windows.frames)]  # (B, F, K, 2)
+    for index in order.split(max(1, batch)):
+        keypoints = store.keypoints[store.frame_index(windows.sequence[index], windows.start[index], windows.frames)]
         both = model(torch.cat([keypoints, mirror(keypoints, store.keypoint_mirror)]))
         plain, mirrored = both[:, -windows.rows.shape[1]:].chunk(2)
         predicted.append((plain + mirror(mirrored, store.joint_mirror)) / 2)
     model.train(training)
-    return torch.cat(predicted)  # (0, F, J, 3) where there was no window: split gives one empty piece then
+    return torch.cat(predicted)[:count]  # (0, F, J, 3) where there was no window: split gives one empty piece then
 
 
 @torch.inference_mode()

@@ -15,7 +15,7 @@ from common import checkpoint
 from common.datasets import DATASETS, Sequence
 from common.datasets.npz import write_npz
 from common.datasets.poses import keypoint_layout
-from common.engine import prepare
+from common.engine import computing, prepare
 from common.engine.causal import latency
 from common.engine.evaluate import TestWindows, predictions
 from common.engine.own_keypoints import Clip, load_clip
@@ -69,7 +69,9 @@ def run(session: Session) -> Lifted:
     prepare.check_writable(args.output, args.csv, args.viz_output)
     lifter = load_lifter(session)
     clip = load_clip(args, lifter.layout, say)
-    poses = lift(lifter, clip, session)
+    precision = computing.set_up_evaluation(lifter.model, args, session.device)
+    with computing.computing_in(lifter.model, precision):
+        poses = lift(lifter, clip, session)
     if not np.isfinite(poses).all():
         raise DivergedError(f'{lifter.path} predicts NaN or infinite coordinates: its weights diverged')
     lifted = place(poses, clip, lifter, args)

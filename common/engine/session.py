@@ -15,7 +15,7 @@ from common.arguments import CONFIG_FLAGS, RECIPES
 from common.checkpoint import Checkpoint
 from common.datasets import DATASETS, PoseDataset, load_dataset
 from common.distributed import World
-from common.engine import check_data, predict, prepare, rendering, report
+from common.engine import check_data, computing, predict, prepare, rendering, report
 from common.engine.closing import REFINEMENT_READS, close, describe_store
 from common.engine.evaluate import mean_pose_mpjpe
 from common.engine.prepare import Session
@@ -76,14 +76,17 @@ def _evaluate(session: Session) -> None:
     prepare.check_layouts(saved, dataset)
     model = prepare.build(saved, settings, config, dataset).to(session.device)
     checkpoint.load_weights(model, saved)
+    precision = computing.set_up_evaluation(model, args, session.device)
     session.say(f'{saved.path}: {_describe_model(name, model)}, epoch {saved.epoch}' +
-                (', a public file' if saved.public else f', trained on {saved.dataset}, keypoints {saved.keypoints}'))
+                (', a public file' if saved.public else f', trained on {saved.dataset}, keypoints {saved.keypoints}') +
+                f'; computing in {computing.describe(precision, vars(args), session.device)}')
     if args.render:
         rendering.render(session, model, saved, dataset, settings)
         return
     store = _store(dataset, settings['subjects_test'] or dataset.subjects_test, settings, args.subset or 1.0,
                    session.device)
-    close(session, model, saved.path, store, dataset, settings)
+    with computing.computing_in(model, precision):
+        close(session, model, saved.path, store, dataset, settings)
 
 
 def _train(session: Session) -> None:
@@ -92,7 +95,7 @@ def _train(session: Session) -> None:
     folder = Path(args.checkpoint)
     resumed, initial, settings, config = _start(args, folder, say)
     source = resumed or initial
-    recipe = _recipe(settings, world)
+    recipe = _recipe(settings, world, device)
 
     dataset = load_dataset(settings['dataset'], Path(args.data), settings['keypoints'])
     settings |= {'dataset': dataset.name, 'keypoints': dataset.keypoints}
@@ -110,6 +113,7 @@ def _train(session: Session) -> None:
         say(f'starting from the weights of {initial.path}' + ', with a fresh refinement behind them' * base_only)
     if world.size > 1:
         distributed.make_batch_norms_global(model)
+    computing.set_up(model, settings, device)
     optimizer = make_optimizer(model, recipe)
     at = _restore(session, resumed, model, optimizer, recipe)
     world.same_weights(model)
@@ -122,6 +126,7 @@ def _train(session: Session) -> None:
     log, run_folder = _open_log(session, folder, resumed, at, {
         'settings': settings, 'model': settings['model'], 'config': config, 'mean_pose_mpjpe': split.baseline,
         'parameters': sum(p.numel() for p in model.parameters())}, _describe_model(settings['model'], model))
+    say(f'computing in {computing.describe(trainer.precision, settings, device)}')
     say(f'training: {describe_store(split.train)}, {len(sampler):,} windows an epoch, {recipe.windows} a step')
     if split.test is not None:
         say(f'test: {describe_store(split.test)}; predicting the mean training pose gives {split.baseline:.1f} mm '
@@ -214,8 +219,9 @@ def _check_mid_epoch(resumed: Checkpoint, settings: dict) -> None:
                         f'change before it ends')
 
 
-def _recipe(settings: dict, world: World) -> Recipe:
+def _recipe(settings: dict, world: World, device: torch.device) -> Recipe:
     recipe = Recipe.of(settings)
+    computing.check(recipe.precision, device)
     if recipe.windows < world.size:
         raise FlagError(f'a step of {recipe.windows} windows cannot be shared by {world.size} processes: raise -b or '
                         f'start fewer')

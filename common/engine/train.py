@@ -15,6 +15,7 @@ import torch
 
 from common import checkpoint
 from common.distributed import World
+from common.engine.computing import computing_in, evaluation_precision, training_precision
 from common.engine.evaluate import TestWindows, predictions, validation_figures
 from common.engine.signals import Stopped, StopRequest
 from common.engine.update import CHECK_EVERY, FiniteCheck, MovingAverage, Recipe, StepLoss, learning_rate
@@ -65,6 +66,7 @@ class Trainer:
         self.model, self.optimizer, self.sampler, self.loss = model, optimizer, sampler, loss
         self.recipe, self.at, self.world = recipe, at, world
         self.device = sampler.store.device
+        self.precision = training_precision(recipe.precision, self.device)
         self.average = MovingAverage(model, recipe.ema) if recipe.ema else None
         self._drop_generator = torch.Generator(self.device)
         self._drop_paths = [module for module in model.modules() if isinstance(module, DropPath) and module.rate]
@@ -93,6 +95,10 @@ class Trainer:
 
         Raises DivergedError when a loss or gradient was not finite, and Stopped, having saved, when a signal asked.
         """
+        with computing_in(self.model, self.precision):
+            return self._epoch(epoch, save, stop)
+
+    def _epoch(self, epoch: int, save: Callable[[], None], stop: StopRequest) -> tuple[float, float]:
         recipe, at = self.recipe, self.at
         self.model.train()
         steps = self.sampler.steps(recipe.windows)
@@ -198,7 +204,8 @@ def fit(trainer: Trainer, judges: Judges, log: RunLog | None, folder: Path, abou
         loss, rate = trainer.epoch(epoch, save, stop)
         trained = (at.step - first_step) * recipe.windows * trainer.sampler.frames / (time.perf_counter() - begun)
         figures = {'valid_mpjpe': None, 'valid_mpjve': None}
-        with trainer.evaluated_weights() as model:
+        precision = evaluation_precision(recipe.precision, trainer.device)
+        with trainer.evaluated_weights() as model, computing_in(model, precision):
             for name, store in vars(judges).items():
                 if store is not None:
                     figures |= _judge(model, store, windows[name], recipe.root, world, name)

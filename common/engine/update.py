@@ -29,6 +29,7 @@ class Recipe:
         warmup: steps over which the rate rises to its value.
         clip: largest norm of the gradient; None for no limit.
         ema: decay of a moving average of weights and buffers, which is then what is evaluated; None for none.
+        precision: asked for, of training and of what epochs are judged by; None for `computing`'s defaults.
         save_every: epochs between two epoch_N.bin; save_every_steps: steps between two saves inside an epoch.
     """
 
@@ -47,6 +48,7 @@ class Recipe:
     warmup: int = 0
     clip: float | None = None
     ema: float | None = None
+    precision: str | None = None
     save_every: int | None = None
     save_every_steps: int | None = None
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from common.models.graph_conv import ModulatedGraphConv
-from common.models.layers import JOINTS, Attention, DropPath, LayerNorm, Lifter, Mlp
+from common.models.layers import JOINTS, Attention, DropPath, LayerNorm, Mlp, PoseModel
 
 GRAPH_CHANNELS = 384  # between the two graph convolutions of LJC, whatever C is
 DROP_PATH_RISE = 3  # the last block's rate over the first one's, as published: 0.1 to 0.3
@@ -131,7 +131,7 @@ class Block(nn.Module):
         return self.drop_mlp(self.mlp(self.norm_mlp(x)), beside=x)
 
 
-class HTNet(Lifter):
+class HTNet(PoseModel):
     """(B, F, K, 2) normalised screen coordinates -> (B, F, J, 3) metres, root-relative, camera axes; each frame by
     itself."""
 

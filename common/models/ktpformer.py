@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from common import graph
-from common.models.layers import FRAMES, JOINTS, Attention, Block, LayerNorm, Lifter, Mlp
+from common.models.layers import FRAMES, JOINTS, Attention, Block, LayerNorm, Mlp, PoseModel
 from common.models.priors import KPA, TPA
 
 
@@ -70,7 +70,7 @@ class TPAttention(Attention):
         return super().forward(self.norm1(x))
 
 
-class KTPFormer(Lifter):
+class KTPFormer(PoseModel):
     """(B, F, K, 2) normalised screen coordinates -> (B, F, J, 3) metres, root-relative, camera axes."""
 
     def __init__(self, frames: int, adjacency: torch.Tensor, correspondence: torch.Tensor | None = None,

@@ -21,7 +21,7 @@ SHORT = 32  # tokens in a row up to which a CPU in bf16 does better without a fu
 GRID_LIMIT = 65535  # of CUDA's fused kernels along the axis of sequences
 
 
-class Lifter(nn.Module):
+class PoseModel(nn.Module):
     """What every model here is, for the engine that runs it.
 
     Attributes:

@@ -1,0 +1,104 @@
+"""How a model computes: its precision, whether it is compiled, and whether training computes blocks a second time.
+
+Weights, optimizer, statistics of norms, loss and metrics are float32 (metrics partly float64) in every precision:
+`fp32` as written; `tf32` lets CUDA's matrix products round their factors to 10 bits; `bf16` keeps tokens, and the
+weights that meet them, in bfloat16 between embedding and head.
+"""
+
+import argparse
+import contextlib
+import warnings
+
+import torch
+
+from common.errors import FlagError
+from common.models.layers import PoseModel
+
+
+def training_precision(asked: str | None, device: torch.device) -> str:
+    """What training computes in: as asked, else tf32 on CUDA and fp32 on a CPU. Raises FlagError as `check` does."""
+    check(asked, device)
+    return asked or ('tf32' if device.type == 'cuda' else 'fp32')
+
+
+def evaluation_precision(asked: str | None, device: torch.device) -> str:
+    """What evaluation and prediction compute in: fp32 unless asked otherwise. Raises FlagError as `check` does."""
+    check(asked, device)
+    return asked or 'fp32'
+
+
+def check(precision: str | None, device: torch.device) -> None:
+    """FlagError for a precision that a device does not have."""
+    if precision == 'tf32' and device.type != 'cuda':
+        raise FlagError('--precision tf32 is a mode of CUDA devices: on a CPU say fp32 or bf16')
+    if precision == 'bf16' and device.type == 'cuda' and not torch.cuda.is_bf16_supported(including_emulation=False):
+        raise FlagError(f'--precision bf16: {torch.cuda.get_device_name()} has no units for it; say tf32 or fp32')
+
+
+def describe(precision: str, settings: dict, device: torch.device) -> str:
+    """How a model computes, in words; `settings` are those of a run, or the flags of an evaluation."""
+    words = [precision]
+    if precision == 'bf16' and device.type == 'cpu' and not (
+            torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()):
+        words = ['bf16 (slower than fp32 here: this CPU has neither AMX nor AVX-512 BF16)']
+    words += ['compiled'] * bool(settings['compile'])
+    words += ['blocks computed again on the way back'] * bool(settings['activation_checkpointing'])
+    return ', '.join(words)
+
+
+def set_up(model: torch.nn.Module, settings: dict, device: torch.device) -> None:
+    """Make a model compute in training as its settings say. Raises FlagError as `compile_model` does."""
+    if settings['activation_checkpointing']:
+        recompute_blocks(model)
+    if settings['compile']:
+        compile_model(model, device)
+
+
+def set_up_evaluation(model: torch.nn.Module, args: argparse.Namespace, device: torch.device) -> str:
+    """Make a model evaluate as flags say, and return its precision. Raises FlagError."""
+    precision = evaluation_precision(args.precision, device)
+    if args.compile:
+        compile_model(model, device)
+    return precision
+
+
+@contextlib.contextmanager
+def computing_in(model: torch.nn.Module, precision: str):
+    """Inside, the model computes in a precision; afterwards in what it did before."""
+    models = [module for module in model.modules() if isinstance(module, PoseModel)]
+    tokens, products = [module.tokens for module in models], torch.get_float32_matmul_precision()
+    try:
+        torch.set_float32_matmul_precision('high' if precision == 'tf32' else 'highest')
+        for module in models:
+            module.tokens = torch.bfloat16 if precision == 'bf16' else None
+        yield
+    finally:
+        torch.set_float32_matmul_precision(products)
+        for module, dtype in zip(models, tokens, strict=True):
+            module.tokens = dtype
+
+
+def recompute_blocks(model: torch.nn.Module) -> None:
+    """From now on training keeps of each block its input alone, and computes the rest again on the way back.
+
+    The priors lie outside: computed twice, their batch norms would count every step twice.
+    """
+    for module in model.modules():
+        if isinstance(module, PoseModel):
+            module.recompute = True
+
+
+def compile_model(model: torch.nn.Module, device: torch.device) -> None:
+    """Compile the model in place, once for each shape that it meets; its parameters keep their names.
+
+    Raises FlagError where torch.compile finds no compiler for the device.
+    """
+    # What the compiler thinks of itself, and of matrix products that TF32 would make faster, concerns no user.
+    warnings.filterwarnings('ignore', module=r'torch\._')
+    try:
+        torch.compile(torch.square, dynamic=False)(torch.ones(2, device=device))
+    except Exception as error:  # each backend raises what it likes
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise FlagError(f'--compile needs a C++ compiler, or Triton for CUDA, which do not work here ({reason}): leave '
+                        f'it out') from None
+    model.compile(dynamic=False)

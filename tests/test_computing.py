@@ -1,0 +1,246 @@
+"""Precision, compilation and recomputation change how a model computes, not what."""
+
+import copy
+import json
+
+import pytest
+import torch
+from conftest import SMALL
+from test_ktpformer import relative
+
+from benchmarks.trainer import make_trainer
+from common.datasets import Sequence
+from common.engine import computing
+from common.engine.evaluate import TestWindows, predictions
+from common.engine.signals import StopRequest
+from common.models import build_model
+from common.models.layers import SHORT, Block, DropPath, PoseModel, attend
+from common.sampler import SequenceStore
+from common.skeleton import H36M, HUMANEVA15
+
+CPU = torch.device('cpu')
+CONFIGS = {'ktpformer': {'frames': 9, 'channels': 40, 'depth': 1}, 'htnet': {'channels': 48, 'depth': 1, 'hidden': 64}}
+
+
+def make(name, skeleton=H36M, drop_path=0.0, **config):
+    """A model none of whose parameters is at a special value."""
+    torch.manual_seed(0)
+    rates = {'dropout': 0.0} if name == 'htnet' else {}
+    model = build_model(name, CONFIGS[name] | config, skeleton, skeleton, drop_path, **rates).train()
+    with torch.no_grad():
+        for p in model.parameters():
+            p += 0.05 * torch.randn_like(p)
+    return model
+
+
+def gradients(model, x, slope):
+    """The output and every gradient of its product with a slope."""
+    out = model(x)
+    model.zero_grad()
+    (out * slope).sum().backward()
+    return out, {name: p.grad for name, p in model.named_parameters()}
+
+
+@pytest.mark.parametrize('name', CONFIGS)
+def test_bf16_is_near_fp32_and_stays_inside(name):
+    """Tokens alone are bfloat16: keypoints go in and poses come out in float32, weights and gradients are float32."""
+    model = make(name)
+    x, slope = torch.randn(4, model.frames, 17, 2), torch.randn(4, model.frames, 17, 3)
+    expected, exact = gradients(copy.deepcopy(model), x, slope)
+    seen = set()
+    for module in model.modules():
+        if isinstance(module, (Block, DropPath)):
+            module.register_forward_hook(lambda module, args, out: seen.add(out.dtype))
+    with computing.computing_in(model, 'bf16'):
+        got, rounded = gradients(model, x, slope)
+    assert seen == {torch.bfloat16}
+    assert got.dtype == torch.float32
+    assert 1e-5 < relative(got, expected) < 0.03
+    flat = {name: torch.cat([g.flatten() for key, g in sorted(given.items()) if not key.endswith('gconv.bias')])
+            for name, given in (('exact', exact), ('rounded', rounded))}
+    assert {g.dtype for g in rounded.values()} == {torch.float32}
+    assert torch.cosine_similarity(flat['exact'], flat['rounded'], dim=0) > 0.995
+    with torch.no_grad():
+        assert torch.equal(model(x), expected)  # as it was before
+
+
+def test_tf32_and_bf16_end_with_what_they_were_asked_for():
+    model = make('ktpformer')
+    before = torch.get_float32_matmul_precision()
+    for precision, products, tokens in (('tf32', 'high', None), ('bf16', 'highest', torch.bfloat16)):
+        with computing.computing_in(model, precision):
+            assert (torch.get_float32_matmul_precision(), model.tokens) == (products, tokens)
+    with pytest.raises(ZeroDivisionError), computing.computing_in(model, 'tf32'):
+        _ = 1 / 0
+    assert torch.get_float32_matmul_precision() == before
+    assert model.tokens is None
+
+
+def test_defaults_follow_the_device():
+    cuda = torch.device('cuda')
+    assert [computing.training_precision(None, device) for device in (CPU, cuda)] == ['fp32', 'tf32']
+    assert [computing.evaluation_precision(None, device) for device in (CPU, cuda)] == ['fp32', 'fp32']
+
+
+@pytest.mark.parametrize('length', [1, 17, SHORT, SHORT + 1])
+def test_both_ways_of_attention_in_bf16(length):
+    q, k, v = torch.randn(3, 2, 4, length, 8, dtype=torch.bfloat16)
+    expected = torch.softmax(q.double() @ k.double().mT / 8 ** 0.5, -1) @ v.double()
+    assert relative(attend(q, k, v), expected) < 0.02
+
+
+def test_attention_over_more_sequences_than_a_grid_holds(monkeypatch):
+    monkeypatch.setattr('common.models.layers.GRID_LIMIT', 3)
+    q, k, v = torch.randn(3, 8, 2, 5, 4)
+    expected = torch.nn.functional.scaled_dot_product_attention(q, k, v)
+    torch.testing.assert_close(attend(q, k, v), expected)
+
+
+@pytest.mark.parametrize('name', CONFIGS)
+@pytest.mark.parametrize('precision', ['fp32', 'bf16'])
+def test_recomputing_blocks_changes_nothing(name, precision):
+    """Outputs, gradients, running statistics and drops are those of a step that keeps everything."""
+    results = []
+    for recompute in (False, True):
+        model = make(name, drop_path=0.5)
+        calls = []
+        for module in model.modules():
+            if isinstance(module, DropPath):
+                module.register_forward_hook(lambda module, args, out, calls=calls: calls.append(module))
+        if recompute:
+            computing.recompute_blocks(model)
+        x, slope = torch.randn(4, model.frames, 17, 2), torch.randn(4, model.frames, 17, 3)
+        with computing.computing_in(model, precision):
+            torch.manual_seed(1)
+            out, grads = gradients(model, x, slope)
+        buffers = {key: value.clone() for key, value in model.state_dict().items() if 'running' in key}
+        results.append((out, grads, buffers, len(calls)))
+    kept, recomputed = results
+    assert recomputed[3] > kept[3]
+    torch.testing.assert_close(kept[:3], recomputed[:3], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize('name, skeleton, batch, config', [
+    ('ktpformer', HUMANEVA15, 1, {'frames': 1, 'channels': 24}),
+    pytest.param('ktpformer', H36M, 2, {}, marks=pytest.mark.slow),
+    pytest.param('htnet', H36M, 3, {}, marks=pytest.mark.slow)], ids=['odd', 'usual', 'htnet'])
+def test_compiled_and_eager_agree(name, skeleton, batch, config):
+    """In float64, where they differ by far less than by what a wrong formula would."""
+    model = make(name, skeleton, **config).double()
+    x, slope = torch.randn(2, batch, model.frames, len(skeleton), 3).double()
+    x = x[..., :2]
+    expected, exact = gradients(copy.deepcopy(model), x, slope)
+    names = list(model.state_dict())
+    computing.compile_model(model, CPU)
+    got, grads = gradients(model, x, slope)
+    assert list(model.state_dict()) == names
+    assert relative(got, expected) < 1e-10
+    for key, gradient in grads.items():
+        if not key.endswith('gconv.bias'):  # zero in front of a batch norm, but for rounding
+            assert relative(gradient, exact[key]) < 1e-7, key
+
+
+def small_trainer(*flags):
+    """A trainer on 7 windows of 9 frames, three a step, so that the last step is short."""
+    torch.manual_seed(0)
+    take = Sequence('S1', 'Walking', 0, torch.randn(63, 17, 2).numpy(), torch.randn(63, 17, 3).numpy())
+    store = SequenceStore([take], H36M, H36M, CPU)
+    return make_trainer(['-f', '9', '-cs', '16', '-dep', '1', '-b', '27', '-s', '9', '-no-da', *flags], store, H36M)
+
+
+@pytest.mark.parametrize('flags', [('--precision', 'bf16'), pytest.param((), marks=pytest.mark.slow),
+                                   pytest.param(('--activation-checkpointing',), marks=pytest.mark.slow)], ids=str)
+def test_nothing_is_compiled_after_the_first_epoch(flags):
+    """Dynamo's graphs are counted, whatever compiles them."""
+    trainer, graphs = small_trainer(*flags), []
+    if '--activation-checkpointing' in flags:
+        computing.recompute_blocks(trainer.model)
+
+    def count(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+    torch._dynamo.reset()
+    trainer.model.compile(dynamic=False, backend=count)
+    windows = TestWindows.of(trainer.sampler.store, 9)
+    counts = []
+    with StopRequest() as stop:
+        for epoch in (1, 2, 3):
+            trainer.at.step, trainer.at.epoch = 0, epoch - 1
+            trainer.epoch(epoch, lambda: None, stop)
+            predictions(trainer.model, trainer.sampler.store, windows, 'predicted')
+            counts.append(len(graphs))
+    assert counts[0] == 3  # whole steps, the short one, evaluation: each in one graph, without a break
+    assert counts[1:] == counts[:1] * 2
+
+
+def test_a_compiled_run_computes_what_an_eager_one_does(monkeypatch):
+    """The trainer's steps, drops included, with Dynamo's graphs run as they are."""
+    losses = {}
+    for compiled in (False, True):
+        trainer = small_trainer()
+        if compiled:
+            torch._dynamo.reset()
+            trainer.model.compile(dynamic=False, backend='eager')
+        losses[compiled] = [trainer.gradient(batch, 1).item() for batch in trainer.sampler.epoch(0, 3)]
+    assert losses[True] == pytest.approx(losses[False], rel=1e-5)
+
+
+@pytest.fixture(scope='module')
+def bf16_run(h36m_folder, tmp_path_factory):
+    """(checkpoint folder, log folder) of an epoch in bf16, blocks computed twice."""
+    import run_ktpformer
+    folder = tmp_path_factory.mktemp('bf16')
+    status = run_ktpformer.main(['-k', 'gt', '--data', str(h36m_folder), '-str', 'S1', '-e', '1', '-c',
+                                 str(folder / 'checkpoint'), '-l', str(folder / 'log'), '--precision', 'bf16',
+                                 '--activation-checkpointing', *SMALL])
+    assert status == 0
+    return folder / 'checkpoint', folder / 'log'
+
+
+def test_a_run_in_bf16_is_stored_in_float32_and_resumed_in_bf16(run, bf16_run, h36m_folder):
+    folder, log = bf16_run
+    stored = torch.load(folder / 'last.bin', weights_only=True)
+    state = [*stored['model_pos'].values(), *(v for s in stored['optimizer']['state'].values() for v in s.values())]
+    assert {value.dtype for value in state} == {torch.float32, torch.int64}
+    status, out, _ = run('--data', h36m_folder, '--resume', '-e', 2, '-c', folder, '-l', log, '--device', 'cpu',
+                         '--no-activation-checkpointing')
+    assert status == 0
+    assert 'computing in bf16' in out
+    assert 'blocks computed again' not in out
+
+
+def test_evaluation_is_fp32_unless_asked(run, bf16_run, h36m_folder, tmp_path):
+    figures = {}
+    for precision in (None, 'fp32', 'bf16'):
+        flags = ['--precision', precision] if precision else []
+        status, out, err = run('--data', h36m_folder, '-c', bf16_run[0], '--evaluate', 'best.bin', '--device', 'cpu',
+                               '--results', tmp_path / 'results.json', *flags)
+        assert status == 0, err
+        assert f'computing in {precision or "fp32"}' in out
+        results = json.loads((tmp_path / 'results.json').read_text())
+        figures[precision] = results['protocols']['paper']['average']['mpjpe']
+    assert figures[None] == figures['fp32'] != figures['bf16']
+    assert figures['bf16'] == pytest.approx(figures['fp32'], rel=0.01)
+
+
+def test_what_cannot_be_computed_here_is_refused(refused, run, bf16_run, h36m_folder, monkeypatch, tmp_path):
+    where = ['--data', h36m_folder, '-c', tmp_path / 'c', '-l', tmp_path / 'l']
+    assert 'on a CPU say fp32 or bf16' in refused(2, '-k', 'gt', *where, *SMALL, '--precision', 'tf32')
+    assert 'on a CPU say fp32 or bf16' in refused(2, '--data', h36m_folder, '-c', bf16_run[0], '--evaluate', 'best.bin',
+                                                  '--device', 'cpu', '--precision', 'tf32')
+    assert not (tmp_path / 'c').exists()
+    assert '--compile and --render exclude each other' in refused(
+        2, '--data', h36m_folder, '-c', bf16_run[0], '--evaluate', 'best.bin', '--compile', '--render', '--viz-output',
+        'x.gif')
+    monkeypatch.setattr(torch, 'compile', _no_compiler)
+    assert '--compile needs a C++ compiler' in refused(2, '--data', h36m_folder, '-c', bf16_run[0], '--evaluate',
+                                                       'best.bin', '--device', 'cpu', '--compile')
+
+
+def _no_compiler(*args, **kwargs):
+    raise RuntimeError('g++ was not found')
+
+
+def test_every_model_can_be_told_how_to_compute():
+    for name in CONFIGS:
+        assert [type(m) for m in make(name).modules() if isinstance(m, PoseModel)]
