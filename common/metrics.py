@@ -7,6 +7,8 @@ MPI-INF-3DHP (Mehta et al., 3DV 2017) compute them. None of them moves the root 
 
 import torch
 
+from common.procrustes import best_rotation
+
 PCK_THRESHOLD = 150  # millimetres
 AUC_THRESHOLDS = tuple(range(0, 151, 5))
 
@@ -18,18 +20,18 @@ def mpjpe(predicted: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
 
 def p_mpjpe(predicted: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     """MPJPE after each frame's best rotation, scale and translation: (..., J, 3) twice -> (...) in float64."""
-    predicted, target = predicted.double(), target.double()
-    p = predicted - predicted.mean(dim=-2, keepdim=True)
-    y = target - target.mean(dim=-2, keepdim=True)
-    # Maximise trace(Rᵀ pᵀy) over rotations: R = U D Vᵀ, where D turns a reflection back into a rotation by its last
-    # axis, and the optimal scale then counts that singular value negatively.
-    u, s, vt = torch.linalg.svd(p.mT @ y)
-    sign = torch.ones_like(s)
-    sign[..., -1] = torch.where(torch.linalg.det(u @ vt) < 0, -1.0, 1.0)
-    rotation = (u * sign[..., None, :]) @ vt
+    p, y = _centred(predicted), _centred(target)
     # A prediction whose joints coincide has no scale: it stays the point it is.
-    scale = (s * sign).sum(dim=-1) / p.square().sum(dim=(-2, -1)).clamp_min(torch.finfo(p.dtype).tiny)
-    return mpjpe(scale[..., None, None] * (p @ rotation), y)
+    p_size, y_size = (x.norm(dim=(-2, -1), keepdim=True).clamp_min(torch.finfo(x.dtype).tiny ** 0.5) for x in (p, y))
+    rotation, likeness = best_rotation(p.mT @ y / (p_size * y_size))
+    scale = likeness[..., None, None] * y_size / p_size
+    return (p @ (scale * rotation)).sub_(y).norm(dim=-1).mean(dim=-1)
+
+
+def _centred(points: torch.Tensor) -> torch.Tensor:
+    """Points (..., J, 3) about their mean, in float64."""
+    points = points.to(torch.float64, copy=True)
+    return points.sub_(points.mean(dim=-2, keepdim=True))
 
 
 def n_mpjpe(predicted: torch.Tensor, target: torch.Tensor) -> torch.Tensor:

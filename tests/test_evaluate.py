@@ -153,7 +153,7 @@ def test_results_do_not_depend_on_how_windows_are_batched(sequences, monkeypatch
     whole = predict(model, store, windows)
     expected = figures(whole, store, windows)
     monkeypatch.setattr('common.engine.evaluate.FRAMES_PER_BATCH', {'cpu': 1})
-    monkeypatch.setattr('common.engine.evaluate.FRAMES_PER_SVD', 7)
+    monkeypatch.setattr('common.engine.evaluate.FRAMES_AT_ONCE', 7)
     torch.testing.assert_close(predict(model, store, windows), whole)
     for protocol, protocol_figures in figures(whole, store, windows).items():
         assert protocol_figures['average'] == pytest.approx(expected[protocol]['average'])

@@ -18,7 +18,7 @@ LAYERS = [
     {'common.windows', 'common.graph', 'common.augment', 'common.metrics', 'common.losses',
      'common.placement'},
     {'common.quaternion', 'common.camera', 'common.skeleton', 'common.checkpoint', 'common.distributed',
-     'common.runlog', 'common.files', 'common.errors'},
+     'common.runlog', 'common.files', 'common.errors', 'common.procrustes'},
 ]
 
 

@@ -77,6 +77,100 @@ def test_a_mirrored_pose_is_not_aligned_by_a_reflection(poses):
     assert error.mean().item() == pytest.approx(naive.p_mpjpe(reflected, target), rel=1e-6)
 
 
+RANDOM = np.random.default_rng(0)
+AXES, TURN = RANDOM.normal(size=(17, 3)), rotation(1).numpy()
+AXES = np.linalg.qr(AXES - AXES.mean(0))[0]  # (17, 3): pᵀy is diagonal, whatever its axes are scaled by
+LINE, PLANE = RANDOM.normal(size=(17, 1)) * [1, 2, -2], RANDOM.normal(size=(17, 2)) @ [[1, 2, -2], [2, 1, 2]]
+POSE, OTHER, MIRROR = RANDOM.normal(size=(17, 3)), RANDOM.normal(size=(17, 3)), [-1, 1, 1]
+
+
+@pytest.mark.parametrize(('predicted', 'target'), [
+    pytest.param(POSE, OTHER, id='two that have nothing in common'),
+    pytest.param(POSE, -OTHER, id='and one of them turned inside out'),
+    pytest.param(POSE * MIRROR, POSE + 0.1 * OTHER, id='mirrored'),
+    pytest.param(PLANE, POSE, id='planar'), pytest.param(POSE, PLANE, id='planar target'),
+    pytest.param(PLANE + [5, 6, 7], (PLANE @ TURN + 0.1 * PLANE[::-1]), id='both planar'),
+    pytest.param(PLANE * MIRROR, PLANE, id='both planar and mirrored'),
+    pytest.param(LINE, POSE, id='collinear'), pytest.param(POSE, LINE, id='collinear target'),
+    pytest.param(LINE, LINE[::-1] @ TURN, id='both collinear'), pytest.param(LINE, -LINE, id='back to front'),
+    pytest.param(LINE + 1e-4 * POSE, LINE @ TURN + 1e-4 * OTHER, id='nearly collinear'),
+    pytest.param(POSE[:3], OTHER[:3], id='three joints'), pytest.param(POSE[:2], OTHER[:2], id='two joints'),
+    pytest.param(AXES, AXES * [1, 1, 0.5] @ TURN, id='equal singular values, first two'),
+    pytest.param(AXES, AXES * [1, 0.5, 0.5] @ TURN, id='equal singular values, last two'),
+    pytest.param(AXES, AXES * [1, 1, -0.5] @ TURN, id='equal singular values and mirrored'),
+    pytest.param(AXES, AXES * [1, 0.5, -0.499] @ TURN, id='nearly equal singular values and mirrored'),
+    pytest.param(1e-6 * POSE, OTHER, id='tiny'), pytest.param(1e6 * POSE, OTHER, id='huge'),
+    pytest.param(1e-6 * POSE, 1e-6 * OTHER, id='both tiny'), pytest.param(1e6 * POSE, 1e6 * OTHER, id='both huge'),
+])
+def test_p_mpjpe_against_a_singular_value_decomposition(predicted, target):
+    expected = naive.p_mpjpe(predicted, target)
+    size = naive.mpjpe(target - target.mean(0), np.zeros_like(target))
+    error = metrics.p_mpjpe(torch.from_numpy(predicted), torch.from_numpy(target))
+    assert error.item() == pytest.approx(expected, rel=0, abs=1e-11 * size)
+    # the first and the last of more matrices than are done at once, in other company
+    others = np.random.default_rng(1).normal(size=(5000, *target.shape))
+    many = [torch.from_numpy(np.concatenate([x[None], others, x[None]])) for x in (predicted, target)]
+    assert (metrics.p_mpjpe(*many)[[0, -1]] - error).abs().max() <= 1e-11 * size
+
+
+def test_p_mpjpe_of_many_poses():
+    """Each pose by itself, a tenth of them reflections: the mean of all would hide one that did not converge."""
+    random = np.random.default_rng(2)
+    target = random.normal(size=(2000, 17, 3))
+    predicted = target + random.uniform(0, 3, size=(2000, 1, 1)) * random.normal(size=(2000, 17, 3))
+    predicted[::10] *= MIRROR
+    error = metrics.p_mpjpe(torch.from_numpy(predicted), torch.from_numpy(target))
+    np.testing.assert_allclose(error, [naive.p_mpjpe(p, y) for p, y in zip(predicted, target, strict=True)], rtol=1e-10)
+
+
+@pytest.mark.parametrize('scale', [1e-6, 1, 1000, 1e6])
+def test_p_mpjpe_of_a_pose_and_itself_is_rounding(poses, scale):
+    _, target = poses
+    target = scale * target.double()
+    for predicted in (target, 1e-3 * (target @ rotation().T + scale)):
+        assert metrics.p_mpjpe(predicted, target).max() < 1e-13 * scale
+
+
+def test_p_mpjpe_where_a_joint_is_all_there_is():
+    """A prediction whose joints coincide stays a point: its error is the target's own size."""
+    target = torch.from_numpy(POSE)
+    size = (target - target.mean(dim=0)).norm(dim=-1).mean().item()
+    for point in (0.0, 0.1):
+        assert metrics.p_mpjpe(torch.full_like(target, point), target).item() == pytest.approx(size, rel=1e-12)
+        assert metrics.p_mpjpe(target, torch.full_like(target, point)).item() < 1e-15
+    assert metrics.p_mpjpe(target[:1], target[1:2]).item() == 0
+
+
+def test_p_mpjpe_of_any_leading_axes(poses):
+    predicted, target = poses
+    error = metrics.p_mpjpe(predicted, target)
+    assert error.dtype == torch.float64
+    assert torch.equal(predicted, poses[0]) and torch.equal(target, poses[1])
+    for get in (lambda x: x[0, 0], lambda x: x[0], lambda x: x[None], lambda x: x[:, :0], lambda x: x[:0]):
+        with torch.inference_mode():
+            ours = metrics.p_mpjpe(get(predicted), get(target))
+        assert ours.shape == get(error).shape
+        torch.testing.assert_close(ours, get(error), rtol=1e-12, atol=0)
+
+
+def test_p_mpjpe_leaves_what_it_is_given_alone(poses):
+    given = [x.double() for x in poses]
+    kept = [x.clone() for x in given]
+    metrics.p_mpjpe(*given)
+    assert all(torch.equal(*pair) for pair in zip(given, kept, strict=True))
+
+
+@pytest.mark.parametrize('bad', [math.nan, math.inf])
+def test_p_mpjpe_of_a_bad_pose_spoils_no_other(poses, bad):
+    predicted, target = (x.flatten(0, 1).clone() for x in poses)
+    error = metrics.p_mpjpe(predicted, target)
+    predicted[3, 5, 1] = target[7, 0, 0] = bad
+    ours = metrics.p_mpjpe(predicted, target)
+    assert ours.isnan().nonzero().flatten().tolist() == [3, 7]
+    ours[[3, 7]] = error[[3, 7]]
+    torch.testing.assert_close(ours, error, rtol=1e-12, atol=0)
+
+
 def test_scale_leaves_n_mpjpe_alone(poses):
     predicted, target = poses
     torch.testing.assert_close(metrics.n_mpjpe(2.5 * predicted, target), metrics.n_mpjpe(predicted, target))

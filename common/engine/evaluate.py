@@ -25,7 +25,7 @@ PROTOCOLS = ('paper', 'exact')
 METRICS = ('mpjpe', 'p_mpjpe', 'n_mpjpe', 'mpjve')
 # Frames in one forward pass, mirrored ones not counted: enough to fill the device, little enough to fit.
 FRAMES_PER_BATCH = {'cpu': 1024, 'cuda': 4096}
-FRAMES_PER_SVD = 1 << 16
+FRAMES_AT_ONCE = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -181,7 +181,7 @@ def tally(predicted: torch.Tensor, store: SequenceStore, windows: TestWindows,
 
 def _frame_errors(predicted, poses, rows, metric) -> torch.Tensor:
     """(N,) float64 errors of predictions (N, J, 3) against the store's poses at rows (N,), a piece at a time."""
-    pieces = zip(predicted.split(FRAMES_PER_SVD), rows.split(FRAMES_PER_SVD), strict=True)
+    pieces = zip(predicted.split(FRAMES_AT_ONCE), rows.split(FRAMES_AT_ONCE), strict=True)
     return torch.cat([metric(p, poses[r]).double() for p, r in pieces])
 
 
@@ -194,7 +194,7 @@ def _velocity_sums(predicted, poses, rows, owner, count, exact: bool) -> torch.T
     if len(rows) < 2:
         return sums
     same = owner[1:] == owner[:-1]
-    pieces = zip(range(0, len(rows) - 1, FRAMES_PER_SVD), same.split(FRAMES_PER_SVD), strict=True)
+    pieces = zip(range(0, len(rows) - 1, FRAMES_AT_ONCE), same.split(FRAMES_AT_ONCE), strict=True)
     for begin, inside in pieces:
         piece = slice(begin, begin + len(inside) + 1)
         error = metrics.mpjve(predicted[piece], poses[rows[piece]]).double()[inside]
