@@ -31,15 +31,21 @@ def check(precision: str | None, device: torch.device) -> None:
     """FlagError for a precision that a device does not have."""
     if precision == 'tf32' and device.type != 'cuda':
         raise FlagError('--precision tf32 is a mode of CUDA devices: on a CPU say fp32 or bf16')
-    if precision == 'bf16' and device.type == 'cuda' and not torch.cuda.is_bf16_supported(including_emulation=False):
+    if precision == 'bf16' and device.type == 'cuda' and not has_bf16_units(device):
         raise FlagError(f'--precision bf16: {torch.cuda.get_device_name()} has no units for it; say tf32 or fp32')
+
+
+def has_bf16_units(device: torch.device) -> bool:
+    """Whether bf16 is worth its while on a device: tensor cores for it, or AMX or AVX-512 BF16 in a CPU."""
+    if device.type == 'cuda':
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
 
 
 def describe(precision: str, settings: dict, device: torch.device) -> str:
     """How a model computes, in words; `settings` are those of a run, or the flags of an evaluation."""
     words = [precision]
-    if precision == 'bf16' and device.type == 'cpu' and not (
-            torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()):
+    if precision == 'bf16' and not has_bf16_units(device):
         words = ['bf16 (slower than fp32 here: this CPU has neither AMX nor AVX-512 BF16)']
     words += ['compiled'] * bool(settings['compile'])
     words += ['blocks computed again on the way back'] * bool(settings['activation_checkpointing'])
