@@ -9,7 +9,8 @@ if __name__ == '__main__':
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from common import arguments
-from common.distributed import World
+from common.distributed import ALONE, World, make_batch_norms_global
+from common.engine import computing
 from common.engine.settings import fill
 from common.engine.train import Progression, Trainer
 from common.engine.update import Recipe, StepLoss, make_optimizer
@@ -18,7 +19,7 @@ from common.sampler import SequenceStore, WindowSampler
 from common.skeleton import Skeleton
 
 
-def make_trainer(flags: list[str], store: SequenceStore, skeleton: Skeleton) -> Trainer:
+def make_trainer(flags: list[str], store: SequenceStore, skeleton: Skeleton, world: World = ALONE) -> Trainer:
     """A trainer on the windows of a store, keypoints and joints of one layout, by the flags of run_ktpformer.py."""
     args = arguments.parse(flags)
     settings = fill(args, args.model or 'ktpformer')
@@ -27,6 +28,9 @@ def make_trainer(flags: list[str], store: SequenceStore, skeleton: Skeleton) -> 
     rates = {name: settings[name] for name in ('drop_path', 'dropout') if name in settings}
     torch.manual_seed(recipe.seed)
     model = build_model(settings['model'], config, skeleton, skeleton, **rates).to(store.device).train()
-    sampler = WindowSampler(store, model.frames, flip=True, seed=recipe.seed)
+    if world.size > 1:
+        make_batch_norms_global(model)
+    computing.set_up(model, settings, store.device)
+    sampler = WindowSampler(store, model.frames, flip=settings['augment'], seed=recipe.seed)
     return Trainer(model, make_optimizer(model, recipe), sampler, StepLoss(recipe, skeleton, store.device), recipe,
-                   Progression(), World())
+                   Progression(), world)

@@ -1,0 +1,189 @@
+"""One side of a comparison of speed, a process of its own: benchmarks/speed.py starts several and lets them take turns.
+
+    python benchmarks/contestant.py reference|ours [FLAGS OF run_ktpformer.py] [--windows N]
+
+Reads a line of work from standard input, `step`, `evaluation` or `parts`, does it once and answers with a line of JSON:
+seconds, and the peak of memory since the start, in GB, without what the process held before there was a model. Under
+torchrun the processes share the work and the first one answers. Letters: B windows, F frames, J joints.
+"""
+
+import argparse
+import json
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+if __name__ == '__main__':
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmarks import reference
+from benchmarks.trainer import make_trainer
+from common import distributed, graph
+from common.augment import mirror
+from common.datasets import Sequence
+from common.engine.computing import computing_in, evaluation_precision
+from common.engine.evaluate import TestWindows, predict
+from common.engine.prepare import choose_device
+from common.engine.update import FiniteCheck
+from common.losses import pose_loss
+from common.runlog import Progress
+from common.sampler import SequenceStore
+from common.skeleton import H36M
+
+
+def main() -> None:
+    """Make the contestant, say so, and do what standard input asks for until it ends."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('side', choices=('reference', 'ours'))
+    parser.add_argument('-f', '--frames', type=int, default=243, help='of a window')
+    parser.add_argument('--windows', type=int, default=1, help='of a step')
+    args, flags = parser.parse_known_args()
+    device = choose_device('auto')
+    before = memory(device)
+    flags += ['-f', str(args.frames), '-b', str(args.windows), '-s', '1']
+    with distributed.join(device.type) as world:
+        trainer = make_trainer(flags, random_store(args.windows * args.frames, device), H36M, world)
+        works = (Reference if args.side == 'reference' else Ours)(trainer).works()
+        del trainer  # the reference does without it, and its memory
+        answer(world, {'ready': True})
+        while line := world.told(sys.stdin.readline() if world.first else None).strip():
+            begun = time.perf_counter()
+            said = works[line]() or {}
+            if device.type == 'cuda':
+                torch.cuda.synchronize()
+            answer(world, {'seconds': time.perf_counter() - begun, 'gigabytes': memory(device) - before, **said})
+
+
+def answer(world: distributed.World, said: dict) -> None:
+    """A line for the process that asked."""
+    if world.first:
+        print(json.dumps(said), flush=True)
+
+
+def memory(device: torch.device) -> float:
+    """The peak so far, GB."""
+    if device.type == 'cuda':
+        return torch.cuda.max_memory_allocated() / 1e9
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+
+
+def random_store(frames: int, device: torch.device) -> SequenceStore:
+    """One sequence of twice the frames of a step."""
+    random = np.random.default_rng(0)
+    take = Sequence('S1', 'Walking', 0, *(random.normal(size=(2 * frames, 17, n)).astype(np.float32) for n in (2, 3)))
+    return SequenceStore([take], H36M, H36M, device)
+
+
+class Ours:
+    """The program's own training step and evaluation."""
+
+    def __init__(self, trainer):
+        self.trainer, self.store = trainer, trainer.sampler.store
+        self.check = FiniteCheck(trainer.optimizer, self.store.device)
+        self.draw = 0
+
+    def works(self) -> dict[str, Callable]:
+        """What it can be asked for."""
+        return {'step': self.step, 'evaluation': self.evaluation, 'parts': self.parts}
+
+    def step(self) -> None:
+        """One step as in an epoch: gather, forward, backward, finite check, update."""
+        trainer = self.trainer
+        with computing_in(trainer.model, trainer.precision):
+            self.draw += 1
+            batch = next(trainer.sampler.epoch(self.draw, trainer.recipe.windows, trainer.world.share))
+            loss = trainer.gradient(batch, 1)
+            self.check.look(loss, [p.grad for p in trainer.model.parameters()], 0)
+            trainer.optimizer.step()
+
+    def evaluation(self) -> None:
+        """Predict all windows, mirrored and not."""
+        windows = TestWindows.of(self.store, self.trainer.sampler.frames)
+        precision = evaluation_precision(self.trainer.recipe.precision, self.store.device)
+        with computing_in(self.trainer.model, precision):
+            predict(self.trainer.model, self.store, windows)
+
+    def parts(self) -> dict[str, float]:
+        """Median seconds of what a step does beside the model: gather and flip, loss, finite check, log."""
+        trainer, recipe = self.trainer, self.trainer.recipe
+        batch = next(trainer.sampler.epoch(0, recipe.windows))
+        predicted = torch.randn_like(batch.poses, requires_grad=True)
+        for p in trainer.model.parameters():
+            p.grad = torch.zeros_like(p)
+        gradients = [p.grad for p in trainer.model.parameters()]
+        bar = Progress('', 1, True)
+
+        def log():
+            bar.step(1, predicted)
+            self.check.failed_step()  # every step, where a run asks every fiftieth
+        works = {'gather_and_flip': lambda: next(trainer.sampler.epoch(0, recipe.windows)),
+                 'loss': lambda: trainer.loss(lambda _: predicted, batch).backward(),
+                 'finite_check': lambda: self.check.look(torch.zeros((), device=self.store.device), gradients, 0),
+                 'log': log}
+        return {'parts': {name: median(work, self.store.device) for name, work in works.items()}}
+
+
+class Reference:
+    """The yardstick with the same weights, batch, loss and recipe, as the field trains and evaluates it."""
+
+    def __init__(self, trainer):
+        model, self.store, self.frames = trainer.model, trainer.sampler.store, trainer.sampler.frames
+        self.windows = trainer.recipe.windows
+        self.model = reference.KTPFormer(torch.from_numpy(graph.adjacency(len(H36M), H36M.edges)),
+                                         torch.from_numpy(graph.chain(self.frames)), model.head[1].in_features,
+                                         len(model.STEblocks)).to(self.store.device).train()
+        self.model.load_state_dict(model.state_dict())
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=8e-5, weight_decay=0.1)
+        self.weights = torch.tensor(H36M.loss_weights, device=self.store.device)
+
+    def works(self) -> dict[str, Callable]:
+        """What it can be asked for."""
+        return {'step': self.step, 'evaluation': self.evaluation}
+
+    def batch(self, number: int) -> tuple[Tensor, Tensor]:
+        """Some windows (B, F, J, 2) and their poses (B, F, J, 3), one after the other in the only sequence."""
+        frames = self.windows * self.frames
+        piece = slice(number * frames, (number + 1) * frames)
+        return tuple(x[piece].unflatten(0, (-1, self.frames)) for x in (self.store.keypoints, self.store.poses))
+
+    def step(self) -> None:
+        """One step, the loss read after it."""
+        keypoints, poses = self.batch(0)
+        self.optimizer.zero_grad()
+        loss = pose_loss(self.model(keypoints), poses, self.weights)['total']
+        loss.backward(loss.detach())
+        self.optimizer.step()
+        loss.item()
+
+    @torch.no_grad()
+    def evaluation(self) -> None:
+        """Predict all windows, then all of them mirrored."""
+        self.model.eval()
+        for number in range(2):
+            keypoints, _ = self.batch(number)
+            mirrored = self.model(mirror(keypoints, self.store.keypoint_mirror))
+            _ = (self.model(keypoints) + mirror(mirrored, self.store.joint_mirror)) / 2
+        self.model.train()
+
+
+def median(work: Callable, device: torch.device, rounds: int = 20) -> float:
+    """Median seconds of the work, the device's part included, the first time left out."""
+    seconds = []
+    for _ in range(rounds + 1):
+        begun = time.perf_counter()
+        work()
+        if device.type == 'cuda':
+            torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - begun)
+    return statistics.median(seconds[1:])
+
+
+if __name__ == '__main__':
+    main()
