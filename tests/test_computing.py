@@ -14,7 +14,7 @@ from common.engine import computing
 from common.engine.evaluate import TestWindows, predictions
 from common.engine.signals import StopRequest
 from common.models import build_model
-from common.models.layers import SHORT, Block, DropPath, PoseModel, attend
+from common.models.layers import NARROW, SHORT, Block, DropPath, PoseModel, attend
 from common.sampler import SequenceStore
 from common.skeleton import H36M, HUMANEVA15
 
@@ -83,10 +83,19 @@ def test_defaults_follow_the_device():
 
 
 @pytest.mark.parametrize('length', [1, 17, SHORT, SHORT + 1])
-def test_both_ways_of_attention_in_bf16(length):
-    q, k, v = torch.randn(3, 2, 4, length, 8, dtype=torch.bfloat16)
-    expected = torch.softmax(q.double() @ k.double().mT / 8 ** 0.5, -1) @ v.double()
-    assert relative(attend(q, k, v), expected) < 0.02
+@pytest.mark.parametrize('width', [10, NARROW, NARROW + 8])
+@pytest.mark.parametrize('dtype, tolerance', [(torch.float32, 1e-6), (torch.bfloat16, 0.02)], ids=str)
+def test_every_way_of_attention(length, width, dtype, tolerance):
+    """On both sides of where the fused kernel takes over; gradients too."""
+    qkv = torch.randn(3, 2, 4, length, width, dtype=dtype, requires_grad=True)
+    exact = qkv.detach().double().requires_grad_()
+    q, k, v = exact
+    expected = torch.softmax(q @ k.mT / width ** 0.5, -1) @ v
+    got = attend(*qkv)
+    assert relative(got, expected) < tolerance
+    slope = torch.randn_like(expected)
+    assert relative(torch.autograd.grad(got, qkv, slope.to(dtype))[0],
+                    torch.autograd.grad(expected, exact, slope)[0]) < 2 * tolerance
 
 
 def test_attention_over_more_sequences_than_a_grid_holds(monkeypatch):

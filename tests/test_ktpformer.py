@@ -11,7 +11,7 @@ from conftest import resize_keys
 
 from common import graph
 from common.losses import gradient_factor, pose_loss
-from common.models import build_model
+from common.models import build_model, layers
 from common.models.ktpformer import config_of
 from common.models.layers import FRAMES, JOINTS, Attention, DropPath
 from common.skeleton import COCO, H36M, HUMANEVA15, MPI_INF_3DHP, MPII
@@ -209,9 +209,8 @@ def test_equal_layouts_have_no_map():
 @pytest.mark.parametrize('over', [JOINTS, FRAMES])
 def test_attention_moves_no_token(monkeypatch, over):
     """Queries, keys and values reach the product as views of their projections."""
-    seen, original = [], torch.nn.functional.scaled_dot_product_attention
-    monkeypatch.setattr(torch.nn.functional, 'scaled_dot_product_attention',
-                        lambda *qkv: (seen.extend(qkv), original(*qkv))[1])
+    seen, original = [], layers.attend
+    monkeypatch.setattr(layers, 'attend', lambda *qkv: (seen.extend(qkv), original(*qkv))[1])
     Attention(16, 4, over)(torch.randn(2, 5, 7, 16))
     assert len(seen) == 3
     assert all(part._base is not None for part in seen)

@@ -17,7 +17,9 @@ from torch.utils.checkpoint import checkpoint
 JOINTS, FRAMES = 'joints', 'frames'
 # How a head's tokens are seen when attention runs over an axis. Both are views: no token moves.
 AS_HEADS = {JOINTS: 'b f j (h d) -> (b f) h j d', FRAMES: 'b f j (h d) -> b (j h) f d'}
-SHORT = 32  # tokens in a row up to which a CPU in bf16 does better without a fused kernel
+# On a CPU plain products beat the fused kernel where rows of tokens are short and heads narrow, and in bf16, by
+# measurement (benchmarks/RESULTS.md).
+SHORT, NARROW = 32, 32
 GRID_LIMIT = 65535  # of CUDA's fused kernels along the axis of sequences
 
 
@@ -58,8 +60,9 @@ class LayerNorm(nn.LayerNorm):
 
 def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
     """softmax(q kᵀ / √d) v for sequences of L tokens, (N, H, L, d) three times -> (N, H, L, d)."""
-    if q.device.type == 'cpu' and q.dtype is torch.bfloat16 and q.shape[-2] <= SHORT:
-        return (q * q.shape[-1] ** -0.5 @ k.mT).softmax(-1) @ v
+    length, width = q.shape[-2:]
+    if q.device.type == 'cpu' and length <= SHORT and (width <= NARROW or q.dtype is torch.bfloat16):
+        return (q * width ** -0.5 @ k.mT).softmax(-1) @ v
     if len(q) > GRID_LIMIT:
         pieces = zip(*(part.split(GRID_LIMIT) for part in (q, k, v)), strict=True)
         return torch.cat([F.scaled_dot_product_attention(*piece) for piece in pieces])
