@@ -1,10 +1,14 @@
 """The yardstick of the benchmarks computes what the program computes: outputs and gradients, equal weights."""
 
+import json
+import subprocess
+import sys
+
 import pytest
 import torch
 from test_ktpformer import relative
 
-from benchmarks import reference
+from benchmarks import reference, speed
 from common import graph
 from common.models import build_model
 from common.skeleton import H36M
@@ -44,3 +48,24 @@ def test_the_yardstick_computes_the_same(name, train):
     for key, p in ours.named_parameters():
         if not key.endswith('gconv.bias'):  # zero in front of a batch norm, but for rounding
             assert relative(p.grad, gradients[key]) < 1e-3, key
+
+
+def test_arithmetic_is_counted_as_published():
+    assert speed.multiplications(243, 512, 7) / 1e9 == pytest.approx(153.9, abs=0.05)
+
+
+@pytest.mark.slow
+def test_speed_is_measured_in_turns(tmp_path):
+    """Two rounds of a small model: a row for each contestant and work, and a picture."""
+    done = subprocess.run(
+        [sys.executable, speed.__file__, '--parts', 'step', 'evaluation', 'beside', 'p_mpjpe', '--frames', '9',
+         '--windows', '2', '--channels', '128', '--depth', '2', '--contestants', 'fp32', 'bf16+checkpointing', '2xfp32',
+         '--rounds', '2', '--plots', str(tmp_path)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    results = json.loads(done.stdout[done.stdout.index('\n{') + 1:])
+    assert [(row['work'], row['contestant']) for row in results['rows']] == [
+        (work, name) for work in ('step', 'evaluation')
+        for name in ('reference', 'fp32', 'bf16+checkpointing', '2xfp32')]
+    assert all(len(row['ratios']) == 2 and row['seconds'] > 0 for row in results['rows'])
+    assert set(results['beside'][0]['parts']) == {'gather_and_flip', 'loss', 'finite_check', 'log'}
+    assert (tmp_path / 'cost.png').stat().st_size > 10_000
