@@ -9,7 +9,6 @@ torchrun the processes share the work and the first one answers. Letters: B wind
 
 import argparse
 import json
-import resource
 import statistics
 import sys
 import time
@@ -21,14 +20,13 @@ if __name__ == '__main__':
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from benchmarks import reference
 from benchmarks.trainer import make_trainer
 from common import distributed, graph
 from common.augment import mirror
 from common.datasets import Sequence
-from common.engine.computing import computing_in, evaluation_precision
+from common.engine.computing import computing_in
 from common.engine.evaluate import TestWindows, predict
 from common.engine.prepare import choose_device
 from common.engine.update import FiniteCheck
@@ -71,7 +69,8 @@ def memory(device: torch.device) -> float:
     """The peak so far, GB."""
     if device.type == 'cuda':
         return torch.cuda.max_memory_allocated() / 1e9
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+    status = Path('/proc/self/status').read_text()  # ru_maxrss would begin with the peak of the process that started it
+    return 1024 * int(status.split('VmHWM:')[1].split()[0]) / 1e9
 
 
 def random_store(frames: int, device: torch.device) -> SequenceStore:
@@ -87,7 +86,7 @@ class Ours:
     def __init__(self, trainer):
         self.trainer, self.store = trainer, trainer.sampler.store
         self.check = FiniteCheck(trainer.optimizer, self.store.device)
-        self.draw = 0
+        self.draw, self.batches = 0, iter(())
 
     def works(self) -> dict[str, Callable]:
         """What it can be asked for."""
@@ -96,18 +95,19 @@ class Ours:
     def step(self) -> None:
         """One step as in an epoch: gather, forward, backward, finite check, update."""
         trainer = self.trainer
-        with computing_in(trainer.model, trainer.precision):
+        batch = next(self.batches, None)
+        if batch is None:
             self.draw += 1
-            batch = next(trainer.sampler.epoch(self.draw, trainer.recipe.windows, trainer.world.share))
-            loss = trainer.gradient(batch, 1)
-            self.check.look(loss, [p.grad for p in trainer.model.parameters()], 0)
-            trainer.optimizer.step()
+            self.batches = trainer.sampler.epoch(self.draw, trainer.recipe.windows, trainer.world.share)
+            batch = next(self.batches)
+        loss = trainer.gradient(batch, 1)
+        self.check.look(loss, [p.grad for p in trainer.model.parameters()], 0)
+        trainer.optimizer.step()
 
     def evaluation(self) -> None:
         """Predict all windows, mirrored and not."""
         windows = TestWindows.of(self.store, self.trainer.sampler.frames)
-        precision = evaluation_precision(self.trainer.recipe.precision, self.store.device)
-        with computing_in(self.trainer.model, precision):
+        with computing_in(self.trainer.model, self.trainer.judged_in):
             predict(self.trainer.model, self.store, windows)
 
     def parts(self) -> dict[str, float]:
@@ -147,15 +147,10 @@ class Reference:
         """What it can be asked for."""
         return {'step': self.step, 'evaluation': self.evaluation}
 
-    def batch(self, number: int) -> tuple[Tensor, Tensor]:
-        """Some windows (B, F, J, 2) and their poses (B, F, J, 3), one after the other in the only sequence."""
-        frames = self.windows * self.frames
-        piece = slice(number * frames, (number + 1) * frames)
-        return tuple(x[piece].unflatten(0, (-1, self.frames)) for x in (self.store.keypoints, self.store.poses))
-
     def step(self) -> None:
         """One step, the loss read after it."""
-        keypoints, poses = self.batch(0)
+        piece = slice(self.windows * self.frames)
+        keypoints, poses = (x[piece].unflatten(0, (-1, self.frames)) for x in (self.store.keypoints, self.store.poses))
         self.optimizer.zero_grad()
         loss = pose_loss(self.model(keypoints), poses, self.weights)['total']
         loss.backward(loss.detach())
@@ -166,10 +161,9 @@ class Reference:
     def evaluation(self) -> None:
         """Predict all windows, then all of them mirrored."""
         self.model.eval()
-        for number in range(2):
-            keypoints, _ = self.batch(number)
-            mirrored = self.model(mirror(keypoints, self.store.keypoint_mirror))
-            _ = (self.model(keypoints) + mirror(mirrored, self.store.joint_mirror)) / 2
+        keypoints = self.store.keypoints.unflatten(0, (-1, self.frames))
+        mirrored = self.model(mirror(keypoints, self.store.keypoint_mirror))
+        _ = (self.model(keypoints) + mirror(mirrored, self.store.joint_mirror)) / 2
         self.model.train()
 
 

@@ -52,6 +52,8 @@ def main() -> None:
     parser.add_argument('--folder', type=Path, help='for checkpoints and figures; what it holds is not made again')
     parser.add_argument('flags', nargs='+', help='of run_ktpformer.py, behind --')
     args = parser.parse_args()
+    if args.seeds < 2:
+        parser.error('--seeds: a spread needs two at least')
     device = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
     with contextlib.ExitStack() as stack:
         if not has_bf16_units(device):
@@ -89,7 +91,7 @@ def program(*flags) -> None:
 def show(runs: dict[tuple[int, str], dict[str, float]], args: argparse.Namespace) -> None:
     """Print the table and the JSON."""
     summary = {}
-    print('trained in  evaluated in fp32 by seed, mean ± std; change by evaluating in another precision')
+    print(f'trained in  evaluated in {args.precisions[0]} by seed, mean ± std; change by evaluating in another one')
     for trained in args.precisions:
         own = [figures for (_, precision), figures in runs.items() if precision == trained]
         base = [figures[args.precisions[0]] for figures in own]

@@ -124,7 +124,7 @@ def large_product(device: torch.device, precision: str) -> float:
 def beside(frames: int, windows: int, args) -> dict:
     """The share of a step that is neither model nor optimizer."""
     contestant = Contestant(args.contestants[-1], frames, windows, ['-cs', str(args.channels), '-dep', str(args.depth)])
-    step = statistics.median(contestant.do('step')['seconds'] for _ in range(args.rounds + 1))
+    step = statistics.median([contestant.do('step')['seconds'] for _ in range(args.rounds + 1)][1:])
     parts = contestant.do('parts')['parts']
     contestant.end()
     share = sum(parts.values()) / step

@@ -30,7 +30,8 @@ def evaluation_precision(asked: str | None, device: torch.device) -> str:
 def check(precision: str | None, device: torch.device) -> None:
     """FlagError for a precision that a device does not have."""
     if precision == 'tf32' and device.type != 'cuda':
-        raise FlagError('--precision tf32 is a mode of CUDA devices: on a CPU say fp32 or bf16')
+        raise FlagError('--precision tf32, asked for here or by the run that is resumed, is a mode of CUDA devices: on '
+                        'a CPU say --precision fp32 or bf16')
     if precision == 'bf16' and device.type == 'cuda' and not has_bf16_units(device):
         raise FlagError(f'--precision bf16: {torch.cuda.get_device_name()} has no units for it; say tf32 or fp32')
 
@@ -42,13 +43,12 @@ def has_bf16_units(device: torch.device) -> bool:
     return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
 
 
-def describe(precision: str, settings: dict, device: torch.device) -> str:
-    """How a model computes, in words; `settings` are those of a run, or the flags of an evaluation."""
+def describe(precision: str, device: torch.device, compiled: bool, recomputed: bool = False) -> str:
+    """How a model computes, in words."""
     words = [precision]
     if precision == 'bf16' and not has_bf16_units(device):
         words = ['bf16 (slower than fp32 here: this CPU has neither AMX nor AVX-512 BF16)']
-    words += ['compiled'] * bool(settings['compile'])
-    words += ['blocks computed again on the way back'] * bool(settings['activation_checkpointing'])
+    words += ['compiled'] * compiled + ['blocks computed again on the way back'] * recomputed
     return ', '.join(words)
 
 
@@ -104,7 +104,11 @@ def compile_model(model: torch.nn.Module, device: torch.device) -> None:
     try:
         torch.compile(torch.square, dynamic=False)(torch.ones(2, device=device))
     except Exception as error:  # each backend raises what it likes
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        said = [line for line in str(error).splitlines() if line.strip() and not line.endswith('raised:')]
+        reason = said[0].strip() if said else type(error).__name__
         raise FlagError(f'--compile needs a C++ compiler, or Triton for CUDA, which do not work here ({reason}): leave '
-                        f'it out') from None
+                        f'it out, or say --no-compile where a resumed run had it') from None
+    # Shapes of training, its last step, validation and the closing table, times the parts that a model falls into.
+    config = torch._dynamo.config
+    setattr(config, 'recompile_limit' if hasattr(config, 'recompile_limit') else 'cache_size_limit', 64)  # as of 2.6
     model.compile(dynamic=False)

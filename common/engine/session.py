@@ -79,7 +79,7 @@ def _evaluate(session: Session) -> None:
     precision = computing.set_up_evaluation(model, args, session.device)
     session.say(f'{saved.path}: {_describe_model(name, model)}, epoch {saved.epoch}' +
                 (', a public file' if saved.public else f', trained on {saved.dataset}, keypoints {saved.keypoints}') +
-                f'; computing in {computing.describe(precision, vars(args), session.device)}')
+                f'; computing in {computing.describe(precision, session.device, bool(args.compile))}')
     if args.render:
         rendering.render(session, model, saved, dataset, settings)
         return
@@ -126,7 +126,8 @@ def _train(session: Session) -> None:
     log, run_folder = _open_log(session, folder, resumed, at, {
         'settings': settings, 'model': settings['model'], 'config': config, 'mean_pose_mpjpe': split.baseline,
         'parameters': sum(p.numel() for p in model.parameters())}, _describe_model(settings['model'], model))
-    say(f'computing in {computing.describe(trainer.precision, settings, device)}')
+    how = computing.describe(trainer.precision, device, settings['compile'], settings['activation_checkpointing'])
+    say(f'computing in {how}')
     say(f'training: {describe_store(split.train)}, {len(sampler):,} windows an epoch, {recipe.windows} a step')
     if split.test is not None:
         say(f'test: {describe_store(split.test)}; predicting the mean training pose gives {split.baseline:.1f} mm '

@@ -67,6 +67,7 @@ class Trainer:
         self.recipe, self.at, self.world = recipe, at, world
         self.device = sampler.store.device
         self.precision = training_precision(recipe.precision, self.device)
+        self.judged_in = evaluation_precision(recipe.precision, self.device)
         self.average = MovingAverage(model, recipe.ema) if recipe.ema else None
         self._drop_generator = torch.Generator(self.device)
         self._drop_paths = [module for module in model.modules() if isinstance(module, DropPath) and module.rate]
@@ -80,8 +81,9 @@ class Trainer:
         # Another stream for each rank; 0 would be the stream of all, since missing numbers count as zeros.
         torch.manual_seed(step_seed(self.recipe.seed, epoch, batch.step, 1 + self.world.rank))
         self.optimizer.zero_grad(set_to_none=True)
-        loss = self.loss(self.model, batch)
-        loss.backward()
+        with computing_in(self.model, self.precision):
+            loss = self.loss(self.model, batch)
+            loss.backward()
         self.world.sum_gradients(self.model)
         loss = self.world.sum(loss.detach())
         factor = gradient_factor(loss, objective or self.recipe.objective)
@@ -95,10 +97,6 @@ class Trainer:
 
         Raises DivergedError when a loss or gradient was not finite, and Stopped, having saved, when a signal asked.
         """
-        with computing_in(self.model, self.precision):
-            return self._epoch(epoch, save, stop)
-
-    def _epoch(self, epoch: int, save: Callable[[], None], stop: StopRequest) -> tuple[float, float]:
         recipe, at = self.recipe, self.at
         self.model.train()
         steps = self.sampler.steps(recipe.windows)
@@ -204,8 +202,7 @@ def fit(trainer: Trainer, judges: Judges, log: RunLog | None, folder: Path, abou
         loss, rate = trainer.epoch(epoch, save, stop)
         trained = (at.step - first_step) * recipe.windows * trainer.sampler.frames / (time.perf_counter() - begun)
         figures = {'valid_mpjpe': None, 'valid_mpjve': None}
-        precision = evaluation_precision(recipe.precision, trainer.device)
-        with trainer.evaluated_weights() as model, computing_in(model, precision):
+        with trainer.evaluated_weights() as model, computing_in(model, trainer.judged_in):
             for name, store in vars(judges).items():
                 if store is not None:
                     figures |= _judge(model, store, windows[name], recipe.root, world, name)

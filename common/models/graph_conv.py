@@ -49,7 +49,8 @@ class ModulatedGraphConv(nn.Module):
             own = torch.einsum('mn,mo,co->mcno', torch.diag(diagonal), self.M, weight_own)
             whole = own + torch.einsum('mn,mo,co->mcno', off_diagonal, self.M, weight_others)  # G is symmetric
             values = x.transpose(1, 2).flatten(2)  # (B, K, N*C_in)
-            out = F.linear(values, whole.flatten(2).flatten(0, 1).T, self.bias.repeat(len(graph)))
+            weight, bias = whole.flatten(2).flatten(0, 1).T, self.bias.repeat(len(graph))
+            out = F.linear(values, weight.to(x.dtype), bias.to(x.dtype))
             return out.unflatten(2, (len(graph), -1)).transpose(1, 2)
         weight_own, weight_others, off_diagonal, own_scale, modulation, bias = (part.to(x.dtype) for part in (
             weight_own, weight_others, off_diagonal, diagonal[:, None] * self.M, self.M, self.bias))

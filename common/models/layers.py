@@ -60,6 +60,8 @@ class LayerNorm(nn.LayerNorm):
 
 def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
     """softmax(q kᵀ / √d) v for sequences of L tokens, (N, H, L, d) three times -> (N, H, L, d)."""
+    if not len(q):
+        return v  # a process without windows; not every fused kernel takes none
     length, width = q.shape[-2:]
     if q.device.type == 'cpu' and length <= SHORT and (width <= NARROW or q.dtype is torch.bfloat16):
         return (q * width ** -0.5 @ k.mT).softmax(-1) @ v
@@ -122,7 +124,7 @@ def dropped(x: torch.Tensor, rate: float) -> torch.Tensor:
 
     Four draws of 16 bits come out of one number: on a CPU ten times faster than a Bernoulli draw for each.
     """
-    bits = torch.empty(-(-x.numel() // 4), dtype=torch.int64, device=x.device).random_(-2**63, None)
+    bits = torch.randint(-2**63, 2**63 - 1, (-(-x.numel() // 4),), dtype=torch.int64, device=x.device)
     return bits.view(torch.int16)[:x.numel()].view(x.shape) < round(rate * 2**16) - 2**15
 
 
@@ -130,7 +132,7 @@ def dropout(x: torch.Tensor, rate: float) -> torch.Tensor:
     """Each value of x set to 0 with probability `rate`, and scaled up where it stays."""
     if not rate or x.device.type != 'cpu':
         return F.dropout(x, rate)
-    return x * (~dropped(x, rate)).to(x.dtype).mul_(1 / (1 - rate))
+    return x * ~dropped(x, rate) * (1 / (1 - rate))
 
 
 class DropPath(nn.Module):
@@ -156,9 +158,9 @@ class DropPath(nn.Module):
         if not self.training or self.rate == 0:
             return x if beside is None else beside + x
         kept = torch.rand(self.shape(*x.shape[:3]), device=x.device) >= self.rate if self.kept is None else self.kept
-        # A whole number in any dtype; the scale, which is none, goes into the arithmetic.
+        # Exact in any dtype; the scale, which bfloat16 would round, is a number of Python's.
         kept, scale = kept.to(x.dtype), 1 / (1 - self.rate)
-        return x * (kept * scale) if beside is None else torch.addcmul(beside, x, kept, value=scale)
+        return x * kept * scale if beside is None else torch.addcmul(beside, x, kept, value=scale)
 
 
 def draw(paths: list[DropPath], windows: int, frames: int, joints: int, generator: torch.Generator,
