@@ -211,11 +211,11 @@ def draw(rows: list[dict], folder: Path) -> None:
     figure, (time_axes, memory_axes) = plt.subplots(1, 2, figsize=(10, 4), layout='constrained')
     steps = [row for row in rows if row['work'] == 'step']
     lengths = sorted({row['frames'] for row in steps})
-    for name in dict.fromkeys(row['contestant'] for row in steps):
+    for name, marker in zip(dict.fromkeys(row['contestant'] for row in steps), 'oD^svPX*', strict=False):
         for frames in lengths:
             line = [row for row in steps if (row['contestant'], row['frames']) == (name, frames)]
             across = [row['frames'] * row['windows'] for row in line]
-            style = {'marker': 'o', 'color': f'C{lengths.index(frames)}', 'label': f'{name}, F = {frames}',
+            style = {'marker': marker, 'color': f'C{lengths.index(frames)}', 'label': f'{name}, F = {frames}',
                      'linestyle': '--' if name == 'reference' else '-'}
             time_axes.plot(across, [1000 * row['seconds'] / row['frames'] / row['windows'] for row in line], **style)
             memory_axes.plot(across, [row['gigabytes'] for row in line], **style)

@@ -124,8 +124,11 @@ class FiniteCheck:
 
     def look(self, loss: torch.Tensor, gradients: list[torch.Tensor], step: int) -> None:
         """Take in the loss, a scalar, and the gradients."""
-        largest = torch.stack(torch._foreach_norm(gradients, math.inf)).max()  # the other norm's squares may overflow
-        failed = ~(torch.isfinite(loss) & torch.isfinite(largest))
+        if self._flag.device.type == 'cpu':
+            bounds = [bound for gradient in gradients for bound in torch.aminmax(gradient)]  # in a sixth of the time
+        else:
+            bounds = torch._foreach_norm(gradients, math.inf)  # the other norm's squares may overflow
+        failed = ~(torch.isfinite(loss) & torch.isfinite(torch.stack(bounds)).all())
         self._step.copy_(torch.where(failed & (self._flag == 0), step, self._step))
         self._flag.logical_or_(failed)
 
