@@ -8,8 +8,9 @@ Every run goes through the program; its last epoch is then evaluated in every pr
 MPJPE (paper protocol, mm) by seed and precision of training, mean and standard deviation over seeds, and by how much
 evaluating in another precision changes it. What the folder already holds is not made again.
 
-A CPU without units for bfloat16 takes eight times as long over its products. There they are made in float32 from the
-rounded factors and rounded in the end, which is what such units compute, but for the order of sums.
+A CPU without units for bfloat16 takes eight times as long over its products. There, those of training are made in
+float32 from the rounded factors and rounded in the end, as such units do but for the order of sums; those of
+evaluation, which inference mode hands over whole, are the CPU's own.
 """
 
 import argparse

@@ -17,8 +17,8 @@ from torch.utils.checkpoint import checkpoint
 JOINTS, FRAMES = 'joints', 'frames'
 # How a head's tokens are seen when attention runs over an axis. Both are views: no token moves.
 AS_HEADS = {JOINTS: 'b f j (h d) -> (b f) h j d', FRAMES: 'b f j (h d) -> b (j h) f d'}
-# On a CPU plain products beat the fused kernel where rows of tokens are short and heads narrow, and in bf16, by
-# measurement (benchmarks/RESULTS.md).
+# On a CPU plain products beat the fused kernel where rows of tokens are short and heads narrow, by measurement
+# (benchmarks/RESULTS.md). In bf16 they are taken for short rows whatever the heads: not measured.
 SHORT, NARROW = 32, 32
 GRID_LIMIT = 65535  # of CUDA's fused kernels along the axis of sequences
 
