@@ -14,7 +14,7 @@ from common.engine import computing
 from common.engine.evaluate import TestWindows, predictions
 from common.engine.signals import StopRequest
 from common.models import build_model
-from common.models.layers import NARROW, SHORT, Block, DropPath, attend
+from common.models.layers import NARROW, SHORT, Block, DropPath, Mlp, attend
 from common.sampler import SequenceStore
 from common.skeleton import H36M, HUMANEVA15
 
@@ -279,3 +279,21 @@ def _no_compiler(*args, **kwargs):
     raise RuntimeError('g++ was not found')
 
 
+def test_an_mlp_keeps_its_widest_tensor_once():
+    """Written plainly, autograd keeps both what goes into the GELU and what comes out."""
+    torch.manual_seed(0)
+    mlp = Mlp(6, 12).double()
+    x = torch.randn(5, 4, 3, 6, dtype=torch.float64, requires_grad=True)
+    slope = torch.randn_like(x)
+
+    def kept_and_slopes(forward):
+        kept = {}
+        with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.setdefault(t.data_ptr(), t), lambda t: t):
+            out = forward(x)
+        slopes = torch.autograd.grad(out, [x, *mlp.parameters()], slope)
+        return sum(t.numel() == 2 * x.numel() for t in kept.values()), [out, *slopes]
+
+    wide, got = kept_and_slopes(mlp)
+    plain_wide, expected = kept_and_slopes(lambda x: mlp.fc2(torch.nn.functional.gelu(mlp.fc1(x))))
+    assert (wide, plain_wide) == (1, 2)
+    assert all(relative(a, b) < 1e-12 for a, b in zip(got, expected, strict=True))

@@ -94,6 +94,25 @@ class Attention(nn.Module):
         return dropout(out, self.dropout if self.training else 0)
 
 
+class LinearOfGelu(torch.autograd.Function):
+    """linear(gelu(x)). Of the two widest tensors of a block it keeps one for the way back, x, where autograd keeps two,
+    and computes the other again: one more pass over memory."""
+
+    @staticmethod
+    def forward(ctx, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+        """x (..., C_in), weight (C_out, C_in), bias (C_out,) -> (..., C_out)."""
+        ctx.save_for_backward(x, weight)
+        return F.linear(F.gelu(x), weight, bias)
+
+    @staticmethod
+    def backward(ctx, slope: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """The slopes of x, weight and bias."""
+        x, weight = ctx.saved_tensors
+        rows = slope.flatten(0, -2)
+        of_weight = rows.T @ F.gelu(x).flatten(0, -2)
+        return torch.ops.aten.gelu_backward(slope @ weight, x), of_weight, rows.sum(0)
+
+
 class Mlp(nn.Module):
     """Linear, exact GELU, Linear; dropout, where there is any, after the GELU and at the end."""
 
@@ -106,7 +125,7 @@ class Mlp(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x (..., C) -> (..., C)."""
         if not (self.training and self.dropout):
-            return self.fc2(F.gelu(self.fc1(x)))
+            return LinearOfGelu.apply(self.fc1(x), self.fc2.weight.to(x.dtype), self.fc2.bias.to(x.dtype))
         hidden = self.fc1(x)
         if x.device.type == 'cpu':
             # Far to the left both GELU and its slope are zero: moved there, a value is dropped in both directions at
