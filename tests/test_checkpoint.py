@@ -3,8 +3,6 @@
 import os
 import pickle
 import signal
-import subprocess
-import sys
 import time
 import zipfile
 from pathlib import Path
@@ -12,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from processes import Process
 
 from common import checkpoint
 from common.checkpoint import describe, find, load, load_weights, save, save_last
@@ -195,19 +194,20 @@ epoch = 0
 while True:
     epoch += 1
     save_last(Path(sys.argv[1]), {'epoch': epoch, 'model_pos': {'w': torch.full((300_000,), float(epoch))}})
-    print(epoch, flush=True)
 """
 
 
 def test_killed_while_saving_the_last_checkpoint_stays_readable(tmp_path):
     """SIGKILL at arbitrary moments of a process that does nothing but save: last.bin is always a whole file."""
+    script = tmp_path / 'saver.py'
+    script.write_text(SAVER)
     for pause in (0.05, 0.08, 0.11, 0.16):
-        process = subprocess.Popen([sys.executable, '-c', SAVER, str(tmp_path)], stdout=subprocess.PIPE,
-                                   cwd=Path(__file__).parents[1])
-        process.stdout.readline()  # at least one is written
+        (tmp_path / 'last.bin').unlink(missing_ok=True)
+        process = Process(script, tmp_path)
+        while not (tmp_path / 'last.bin').exists() and not process.ended():
+            time.sleep(0.005)
         time.sleep(pause)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        process.stdout.close()
+        process.send(signal.SIGKILL)
+        assert process.wait()[0] == -signal.SIGKILL
         saved = torch.load(tmp_path / 'last.bin', weights_only=True)
         assert (saved['model_pos']['w'] == saved['epoch']).all()

@@ -173,13 +173,13 @@ def test_nothing_is_compiled_after_the_first_epoch(flags):
     windows = TestWindows.of(trainer.sampler.store, 9)
     counts = []
     with StopRequest() as stop:
-        for epoch in (1, 2, 3):
+        for epoch in (1, 2):
             trainer.at.step, trainer.at.epoch = 0, epoch - 1
             trainer.epoch(epoch, lambda: None, stop)
             predictions(trainer.model, trainer.sampler.store, windows, 'predicted')
             counts.append(len(graphs))
     assert counts[0] == 3  # whole steps, the short one, evaluation: each in one graph, without a break
-    assert counts[1:] == counts[:1] * 2
+    assert counts[1] == counts[0]
 
 
 @pytest.mark.parametrize('recompute', [False, True])
@@ -211,6 +211,7 @@ def test_narrow_models_and_no_windows_in_bf16(name, config, windows):
     assert all(g is not None and g.isfinite().all() for g in grads.values())
 
 
+@pytest.mark.slow
 def test_a_compiled_run_computes_what_an_eager_one_does(monkeypatch):
     """The trainer's steps, drops included, with Dynamo's graphs run as they are."""
     losses = {}

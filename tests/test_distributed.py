@@ -1,20 +1,18 @@
 """Two Gloo processes are one run: the same losses, figures and files as one process with the same global batch."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from conftest import SMALL
+from processes import ROOT, Process, run_alone
 from test_resume import assert_same_run
 
-ROOT = Path(__file__).parents[1]
 # Runs the program and writes down the loss of every step.
 RECORDER = """
 import json, os, sys
@@ -34,18 +32,11 @@ sys.exit(status)
 """
 
 
-def start(processes: int, script: Path | str, *flags, **options) -> subprocess.Popen:
-    """The script in so many processes, one thread each."""
-    launcher = ['-m', 'torch.distributed.run', '--standalone', f'--nproc_per_node={processes}']
-    launcher = launcher if processes > 1 else []
-    return subprocess.Popen([sys.executable, *launcher, str(script), *(str(f) for f in flags)], cwd=ROOT, text=True,
-                            env={**os.environ, 'OMP_NUM_THREADS': '1'}, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                            **options)
-
-
-def finish(process: subprocess.Popen) -> tuple[int, str, str]:
-    out, err = process.communicate(timeout=180)
-    return process.returncode, out, err
+def launch(processes: int, *flags) -> subprocess.Popen:
+    """The program under torchrun, as the README says."""
+    command = [sys.executable, '-m', 'torch.distributed.run', '--standalone', f'--nproc_per_node={processes}',
+               'run_ktpformer.py', *map(str, flags)]
+    return subprocess.Popen(command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
 @pytest.fixture
@@ -63,10 +54,10 @@ def test_two_processes_are_one_run(flags, tmp_path, objective):
     recorder.write_text(RECORDER.format(root=str(ROOT)))
     for processes in (1, 2):
         # A small rate: how fast rounding grows from step to step depends on it, what the shares add up to does not.
-        status, _, err = finish(start(processes, recorder, tmp_path / f'{processes}.json',
-                                      *flags(f'c{processes}', '--objective', objective, '-lr', '1e-4', '--results',
-                                             tmp_path / f'r{processes}.json', '--export-predictions',
-                                             tmp_path / f'p{processes}.npz')))
+        status, _, err = run_alone(
+            recorder, tmp_path / f'{processes}.json',
+            *flags(f'c{processes}', '--objective', objective, '-lr', '1e-4', '--results', tmp_path /
+                   f'r{processes}.json', '--export-predictions', tmp_path / f'p{processes}.npz'), ranks=processes)
         assert status == 0, err
     one, two = (json.loads((tmp_path / f'{n}.json').read_text()) for n in (1, 2))
     assert len(one) == 36
@@ -114,7 +105,7 @@ def test_global_batch_norm_is_batch_norm_of_all_rows(tmp_path):
     """Output, gradients of rows and parameters, running statistics and names, for unequal shares and an empty one."""
     script = tmp_path / 'batch_norm.py'
     script.write_text(BATCH_NORM.format(root=str(ROOT)))
-    status, _, err = finish(start(2, script))
+    status, _, err = run_alone(script, ranks=2)
     assert status == 0, err
 
 
@@ -122,9 +113,10 @@ def test_evaluation_is_the_same_in_any_number_of_processes(trained, h36m_folder,
     """Figures to 1e-6, every frame once: three processes share ten sequences of unequal length, or five one action."""
     results = {}
     for processes in (1, 2, 3):
-        status, out, err = finish(start(processes, 'run_ktpformer.py', '-c', trained[0], '--evaluate', 'best.bin',
-                                        '--data', h36m_folder, '--by-subject', '--results', tmp_path / 'r.json',
-                                        '--export-predictions', tmp_path / f'p{processes}.npz', '--device', 'cpu'))
+        status, out, err = run_alone('run_ktpformer.py', '-c', trained[0], '--evaluate', 'best.bin', '--data',
+                                     h36m_folder, '--by-subject', '--results', tmp_path / 'r.json',
+                                     '--export-predictions', tmp_path / f'p{processes}.npz', '--device', 'cpu',
+                                     ranks=processes)
         assert status == 0, err
         assert out.count('average, protocol exact') == 1  # only the first process speaks
         results[processes] = json.loads((tmp_path / 'r.json').read_text())['protocols']
@@ -145,14 +137,13 @@ def test_evaluation_is_the_same_in_any_number_of_processes(trained, h36m_folder,
 def test_killed_and_resumed_with_two_processes(flags, tmp_path):
     """Two to two bit for bit; the result then goes on with one process."""
     more = ('--save-every-steps', '4', '--no-eval')
-    assert finish(start(2, 'run_ktpformer.py', *flags('whole', *more)))[0] == 0
-    process = start(2, 'run_ktpformer.py', *flags('parts', *more), start_new_session=True)
+    assert run_alone('run_ktpformer.py', *flags('whole', *more), ranks=2)[0] == 0
+    process = Process('run_ktpformer.py', *flags('parts', *more), ranks=2)
     while not (tmp_path / 'parts' / 'last.bin').exists():
         time.sleep(0.005)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
-    subprocess.run(['pkill', '-9', '-f', str(tmp_path / 'parts')], check=False)
-    status, _, err = finish(start(2, 'run_ktpformer.py', *flags('parts', *more), '--resume'))
+    process.send(signal.SIGKILL)
+    process.wait()
+    status, _, err = run_alone('run_ktpformer.py', *flags('parts', *more), '--resume', ranks=2)
     assert status == 0, err
     whole, parts = (torch.load(tmp_path / n / 'last.bin') for n in ('whole', 'parts'))
     whole['best'] = parts['best'] = {'epoch': 0}  # --no-eval
@@ -161,37 +152,39 @@ def test_killed_and_resumed_with_two_processes(flags, tmp_path):
     assert_same_run(tmp_path / 'whole', tmp_path / 'parts')
     whole['best'] = None
     torch.save(whole, tmp_path / 'whole' / 'last.bin')
-    status, out, err = finish(start(1, 'run_ktpformer.py', *flags('whole'), '-e', '3', '--resume'))
+    status, out, err = run_alone('run_ktpformer.py', *flags('whole'), '-e', '3', '--resume')
     assert status == 0, err
     assert 'continuing' in out
 
 
 def test_sigterm_stops_all_processes_at_one_step(flags, tmp_path):
-    process = start(2, 'run_ktpformer.py', *flags('run', '-e', '50'))
+    process = launch(2, *flags('run', '-e', '50'))
     while not (tmp_path / 'run' / 'last.bin').exists():
         time.sleep(0.01)
     time.sleep(0.3)
     process.send_signal(signal.SIGTERM)
-    status, _, err = finish(process)
-    assert status != 0
+    _, err = process.communicate(timeout=120)
+    assert process.returncode != 0
     assert 'stopped by SIGTERM' in err
     assert 'Error' not in err.split('stopped by SIGTERM')[0]
     assert torch.load(tmp_path / 'run' / 'last.bin', weights_only=True)['epoch'] >= 1
 
 
 def test_what_all_processes_find_wrong_is_said_once(flags, tmp_path):
-    status, _, err = finish(start(2, 'run_ktpformer.py', *flags('run'), '--data', tmp_path / 'none'))
-    assert status != 0
+    process = launch(2, *flags('run'), '--data', tmp_path / 'none')
+    _, err = process.communicate(timeout=120)
+    assert process.returncode != 0
     assert err.count('data_3d_h36m.npz is missing') == 1
-    status, _, err = finish(start(2, 'run_ktpformer.py', *flags('run'), '-b', '9'))
-    assert status != 0
-    assert err.count('a step of 1 windows cannot be shared by 2 processes') == 1
+    status, _, err = run_alone('run_ktpformer.py', *flags('run'), '-b', '9', ranks=2)
+    assert status == 2
+    said = 'a step of 1 windows cannot be shared by 2 processes'
+    assert (err.count(f'error: {said}'), err.count(f'error: rank 1: {said}')) == (1, 1)  # torchrun ends the second
 
 
 def test_one_nccl_process(trained, h36m_folder, tmp_path):
     if not torch.cuda.is_available():
         pytest.skip('needs a CUDA device')
-    status, _, err = finish(start(1, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=1',
-                                  'run_ktpformer.py', '-k', 'gt', '--data', h36m_folder, '-str', 'S1', *SMALL[:-2],
-                                  '-e', '1', '-c', tmp_path / 'c', '-l', tmp_path / 'l'))
-    assert status == 0, err
+    process = launch(1, '-k', 'gt', '--data', h36m_folder, '-str', 'S1', *SMALL[:-2], '-e', '1', '-c', tmp_path / 'c',
+                     '-l', tmp_path / 'l')
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err

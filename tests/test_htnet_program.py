@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 from conftest import h36m_trees, write_h36m
-from test_distributed import RECORDER, ROOT, finish, start
+from processes import ROOT, run_alone
+from test_distributed import RECORDER
 from test_resume import assert_same_run, epochs_of
 
 from common import arguments
@@ -334,9 +335,10 @@ def test_two_processes_are_one_run(base, flags, tmp_path, refined):
     recorder.write_text(RECORDER.format(root=str(ROOT)))
     more = ['--refine', '--init', base / 'best.bin'] if refined else []
     for processes in (1, 2):
-        status, _, err = finish(start(processes, recorder, tmp_path / f'{processes}.json',
-                                      *flags(f'c{processes}', '--dropout', 0, '-b', 137, '-e', 1, '--results',
-                                             tmp_path / f'r{processes}.json', *more)))
+        status, _, err = run_alone(
+            recorder, tmp_path / f'{processes}.json',
+            *flags(f'c{processes}', '--dropout', 0, '-b', 137, '-e', 1, '--results', tmp_path / f'r{processes}.json',
+                   *more), ranks=processes)
         assert status == 0, err
     one, two = (json.loads((tmp_path / f'{n}.json').read_text()) for n in (1, 2))
     assert len(one) == 8  # 960 samples, 137 a step: the last step has one, which one rank takes

@@ -1,7 +1,6 @@
 """A run that is killed, stopped or broken off at any moment, and resumed, is the run that was never disturbed."""
 
 import json
-import os
 import random
 import resource
 import shutil
@@ -15,11 +14,11 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import SMALL
+from processes import ROOT, Process, run_alone
 
 from common import checkpoint
 from common.engine import train
 
-ROOT = Path(__file__).parents[1]
 TIMINGS = ('seconds', 'frames_per_second')
 
 
@@ -32,17 +31,6 @@ def flags_in(folder: Path, data: Path, name: str, *more) -> list[str]:
 @pytest.fixture
 def flags(h36m_folder, tmp_path):
     return partial(flags_in, tmp_path, h36m_folder)
-
-
-def program(flags, wait=True, **options):
-    """The program in a process of its own, one thread so that sums are taken in one order."""
-    environment = {**os.environ, 'OMP_NUM_THREADS': '1'}
-    process = subprocess.Popen([sys.executable, 'run_ktpformer.py', *flags], cwd=ROOT, env=environment, text=True,
-                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)
-    if not wait:
-        return process
-    out, err = process.communicate(timeout=120)
-    return process.returncode, out, err
 
 
 def epochs_of(folder: Path) -> list[dict]:
@@ -71,7 +59,7 @@ def assert_same_run(a: Path, b: Path):
 def undisturbed(h36m_folder, tmp_path_factory):
     """The checkpoint folder of a run that nothing disturbed; not to be written to."""
     folder = tmp_path_factory.mktemp('undisturbed')
-    status, _, err = program(flags_in(folder, h36m_folder, 'whole'))
+    status, _, err = run_alone('run_ktpformer.py', *flags_in(folder, h36m_folder, 'whole'))
     assert (status, err) == (0, '')
     return folder / 'whole'
 
@@ -84,21 +72,21 @@ def test_killed_at_random_moments(flags, undisturbed, tmp_path, more):
     mine = tmp_path / 'killed'
     while True:
         resume = ['--resume'] if (mine / 'last.bin').exists() else []
-        process = program([*flags('killed', *more), *resume], wait=False)
+        process = Process('run_ktpformer.py', *flags('killed', *more), *resume)
         # let it get somewhere first: it dies up to 0.3 s after it has written something new
         before = (mine / 'last.bin').stat().st_mtime_ns if resume else 0
-        while kills < 4 and process.poll() is None:
+        while kills < 4 and not process.ended():
             if (mine / 'last.bin').exists() and (mine / 'last.bin').stat().st_mtime_ns != before:
                 break
             time.sleep(0.005)
         if kills < 4:
             time.sleep(chance.uniform(0, 0.3))
-        if kills == 4 or process.poll() is not None:
-            _, err = process.communicate(timeout=60)
-            assert (process.returncode, err) == (0, '')
+        if kills == 4 or process.ended():
+            status, _, err = process.wait()
+            assert (status, err) == (0, '')
             break
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
+        process.send(signal.SIGKILL)
+        process.wait()
         kills += 1
     assert kills >= 2
     assert_same_run(undisturbed, mine)
@@ -107,16 +95,16 @@ def test_killed_at_random_moments(flags, undisturbed, tmp_path, more):
 @pytest.mark.parametrize('number, status', [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_stopped_inside_an_epoch(flags, undisturbed, tmp_path, number, status):
     """The first signal saves at the end of the step, inside the epoch; the run then goes on from that very step."""
-    process = program(flags('stopped'), wait=False)
+    process = Process('run_ktpformer.py', *flags('stopped'))
     while not (tmp_path / 'stopped' / 'last.bin').exists():
         time.sleep(0.005)
-    process.send_signal(number)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == status, err
+    process.send(number)
+    got, _, err = process.wait()
+    assert got == status, err
     assert err.strip().endswith('holds every step so far, continue with --resume')
     saved = torch.load(tmp_path / 'stopped' / 'last.bin', weights_only=True)
     assert saved['epoch'] < 3
-    done, _, err = program([*flags('stopped'), '--resume'])
+    done, _, err = run_alone('run_ktpformer.py', *flags('stopped'), '--resume')
     assert (done, err) == (0, '')
     assert_same_run(undisturbed, tmp_path / 'stopped')
 
@@ -131,13 +119,13 @@ def test_a_second_signal_ends_at_once(tmp_path):
 
 def test_recipes_beyond_the_published_one_resume_exactly(flags, tmp_path):
     recipe = ('--ema', '0.9', '--schedule', 'cosine', '--warmup', '20', '--clip', '0.5', '--window-step', '4')
-    assert program(flags('whole', *recipe))[0] == 0
-    process = program(flags('parts', *recipe), wait=False)
+    assert run_alone('run_ktpformer.py', *flags('whole', *recipe))[0] == 0
+    process = Process('run_ktpformer.py', *flags('parts', *recipe))
     while not (tmp_path / 'parts' / 'last.bin').exists():
         time.sleep(0.005)
-    process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=60)
-    assert program([*flags('parts', *recipe), '--resume'])[0] == 0
+    process.send(signal.SIGTERM)
+    process.wait()
+    assert run_alone('run_ktpformer.py', *flags('parts', *recipe), '--resume')[0] == 0
     assert_same_run(tmp_path / 'whole', tmp_path / 'parts')
 
 
@@ -250,16 +238,14 @@ def test_other_windows_cannot_finish_an_epoch(flags, run, refused, tmp_path):
         refused(2, *flags('run'), '--resume', '--results', tmp_path / 'r.json')
 
 
-def limit_file_size():
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
-
-
 def test_a_full_disk_keeps_the_last_good_checkpoint(flags, tmp_path):
     """A file-size limit stands for a full disk: one line, exit status 1, what was saved before stays readable."""
-    assert program([*flags('run'), '-e', '1'])[0] == 0
+    assert run_alone('run_ktpformer.py', *flags('run'), '-e', '1')[0] == 0
     good = (tmp_path / 'run' / 'last.bin').read_bytes()
     assert len(good) > 100_000
-    status, _, err = program([*flags('run'), '--resume'], preexec_fn=limit_file_size)
+    process = Process('run_ktpformer.py', *flags('run'), '--resume')
+    resource.prlimit(process.pids[0], resource.RLIMIT_FSIZE, (100_000, 100_000))
+    status, _, err = process.wait()
     assert status == 1
     assert len(err.strip().splitlines()) == 1, err
     assert 'cannot write' in err
