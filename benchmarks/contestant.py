@@ -47,8 +47,9 @@ def main() -> None:
     before = memory(device)
     flags += ['-f', str(args.frames), '-b', str(args.windows), '-s', '1']
     with distributed.join(device.type) as world:
-        trainer = make_trainer(flags, random_store(args.windows * args.frames, device), H36M, world)
-        works = (Reference if args.side == 'reference' else Ours)(trainer).works()
+        side = {'reference': Reference, 'ours': Ours}[args.side]
+        trainer = make_trainer(flags, random_store(args.windows * args.frames, device), H36M, world, side is Ours)
+        works = side(trainer).works()
         del trainer  # the reference does without it, and its memory
         answer(world, {'ready': True})
         while line := world.told(sys.stdin.readline() if world.first else None).strip():

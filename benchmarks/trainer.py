@@ -19,8 +19,13 @@ from common.sampler import SequenceStore, WindowSampler
 from common.skeleton import Skeleton
 
 
-def make_trainer(flags: list[str], store: SequenceStore, skeleton: Skeleton, world: World = ALONE) -> Trainer:
-    """A trainer on the windows of a store, keypoints and joints of one layout, by the flags of run_ktpformer.py."""
+def make_trainer(flags: list[str], store: SequenceStore, skeleton: Skeleton, world: World = ALONE,
+                 set_up: bool = True) -> Trainer:
+    """A trainer on the windows of a store, keypoints and joints of one layout, by the flags of run_ktpformer.py.
+
+    Args:
+        set_up: False leaves model and process as they are without the program's own `computing.set_up`.
+    """
     args = arguments.parse(flags)
     settings = fill(args, args.model or 'ktpformer')
     recipe = Recipe.of(settings)
@@ -30,7 +35,8 @@ def make_trainer(flags: list[str], store: SequenceStore, skeleton: Skeleton, wor
     model = build_model(settings['model'], config, skeleton, skeleton, **rates).to(store.device).train()
     if world.size > 1:
         make_batch_norms_global(model)
-    computing.set_up(model, settings, store.device)
+    if set_up:
+        computing.set_up(model, settings, store.device)
     sampler = WindowSampler(store, model.frames, flip=settings['augment'], seed=recipe.seed)
     return Trainer(model, make_optimizer(model, recipe), sampler, StepLoss(recipe, skeleton, store.device), recipe,
                    Progression(), world)

@@ -1,11 +1,13 @@
 """Precision, compilation and recomputation change how a model computes, not what."""
 
 import copy
+import ctypes
 import json
 
 import pytest
 import torch
 from conftest import SMALL
+from processes import run_alone
 from test_ktpformer import relative
 
 from benchmarks.trainer import make_trainer
@@ -298,3 +300,31 @@ def test_an_mlp_keeps_its_widest_tensor_once():
     plain_wide, expected = kept_and_slopes(lambda x: mlp.fc2(torch.nn.functional.gelu(mlp.fc1(x))))
     assert (wide, plain_wide) == (1, 2)
     assert all(relative(a, b) < 1e-12 for a, b in zip(got, expected, strict=True))
+
+
+FAULTS = """
+import resource, sys
+import torch
+from common.engine import computing
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    torch.ones(16 << 20)  # 64 MB, gone at once: 16,384 pages
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+if sys.argv[1] == 'kept':
+    computing.keep_freed_memory()
+print(min(faults() for _ in range(6)))
+"""
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), 'mallopt'), reason='needs the allocator of glibc')
+def test_memory_of_tensors_that_are_gone_is_used_again(tmp_path):
+    script = tmp_path / 'faults.py'
+    script.write_text(FAULTS)
+    pages = {}
+    for how in ('given back', 'kept'):
+        status, out, err = run_alone(script, how)
+        assert status == 0, err
+        pages[how] = int(out)
+    assert pages['kept'] < 1000 < pages['given back']

@@ -7,6 +7,9 @@ weights that meet them, in bfloat16 between embedding and head.
 
 import argparse
 import contextlib
+import ctypes
+import functools
+import sys
 import warnings
 
 import torch
@@ -54,6 +57,8 @@ def describe(precision: str, device: torch.device, compiled: bool, recomputed: b
 
 def set_up(model: torch.nn.Module, settings: dict, device: torch.device) -> None:
     """Make a model compute in training as its settings say. Raises FlagError as `compile_model` does."""
+    if device.type == 'cpu':
+        keep_freed_memory()
     if settings['activation_checkpointing']:
         recompute_blocks(model)
     if settings['compile']:
@@ -63,9 +68,25 @@ def set_up(model: torch.nn.Module, settings: dict, device: torch.device) -> None
 def set_up_evaluation(model: torch.nn.Module, args: argparse.Namespace, device: torch.device) -> str:
     """Make a model evaluate as flags say, and return its precision. Raises FlagError."""
     precision = evaluation_precision(args.precision, device)
+    if device.type == 'cpu':
+        keep_freed_memory()
     if args.compile:
         compile_model(model, device)
     return precision
+
+
+@functools.cache
+def keep_freed_memory() -> None:
+    """Let the process keep the memory of tensors that are gone for those to come, where its allocator is glibc's.
+
+    By itself glibc hands blocks of more than 32 MB back to the kernel at once and asks for them anew, to be zeroed page
+    by page: a quarter of a training step of four windows of 243 frames (benchmarks/RESULTS.md).
+    """
+    mallopt = getattr(ctypes.CDLL(None), 'mallopt', None) if sys.platform == 'linux' else None
+    if mallopt is not None:
+        trim_threshold, mmap_max = -1, -4  # of malloc.h
+        mallopt(mmap_max, 0)
+        mallopt(trim_threshold, -1)
 
 
 @contextlib.contextmanager
