@@ -34,7 +34,7 @@ class Process:
 
     def __init__(self, script: Path | str, *argv, ranks: int = 1):
         self.folder = tempfile.TemporaryDirectory()
-        environments = [{'OMP_NUM_THREADS': '1'}]
+        environments = [{}]
         if ranks > 1:
             shared = {'MASTER_ADDR': '127.0.0.1', 'MASTER_PORT': str(free_port()), 'WORLD_SIZE': str(ranks)}
             environments = [{**shared, 'RANK': str(n), 'LOCAL_RANK': str(n)} for n in range(ranks)]

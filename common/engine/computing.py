@@ -57,8 +57,7 @@ def describe(precision: str, device: torch.device, compiled: bool, recomputed: b
 
 def set_up(model: torch.nn.Module, settings: dict, device: torch.device) -> None:
     """Make a model compute in training as its settings say. Raises FlagError as `compile_model` does."""
-    if device.type == 'cpu':
-        keep_freed_memory()
+    keep_freed_memory(device)
     if settings['activation_checkpointing']:
         recompute_blocks(model)
     if settings['compile']:
@@ -68,21 +67,21 @@ def set_up(model: torch.nn.Module, settings: dict, device: torch.device) -> None
 def set_up_evaluation(model: torch.nn.Module, args: argparse.Namespace, device: torch.device) -> str:
     """Make a model evaluate as flags say, and return its precision. Raises FlagError."""
     precision = evaluation_precision(args.precision, device)
-    if device.type == 'cpu':
-        keep_freed_memory()
+    keep_freed_memory(device)
     if args.compile:
         compile_model(model, device)
     return precision
 
 
 @functools.cache
-def keep_freed_memory() -> None:
-    """Let the process keep the memory of tensors that are gone for those to come, where its allocator is glibc's.
+def keep_freed_memory(device: torch.device) -> None:
+    """On a CPU where the allocator is glibc's, let the process keep the memory of tensors that are gone for others.
 
     By itself glibc hands blocks of more than 32 MB back to the kernel at once and asks for them anew, to be zeroed page
-    by page: a quarter of a training step of four windows of 243 frames (benchmarks/RESULTS.md).
+    by page: a fifth of the CPU time of a training step of four windows of 243 frames (benchmarks/RESULTS.md).
     """
-    mallopt = getattr(ctypes.CDLL(None), 'mallopt', None) if sys.platform == 'linux' else None
+    on_linux = device.type == 'cpu' and sys.platform == 'linux'
+    mallopt = getattr(ctypes.CDLL(None), 'mallopt', None) if on_linux else None
     if mallopt is not None:
         trim_threshold, mmap_max = -1, -4  # of malloc.h
         mallopt(mmap_max, 0)
