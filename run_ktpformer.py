@@ -9,11 +9,11 @@ import time
 def main(argv: list[str] | None = None) -> int:
     """Run one command line; returns the exit status: 0, 1 (files), 2 (flags), 130 (SIGINT), 143 (SIGTERM)."""
     try:
-        from common import arguments
+        from common.cli import parser as arguments
         args = arguments.parse(argv)
-        from common.engine import session  # torch is imported only for a command line that makes sense
-        from common.engine.signals import Stopped
+        from common.commands import session  # torch is imported only for a command line that makes sense
         from common.errors import DivergedError, FileError, FlagError
+        from common.training.signals import Stopped
         try:
             session.run(args)
         except Stopped as stopped:

@@ -20,13 +20,13 @@ if __name__ == '__main__':
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.trainer import make_trainer
-from common import checkpoint
+from common.commands.prepare import choose_device
 from common.datasets import Sequence
-from common.engine.prepare import choose_device
-from common.engine.update import CHECK_EVERY, FiniteCheck
-from common.runlog import RunLog, versions
 from common.sampler import SequenceStore
 from common.skeleton import H36M
+from common.storage import checkpoint
+from common.storage.runlog import RunLog, versions
+from common.training.optimiser import CHECK_EVERY, FiniteCheck
 
 H36M_FRAMES = 1_559_752  # training frames over four cameras
 

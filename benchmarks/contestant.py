@@ -23,17 +23,18 @@ import torch
 
 from benchmarks import reference
 from benchmarks.trainer import make_trainer
-from common import distributed, graph
+from common import distributed
 from common.augment import mirror
+from common.commands.prepare import choose_device
 from common.datasets import Sequence
-from common.engine.computing import computing_in
-from common.engine.evaluate import TestWindows, predict
-from common.engine.prepare import choose_device
-from common.engine.update import FiniteCheck
+from common.evaluation.evaluate import TestWindows, predict
 from common.losses import pose_loss
-from common.runlog import Progress
+from common.models import graph
+from common.models.computing import computing_in
 from common.sampler import SequenceStore
 from common.skeleton import H36M
+from common.storage.runlog import Progress
+from common.training.optimiser import FiniteCheck
 
 
 def main() -> None:

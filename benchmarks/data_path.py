@@ -26,16 +26,17 @@ if __name__ == '__main__':
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.trainer import make_trainer
-from common import arguments
+from common.cli import parser as arguments
+from common.commands import session
+from common.commands.prepare import choose_device
 from common.datasets import load_dataset
 from common.datasets.h36m import CAMERAS, SUBJECTS_TEST, SUBJECTS_TRAIN
-from common.datasets.npz import write_npz
 from common.datasets.synthetic import ACTIONS, motion
-from common.engine import session, train
-from common.engine.prepare import choose_device
-from common.runlog import versions
 from common.sampler import SequenceStore
 from common.skeleton import H36M, H36M_OF_32, MPI_INF_3DHP, correspondence
+from common.storage.npz import write_npz
+from common.storage.runlog import versions
+from common.training import loop as train
 from data import prepare_data_3dhp
 
 FRAMES_TRAIN, FRAMES_TEST, TAKES = 390_000, 136_000, 30  # takes of a subject

@@ -20,12 +20,12 @@ if __name__ == '__main__':
 
 from benchmarks import reference
 from benchmarks.trainer import make_trainer
-from common import graph
+from common.commands.prepare import choose_device
 from common.datasets import load_dataset
-from common.engine.prepare import choose_device
-from common.runlog import versions
+from common.models import graph
 from common.sampler import SequenceStore
 from common.skeleton import H36M
+from common.storage.runlog import versions
 
 
 def main() -> None:

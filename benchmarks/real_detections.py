@@ -24,10 +24,10 @@ if __name__ == '__main__':
 
 import run_ktpformer
 from common import metrics
-from common.datasets.npz import read_npz
 from common.keypoints import read_track
 from common.keypoints.gaps import strays
 from common.skeleton import BODY25B, H36M
+from common.storage.npz import read_npz
 
 # Joints that the detector names and the lifter predicts; what is put together from others is left out.
 JOINTS = tuple(name for name in H36M.joints if name in BODY25B.joints)

@@ -21,8 +21,8 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from common.datasets import load_dataset
-from common.render import render_motion
-from common.video import read_video, write_film
+from common.drawing.pictures import render_motion
+from common.drawing.video import read_video, write_film
 
 
 def film(suffix: str, frames: int, clip: Path | None, folder: Path) -> dict:

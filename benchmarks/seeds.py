@@ -28,8 +28,8 @@ if __name__ == '__main__':
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import run_ktpformer
-from common.engine.computing import has_bf16_units
-from common.runlog import versions
+from common.models.computing import has_bf16_units
+from common.storage.runlog import versions
 
 PRODUCTS = {torch.ops.aten.mm.default, torch.ops.aten.addmm.default, torch.ops.aten.bmm.default,
             torch.ops.aten.baddbmm.default}

@@ -24,10 +24,10 @@ if __name__ == '__main__':
 import torch
 
 from benchmarks.contestant import median
-from common.engine.computing import has_bf16_units
-from common.engine.prepare import choose_device
+from common.commands.prepare import choose_device
 from common.metrics import p_mpjpe
-from common.runlog import versions
+from common.models.computing import has_bf16_units
+from common.storage.runlog import versions
 
 HERE = Path(__file__).resolve().parent
 JOINTS = 17

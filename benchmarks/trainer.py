@@ -8,15 +8,14 @@ import torch
 if __name__ == '__main__':
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from common import arguments
+from common.cli import parser as arguments
+from common.commands.settings import fill
 from common.distributed import ALONE, World, make_batch_norms_global
-from common.engine import computing
-from common.engine.settings import fill
-from common.engine.train import Progression, Trainer
-from common.engine.update import Recipe, StepLoss, make_optimizer
-from common.models import build_model
+from common.models import build_model, computing
 from common.sampler import SequenceStore, WindowSampler
 from common.skeleton import Skeleton
+from common.training.loop import Progression, Trainer
+from common.training.optimiser import Recipe, StepLoss, make_optimizer
 
 
 def make_trainer(flags: list[str], store: SequenceStore, skeleton: Skeleton, world: World = ALONE,

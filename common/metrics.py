@@ -7,7 +7,7 @@ MPI-INF-3DHP (Mehta et al., 3DV 2017) compute them. None of them moves the root 
 
 import torch
 
-from common.procrustes import best_rotation
+from common.geometry.procrustes import best_rotation
 
 PCK_THRESHOLD = 150  # millimetres
 AUC_THRESHOLDS = tuple(range(0, 151, 5))

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from common.arguments import Parser
-from common.datasets.npz import first_line, read_npz
+from common.cli.parser import Parser
 from common.errors import FileError, FlagError
-from common.files import atomic_path
+from common.storage.files import atomic_path
+from common.storage.npz import first_line, read_npz
 
 
 def make_parser(script: str, description: str, folder: str) -> Parser:

@@ -38,9 +38,9 @@ if __name__ == '__main__':
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from common.datasets import h36m, humaneva
-from common.datasets.npz import read_npz
 from common.errors import FileError, FlagError
 from common.skeleton import COCO, H36M, HUMANEVA15, HUMANEVA20, MPII, Skeleton
+from common.storage.npz import read_npz
 from data import conversion as shared
 from data import prepare_data_h36m, prepare_data_humaneva
 

@@ -24,12 +24,12 @@ from tqdm import tqdm
 if __name__ == '__main__':
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from common.camera import Camera
 from common.datasets.acclaim import Skeleton, joint_positions, read_amc, read_asf, read_text
-from common.datasets.npz import write_npz
 from common.datasets.virtual_cameras import project_all, simulate_detections, surround
 from common.errors import FileError
+from common.geometry.camera import Camera
 from common.skeleton import H36M
+from common.storage.npz import write_npz
 from data import conversion as shared
 
 SOURCE_FPS = 120  # AMC files do not say; the database was recorded at 120 frames a second

@@ -14,9 +14,9 @@ import torch
 
 import run_ktpformer
 from common.datasets.h36m import CAMERAS
-from common.datasets.npz import write_npz
 from common.datasets.synthetic import motion
 from common.skeleton import H36M_OF_32
+from common.storage.npz import write_npz
 
 SHARED = Path(__file__).parents[2] / 'shared'
 H36M_SYMMETRY = [[4, 5, 6, 11, 12, 13], [1, 2, 3, 14, 15, 16]]
@@ -26,11 +26,8 @@ SMALL = ['-f', '9', '-cs', '32', '-dep', '1', '-b', '90', '-s', '9', '-lr', '1e-
 
 @pytest.fixture(scope='session')
 def golden():
-    """The folder of golden outputs; the test is skipped where it is absent."""
-    folder = SHARED / 'golden'
-    if not folder.is_dir():
-        pytest.skip(f'no golden outputs at {folder}')
-    return folder
+    """The folder of golden outputs of the published programs."""
+    return Path(__file__).parent / 'golden'
 
 
 @pytest.fixture(scope='session')

@@ -3,9 +3,9 @@
 import numpy as np
 import scipy.io
 
-from common.camera import pinhole_intrinsic, project
 from common.datasets.humaneva import CAMERAS, HEIGHT, RANGES, WIDTH
 from common.datasets.synthetic import motion
+from common.geometry.camera import pinhole_intrinsic, project
 from common.skeleton import COCO, H36M, HUMANEVA15, HUMANEVA20, correspondence
 from data.prepare_data_2d import SYNC
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from common.datasets.npz import write_npz
 from common.skeleton import H36M, correspondence
+from common.storage.npz import write_npz
 
 # Halpe and BODY_25B have more than a motion-capture skeleton: what lies beside a joint stands in for it.
 NEAR = {'nose': 'neck', 'left_eye': 'head', 'right_eye': 'head', 'left_ear': 'head', 'right_ear': 'head'}

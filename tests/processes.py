@@ -11,7 +11,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 FORKS = multiprocessing.get_context('forkserver')
-FORKS.set_forkserver_preload(['common.engine.session', 'torch.distributed', 'torch.utils.tensorboard',
+FORKS.set_forkserver_preload(['common.commands.session', 'torch.distributed', 'torch.utils.tensorboard',
                              'torch._dynamo'])
 
 

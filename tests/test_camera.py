@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
 
-from common import quaternion
-from common.camera import denormalise, normalise, project
 from common.datasets import humaneva
 from common.datasets.h36m import CAMERAS
+from common.geometry import quaternion
+from common.geometry.camera import denormalise, normalise, project
 
 # World point (100, 200, 1000) mm seen by three Human3.6M cameras: camera space (mm), screen, pixels.
 KNOWN = [

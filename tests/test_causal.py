@@ -9,7 +9,7 @@ import torch
 from common import metrics
 from common.augment import mirror
 from common.datasets import load_dataset
-from common.engine.evaluate import TestWindows, predict
+from common.evaluation.evaluate import TestWindows, predict
 from common.models import build_model
 from common.sampler import SequenceStore
 from common.skeleton import H36M

@@ -7,12 +7,11 @@ import numpy as np
 import pytest
 from conftest import SHARED, h36m_trees, write_h36m
 
-from common.datasets import h36m, load_dataset
-from common.datasets.npz import read_npz, write_npz
-from common.engine import plausibility
-from common.engine.check_data import count_problems, views_of
-from common.engine.plausibility import BODY, handedness, problems_of
+from common.commands.check_data import count_problems, views_of
+from common.datasets import h36m, load_dataset, plausibility
+from common.datasets.plausibility import BODY, handedness, problems_of
 from common.skeleton import COCO, H36M, H36M_OF_32
+from common.storage.npz import read_npz, write_npz
 
 TAKES = {'Walking': 60, 'Walking 1': 50}
 SIDES = {'train': ('S1', 'S5', 'S6', 'S7', 'S8'), 'test': ('S9', 'S11')}

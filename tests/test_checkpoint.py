@@ -12,11 +12,11 @@ import pytest
 import torch
 from processes import Process
 
-from common import checkpoint
-from common.checkpoint import describe, find, load, load_weights, save, save_last
 from common.errors import FileError
 from common.models import build_model
 from common.skeleton import H36M
+from common.storage import checkpoint
+from common.storage.checkpoint import describe, find, load, load_weights, save, save_last
 
 CONFIG = {'frames': 9, 'channels': 16, 'depth': 1}
 
@@ -189,7 +189,7 @@ def test_file_systems_without_links_still_keep_the_last_but_one(tmp_path, model,
 SAVER = """
 import sys, torch
 from pathlib import Path
-from common.checkpoint import save_last
+from common.storage.checkpoint import save_last
 epoch = 0
 while True:
     epoch += 1

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from common.datasets import acclaim, load_dataset
-from common.datasets.npz import read_npz, write_npz
 from common.errors import FileError
 from common.skeleton import H36M
+from common.storage.npz import read_npz, write_npz
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = ROOT / 'data' / 'prepare_data_cmu.py'

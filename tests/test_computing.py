@@ -12,13 +12,12 @@ from test_ktpformer import relative
 
 from benchmarks.trainer import make_trainer
 from common.datasets import Sequence
-from common.engine import computing
-from common.engine.evaluate import TestWindows, predictions
-from common.engine.signals import StopRequest
-from common.models import build_model
+from common.evaluation.evaluate import TestWindows, predictions
+from common.models import build_model, computing
 from common.models.layers import NARROW, SHORT, Block, DropPath, Mlp, attend
 from common.sampler import SequenceStore
 from common.skeleton import H36M, HUMANEVA15
+from common.training.signals import StopRequest
 
 CPU = torch.device('cpu')
 CONFIGS = {'ktpformer': {'frames': 9, 'channels': 40, 'depth': 1}, 'htnet': {'channels': 48, 'depth': 1, 'hidden': 64}}
@@ -305,7 +304,7 @@ def test_an_mlp_keeps_its_widest_tensor_once():
 FAULTS = """
 import resource, sys
 import torch
-from common.engine import computing
+from common.models import computing
 
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

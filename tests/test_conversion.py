@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from raw_files import refusal
 
-from common.datasets.npz import read_npz
 from common.errors import FileError, FlagError
+from common.storage.npz import read_npz
 from data import conversion
 
 

@@ -12,8 +12,8 @@ from test_npz import Evil, rename_numpy_core, write_pickled, zero_d
 
 from common import skeleton
 from common.datasets import humaneva as humaneva_set
-from common.datasets.npz import read_npz
 from common.datasets.poses import keypoint_layout, read_detections
+from common.storage.npz import read_npz
 from data import prepare_data_2d as prepare
 from data import prepare_data_humaneva
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from raw_files import converted, nothing_in, refusal, truncate
 
-from common.datasets.npz import read_npz
 from common.skeleton import MPI_INF_3DHP
+from common.storage.npz import read_npz
 from data import prepare_data_3dhp as prepare
 
 scipy_io = pytest.importorskip('scipy.io')

@@ -10,8 +10,8 @@ from raw_files import converted, nothing_in, refusal, truncate
 
 from common.datasets import load_dataset
 from common.datasets.h36m import CAMERAS
-from common.datasets.npz import read_npz
 from common.skeleton import H36M_OF_32
+from common.storage.npz import read_npz
 from data import prepare_data_h36m as prepare
 
 cdflib = pytest.importorskip('cdflib')

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from raw_files import converted, nothing_in, refusal, truncate
 
-from common.datasets.npz import read_npz
+from common.storage.npz import read_npz
 from data import prepare_data_humaneva as prepare
 
 scipy_io = pytest.importorskip('scipy.io')

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from conftest import H36M_SYMMETRY, TAKES, h36m_trees, write_h36m
 
-from common.camera import normalise
 from common.datasets import load_dataset
 from common.datasets.h36m import CAMERAS
 from common.datasets.virtual_cameras import surround
 from common.errors import FileError, FlagError
+from common.geometry.camera import normalise
 from common.skeleton import COCO, H36M, H36M_OF_32, MPII
 
 

@@ -18,7 +18,7 @@ RECORDER = """
 import json, os, sys
 sys.path.insert(0, {root!r})
 import run_ktpformer
-from common.engine import train
+from common.training import loop as train
 losses, gradient = [], train.Trainer.gradient
 def recorded(self, batch, epoch, *objective):
     loss = gradient(self, batch, epoch, *objective)

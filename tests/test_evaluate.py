@@ -9,7 +9,7 @@ import torch
 from conftest import TAKES, h36m_trees, write_h36m
 
 from common.datasets import Sequence, load_dataset
-from common.engine.evaluate import (
+from common.evaluation.evaluate import (
     TestWindows,
     mean_pose_mpjpe,
     predict,
@@ -17,7 +17,7 @@ from common.engine.evaluate import (
     tally,
     validation_figures,
 )
-from common.engine.report import summarise, suspicion, table
+from common.evaluation.tables import summarise, suspicion, table
 from common.models import build_model
 from common.sampler import SequenceStore
 from common.skeleton import COCO, H36M
@@ -152,8 +152,8 @@ def test_results_do_not_depend_on_how_windows_are_batched(sequences, monkeypatch
     windows = TestWindows.of(store, 9)
     whole = predict(model, store, windows)
     expected = figures(whole, store, windows)
-    monkeypatch.setattr('common.engine.evaluate.FRAMES_PER_BATCH', {'cpu': 1})
-    monkeypatch.setattr('common.engine.evaluate.FRAMES_AT_ONCE', 7)
+    monkeypatch.setattr('common.evaluation.evaluate.FRAMES_PER_BATCH', {'cpu': 1})
+    monkeypatch.setattr('common.evaluation.evaluate.FRAMES_AT_ONCE', 7)
     torch.testing.assert_close(predict(model, store, windows), whole)
     for protocol, protocol_figures in figures(whole, store, windows).items():
         assert protocol_figures['average'] == pytest.approx(expected[protocol]['average'])

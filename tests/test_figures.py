@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from common import render
-from common.engine import figures
+from common.drawing import pictures as render
+from common.evaluation import figures
 from common.skeleton import H36M
 
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from common.graph import adjacency, chain
+from common.models.graph import adjacency, chain
 from common.skeleton import H36M, HUMANEVA15, MPI_INF_3DHP
 
 

@@ -12,10 +12,9 @@ import pytest
 import torch
 from test_ktpformer import relative
 
-from common import graph
 from common.augment import mirror, mirror_intrinsic
 from common.losses import bone_symmetry, refinement_loss
-from common.models import build_model, htnet, layers, recognise
+from common.models import build_model, graph, htnet, layers, recognise
 from common.models.graph_conv import ModulatedGraphConv
 from common.models.layers import DropPath, dropout, dropped
 from common.models.refine import Refinement, back_project

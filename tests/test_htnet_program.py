@@ -12,17 +12,17 @@ from processes import ROOT, run_alone
 from test_distributed import RECORDER
 from test_resume import assert_same_run, epochs_of
 
-from common import arguments
 from common.augment import mirror
+from common.cli import parser as arguments
+from common.commands import prepare
+from common.commands.settings import fill
 from common.datasets import load_dataset
-from common.engine import prepare
-from common.engine.evaluate import TestWindows, predict
-from common.engine.settings import fill
-from common.engine.update import Recipe, StepLoss, learning_rate
+from common.evaluation.evaluate import TestWindows, predict
 from common.models import build_model
 from common.models.refine import back_project
 from common.sampler import Batch, SequenceStore, WindowSampler
 from common.skeleton import H36M
+from common.training.optimiser import Recipe, StepLoss, learning_rate
 
 SMALL = ['--model', 'htnet', '-cs', '24', '-dep', '1', '--hidden', '16', '-b', '64', '--device', 'cpu']
 
@@ -315,7 +315,7 @@ def test_a_resumed_run_equals_an_undisturbed_one(base, flags, run, tmp_path, mor
 
 
 def test_the_optimizer_of_htnet_skips_a_bad_step_too(flags, refused, monkeypatch, tmp_path):
-    from common.engine import train
+    from common.training import loop as train
     weights, gradient = [], train.Trainer.gradient
 
     def watched(self, batch, epoch, *objective):

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from test_npz import rename_numpy_core, write_pickled, zero_d
 
-from common.camera import normalise
 from common.datasets import load_dataset
 from common.datasets.humaneva import CAMERAS
-from common.datasets.npz import read_npz, write_npz
 from common.errors import FileError, FlagError
+from common.geometry.camera import normalise
 from common.skeleton import COCO, HUMANEVA15, HUMANEVA20
+from common.storage.npz import read_npz, write_npz
 
 SUBJECTS = ['-str', 'Train/S1,Train/S2', '-ste', 'Validate/S1,Validate/S2']
 QUICK = ['--downsample', '5', '-cs', '24', '-dep', '1', '-e', '2', '--device', 'cpu']

@@ -9,9 +9,8 @@ import pytest
 import torch
 from conftest import resize_keys
 
-from common import graph
 from common.losses import gradient_factor, pose_loss
-from common.models import build_model, layers
+from common.models import build_model, graph, layers
 from common.models.ktpformer import config_of
 from common.models.layers import FRAMES, JOINTS, Attention, DropPath
 from common.skeleton import COCO, H36M, HUMANEVA15, MPI_INF_3DHP, MPII

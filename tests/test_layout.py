@@ -13,12 +13,13 @@ MODULES = [pytest.param(path, id=str(path.relative_to(ROOT))) for path in FILES]
 # A module may import from its own layer and those after it.
 LAYERS = [
     {'run_ktpformer', 'data', 'benchmarks'},
-    {'common.engine', 'common.render', 'common.video', 'common.arguments'},
+    {'common.commands', 'common.cli'},
+    {'common.training'},
+    {'common.evaluation'},
+    {'common.drawing'},
     {'common.datasets', 'common.keypoints', 'common.sampler', 'common.models'},
-    {'common.windows', 'common.graph', 'common.augment', 'common.metrics', 'common.losses',
-     'common.placement'},
-    {'common.quaternion', 'common.camera', 'common.skeleton', 'common.checkpoint', 'common.distributed',
-     'common.runlog', 'common.files', 'common.errors', 'common.procrustes'},
+    {'common.windows', 'common.augment', 'common.metrics', 'common.losses'},
+    {'common.geometry', 'common.skeleton', 'common.storage', 'common.distributed', 'common.errors'},
 ]
 
 
@@ -59,14 +60,14 @@ def test_imports_point_down(path):
 
 
 def test_arguments_import_nothing_else_from_common():
-    assert not [m for m, _ in imports_of(ROOT / 'common' / 'arguments.py') if m.startswith('common')]
+    assert not [m for m, _ in imports_of(ROOT / 'common' / 'cli' / 'parser.py') if m.startswith('common')]
 
 
 def test_models_see_no_arguments_data_sets_or_process_groups():
     for path in (ROOT / 'common' / 'models').glob('*.py'):
         for module, _ in imports_of(path):
-            assert not module.startswith(('common.datasets', 'common.engine', 'common.distributed', 'common.checkpoint',
-                                          'common.arguments', 'torch.distributed')), path
+            assert not module.startswith(('common.datasets', 'common.commands', 'common.cli', 'common.training',
+                                          'common.evaluation', 'common.distributed', 'torch.distributed')), path
 
 
 @pytest.mark.parametrize('path', MODULES)
@@ -82,7 +83,7 @@ def test_no_unsafe_calls(path):
             assert called not in ('pickle.load', 'pickle.loads', 'eval', 'exec', 'np.load', 'numpy.load'), path
             assert not any(k.arg == 'allow_pickle' and ast.unparse(k.value) != 'False' for k in node.keywords), path
     if 'pickle.Unpickler' in path.read_text():
-        assert name_of(path) == 'common.datasets.npz'
+        assert name_of(path) == 'common.storage.npz'
 
 
 @pytest.mark.parametrize('path', MODULES)

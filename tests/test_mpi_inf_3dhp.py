@@ -10,12 +10,12 @@ from test_convert_3dhp import evaluation, training, write_evaluation, write_trai
 from common import metrics
 from common.augment import mirror
 from common.datasets import load_dataset, mpi_inf_3dhp
-from common.datasets.npz import write_npz
 from common.datasets.synthetic import motion
-from common.engine.evaluate import TestWindows, predictions, predictions_by_frame, validation_figures
-from common.engine.pck import summarise_marked, table_marked, tally_marked
+from common.evaluation.evaluate import TestWindows, predictions, predictions_by_frame, validation_figures
+from common.evaluation.marked import summarise_marked, table_marked, tally_marked
 from common.sampler import SequenceStore
 from common.skeleton import H36M, MPI_INF_3DHP, correspondence
+from common.storage.npz import write_npz
 from data import prepare_data_3dhp
 
 SMALL = ['-d', '3dhp', '-f', '9', '-cs', '16', '-dep', '1', '-b', '90', '-s', '9', '-lr', '1e-3', '--device', 'cpu']
@@ -192,7 +192,7 @@ def test_what_the_loader_makes_of_the_files(folder):
 
 def test_normalisation_of_a_real_frame():
     """TS5, frame 0, pelvis: (841.303, 489.26) px."""
-    from common.camera import normalise
+    from common.geometry.camera import normalise
     camera = mpi_inf_3dhp._test_camera('TS5')
     np.testing.assert_allclose(normalise(np.array([841.303, 489.26]), camera.width, camera.height),
                                (-0.123643, -0.052854), atol=1e-6)

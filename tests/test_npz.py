@@ -7,8 +7,8 @@ import zipfile
 import numpy as np
 import pytest
 
-from common.datasets.npz import read_npz, write_npz
 from common.errors import FileError
+from common.storage.npz import read_npz, write_npz
 
 TREE = {
     'S1': {'Walking 1': [np.arange(12, dtype=np.float32).reshape(2, 3, 2), np.zeros((0, 3, 2), np.float64)]},

@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from common.camera import denormalise, pinhole_intrinsic, project
 from common.datasets.synthetic import motion
-from common.placement import feet_on_floor, floor_below, lens_of_view, root_by_reprojection, upright
+from common.geometry.camera import denormalise, pinhole_intrinsic, project
+from common.geometry.placement import feet_on_floor, floor_below, lens_of_view, root_by_reprojection, upright
 
 LENS = (1145.0, 1143.5, 512.5, 515.4)
 

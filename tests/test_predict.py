@@ -10,16 +10,16 @@ import pytest
 import torch
 from conftest import SHARED, SMALL, h36m_trees, write_h36m
 
-from common.camera import normalise
+from common.commands.predict import blend, windows_over
 from common.datasets import Sequence
 from common.datasets.h36m import CAMERAS
-from common.datasets.npz import read_npz
 from common.datasets.synthetic import motion
-from common.engine.evaluate import predict
-from common.engine.predict import blend, windows_over
+from common.evaluation.evaluate import predict
+from common.geometry.camera import normalise
 from common.models import build_model
 from common.sampler import SequenceStore
 from common.skeleton import BODY25, BODY25B, COCO, H36M, HALPE26, MPII, SKELETONS
+from common.storage.npz import read_npz
 from common.windows import blend_weights, first_cover, overlapping_starts, test_starts
 
 F = 9  # frames of a window of the fixture `trained`

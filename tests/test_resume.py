@@ -16,8 +16,8 @@ import torch
 from conftest import SMALL
 from processes import ROOT, Process, run_alone
 
-from common import checkpoint
-from common.engine import train
+from common.storage import checkpoint
+from common.training import loop as train
 
 TIMINGS = ('seconds', 'frames_per_second')
 
@@ -110,7 +110,7 @@ def test_stopped_inside_an_epoch(flags, undisturbed, tmp_path, number, status):
 
 
 def test_a_second_signal_ends_at_once(tmp_path):
-    code = ('import os, signal, time\nfrom common.engine.signals import StopRequest\n'
+    code = ('import os, signal, time\nfrom common.training.signals import StopRequest\n'
             'with StopRequest() as stop:\n os.kill(os.getpid(), signal.SIGTERM)\n assert stop.signal == 15\n'
             ' os.kill(os.getpid(), signal.SIGINT)\n'
             ' time.sleep(1.1)\n os.kill(os.getpid(), signal.SIGINT)\n time.sleep(30)')

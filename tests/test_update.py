@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from common.engine.update import FiniteCheck, MovingAverage, Recipe, learning_rate
+from common.training.optimiser import FiniteCheck, MovingAverage, Recipe, learning_rate
 
 
 def recipe(**more):

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from common.drawing.video import read_video, write_film
 from common.errors import FileError
-from common.video import read_video, write_film
 
 
 def frames_of(count, size=(48, 64)):

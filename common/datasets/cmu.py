@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from common.camera import Camera
 from common.datasets.poses import PoseDataset, keypoint_layout, read_detections, read_positions
 from common.errors import FileError
+from common.geometry.camera import Camera
 from common.skeleton import H36M
 
 NUMBERS = {'orientation': 4, 'translation': 3, 'intrinsic': 9}  # of a camera, by what they say

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from common.camera import Camera
 from common.datasets.h36m import CAMERAS
 from common.datasets.poses import PoseDataset, keypoint_layout, read_detections
 from common.errors import FileError
+from common.geometry.camera import Camera
 from common.skeleton import COCO, H36M
 
 # Somebody has to stand somewhere: poses are turned upright as if Human3.6M's first camera had filmed them.

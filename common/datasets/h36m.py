@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from common.camera import Camera, pinhole_intrinsic
 from common.datasets.poses import Count, PoseDataset, keypoint_layout, read_detections, read_positions
+from common.geometry.camera import Camera, pinhole_intrinsic
 from common.skeleton import H36M, H36M_OF_32
 
 SUBJECTS_TRAIN = ('S1', 'S5', 'S6', 'S7', 'S8')

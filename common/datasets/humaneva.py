@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from common.camera import Camera
 from common.datasets.poses import Count, PoseDataset, keypoint_layout, read_detections, read_positions
+from common.geometry.camera import Camera
 from common.skeleton import HUMANEVA15, HUMANEVA20, Skeleton
 
 SPLITS = ('Train', 'Validate')

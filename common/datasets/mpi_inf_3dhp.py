@@ -12,11 +12,11 @@ from pathlib import Path
 
 import numpy as np
 
-from common.camera import Camera, pinhole_intrinsic
-from common.datasets.npz import read_npz
 from common.datasets.poses import Count, PoseDataset, as_frames
 from common.errors import FileError
+from common.geometry.camera import Camera, pinhole_intrinsic
 from common.skeleton import MPI_INF_3DHP
+from common.storage.npz import read_npz
 
 KEYPOINTS = ('gt', 'gt_ori')  # of people scaled to one height, and of people in their own size
 SUBJECTS_TRAIN = tuple(f'S{n}' for n in range(1, 9))

@@ -10,10 +10,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from common.camera import Camera, normalise
-from common.datasets.npz import read_npz
 from common.errors import FileError, FlagError
+from common.geometry.camera import Camera, normalise
 from common.skeleton import COCO, MPII, SKELETONS, Skeleton
+from common.storage.npz import read_npz
 
 
 @dataclass(frozen=True)

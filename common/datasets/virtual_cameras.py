@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from common import quaternion
-from common.camera import Camera
 from common.datasets.h36m import LENSES
+from common.geometry import quaternion
+from common.geometry.camera import Camera
 
 AZIMUTHS = (70, -70, 110, -110)  # degrees, where Human3.6M's four cameras stand around its room
 HEIGHT = 1.55  # metres above the floor

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from common.datasets.npz import first_line, read_npz
 from common.errors import FileError, FlagError
 from common.keypoints.layouts import LAYOUTS
 from common.keypoints.track import Person, Track, known, track_of
+from common.storage.npz import first_line, read_npz
 
 USUAL_NAMES = ('keypoints', 'kpts', 'keypoints_2d', 'positions_2d', 'data', 'arr_0')
 

@@ -5,8 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
-from common import graph
-from common.models import htnet, ktpformer
+from common.models import graph, htnet, ktpformer
 from common.models.refine import Refined
 from common.skeleton import Skeleton, correspondence
 

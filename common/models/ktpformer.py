@@ -9,7 +9,7 @@ checkpoints, which therefore load as they are.
 import torch
 from torch import nn
 
-from common import graph
+from common.models import graph
 from common.models.layers import FRAMES, JOINTS, Attention, Block, LayerNorm, Mlp, PoseModel
 from common.models.priors import KPA, TPA
 

@@ -1,0 +1,121 @@
+"""--check-data: whether a data set's files are there, whole, and hold people seen by its cameras.
+
+Three kinds of check, each a function that returns sentences: files and what they lack, counts beside those of a whole
+copy, and, in `plausibility`, what the numbers look like. Nothing is trained and no model is built.
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+
+from common.cli.parser import DEFAULTS
+from common.datasets import DATASETS, Count, PoseDataset, action_name, files_of, load_dataset, missing, plausibility
+from common.datasets.plausibility import View, to_body
+from common.errors import FileError
+
+FRAMES = 100  # of each take that `plausibility` looks at
+COUNTS_NAMED = 3  # of those that differ
+
+
+def run(args: argparse.Namespace) -> None:
+    """Print what is there, then OK or a numbered list of problems. Raises FileError where there are any."""
+    name, folder = args.dataset or DEFAULTS['dataset'], Path(args.data)
+    keypoints = args.keypoints or DATASETS[name].keypoints
+    print(f'data set {name}, keypoints {keypoints}, folder {folder}')
+    problems = [*look_at_files(name, folder, keypoints)]
+    if not problems:
+        try:
+            dataset = load_dataset(name, folder, keypoints)
+        except FileError as error:
+            problems = [str(error)]
+        else:
+            print(inventory(dataset))
+            problems = [*subject_problems(dataset), *count_problems(DATASETS[name].counts(dataset)),
+                        *fit_problems(dataset), *people_problems(dataset)]
+    if problems:
+        print('\n'.join(f'{number}. {problem}' for number, problem in enumerate(problems, 1)), flush=True)
+        raise FileError(f'{len(problems)} problem{"s" * (len(problems) > 1)} with the data of {name}, listed above')
+    print('OK', flush=True)
+
+
+def look_at_files(name: str, folder: Path, keypoints: str) -> list[str]:
+    """Print which of the data set's files are there; returns a sentence for each that is not."""
+    problems = []
+    for path in files_of(name, folder, keypoints):
+        problem = missing(name, path)
+        print(f'  {path}: ' + ('missing' if problem else f'{path.stat().st_size / 1e6:.1f} MB'))
+        problems += [problem] if problem else []
+    return problems
+
+
+def inventory(dataset: PoseDataset) -> str:
+    """A line per subject: takes, cameras and frames of one camera; then the actions."""
+    lines = [f'{"subject":>14} {"takes":>6} {"cameras":>8} {"frames":>9}']
+    for subject, takes in dataset.positions.items():
+        lines.append(f'{subject:>14} {len(takes):>6} {len(dataset.cameras.get(subject, ())):>8} '
+                     f'{sum(map(len, takes.values())):>9,}')
+    actions = dict.fromkeys(action_name(take) for takes in dataset.positions.values() for take in takes)
+    return '\n'.join([*lines, f'  actions: {", ".join(actions)}',
+                      f'  joints of layout {dataset.skeleton.name}, keypoints of layout {dataset.layout.name}'])
+
+
+def subject_problems(dataset: PoseDataset) -> list[str]:
+    """A sentence for each file that lacks subjects of the split."""
+    problems = []
+    for source, tree in ((dataset.source_3d, dataset.positions), (dataset.source_2d, dataset.detections)):
+        lacking = [s for s in (*dataset.subjects_train, *dataset.subjects_test) if s not in tree]
+        problems += [f'{source} has no subject {", ".join(lacking)}'] if lacking else []
+    return list(dict.fromkeys(problems))  # one file may hold both sides
+
+
+def count_problems(counts: list[Count]) -> list[str]:
+    """One sentence on all counts that differ from those of a whole copy, after printing how many there are."""
+    wrong = [f'{c.what}: {c.found or "none":{"," * bool(c.found)}}, of a whole copy{" at most" * c.at_most} {c.known:,}'
+             for c in counts if c.found > c.known or (c.found < c.known and not (c.at_most and c.found))]
+    if counts:
+        print(f'  {len(counts) - len(wrong)} of {len(counts)} known counts agree')
+    more = f'; and {len(wrong) - COUNTS_NAMED} more that differ' if len(wrong) > COUNTS_NAMED else ''
+    return ['; '.join(wrong[:COUNTS_NAMED]) + more] if wrong else []
+
+
+def fit_problems(dataset: PoseDataset) -> list[str]:
+    """A sentence for each subject whose 3D and 2D do not fit each other: takes, cameras, frames, finite numbers."""
+    problems = []
+    for subject in dataset.positions:
+        if subject in dataset.detections:
+            try:
+                dataset.sequences([subject])
+            except FileError as error:
+                problems.append(str(error))
+    return problems
+
+
+def people_problems(dataset: PoseDataset) -> list[str]:
+    """A sentence for each check that says what is there cannot be people and pictures of them, with the first subject
+    that shows it."""
+    shown = {}
+    for subject in dataset.positions:
+        views = views_of(dataset, subject)
+        for check, problem in plausibility.problems_of(views).items() if views else ():
+            shown.setdefault(check, []).append(f'{subject}: {problem}')
+    return [first + (f' (and of {len(more)} more subjects)' if more else '') for first, *more in shown.values()]
+
+
+def views_of(dataset: PoseDataset, subject: str) -> list[View]:
+    """Up to FRAMES frames, evenly spread, of every take of a subject by every camera.
+
+    What `fit_problems` tells of is left out: takes without one side, frames that are missing or not finite.
+    """
+    views = []
+    for take, motion in dataset.positions[subject].items():
+        tracks = dataset.detections.get(subject, {}).get(take, ())
+        rows = np.unique(np.linspace(0, len(motion) - 1, FRAMES).round().astype(int))
+        for index, (camera, track) in enumerate(zip(dataset.cameras.get(subject, ()), tracks, strict=False)):
+            if len(track) >= len(motion) and np.isfinite(motion[rows]).all() and np.isfinite(track[rows]).all():
+                joints = to_body(camera.from_world(motion[rows]), dataset.skeleton)
+                # Where each camera's view is a take of its own, the end of the take's name says which camera it is.
+                lens = take.split(' ')[-1] if len(dataset.cameras[subject]) == 1 else index
+                views.append(View(subject, take, lens, joints, to_body(track[rows], dataset.layout),
+                                  (camera.width, camera.height), camera.intrinsic))
+    return views

@@ -1,0 +1,245 @@
+"""Whether 3D and 2D can be those of people: pure checks, each of which returns what is wrong in a sentence, or None.
+
+All layouts are first taken, by joint names, to the 15 joints of BODY, so that each check is written once. The limits
+are wide, to let every person and detector pass. What they were held against: 20 subjects of CMU's motion capture, seen
+exactly and with a detector's noise. Letters: T frames, K keypoints.
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from common.geometry.camera import denormalise, project
+from common.skeleton import HUMANEVA15, correspondence
+
+BODY = HUMANEVA15
+JOINT = {name: index for index, name in enumerate(BODY.joints)}
+LIMBS = [index for name, index in JOINT.items() if name.startswith(('left_', 'right_'))]
+# Joints without their sides, and between which lengths in metres their distance lies in people.
+LENGTHS = {
+    ('hip', 'knee'): (0.25, 0.60), ('knee', 'ankle'): (0.25, 0.60), ('shoulder', 'elbow'): (0.15, 0.45),
+    ('elbow', 'wrist'): (0.10, 0.40), ('hip', 'shoulder'): (0.30, 0.80),
+}
+UNITS = ((30, 300, 'centimetres'), (300, 3000, 'millimetres'))  # how many times too long bones look then
+LARGEST_STRETCH = 0.5  # of a bone between frames, of its length
+LARGEST_ASYMMETRY = 0.3  # between a left bone and its right one, of their length
+# How far keypoints may lie from the projected 3D, of the person's size in the picture: FURTHER times as far as in the
+# middle one of a subject's views, within the two limits of FURTHEST. Of CMU's walks,
+# each with the keypoints of another by the same person, this finds 132 of 134, and 122 under a detector's noise.
+FURTHER = 4
+FURTHEST = (0.03, 0.1)
+MIRRORED = -0.4  # `handedness` that says left is not on the left; CMU's people have 0.60 to 0.96, mirrored minus that
+BENT = 0.01  # metres that knees and elbows must be out of line, on average, to tell
+SHARE = 0.5  # of the frames, or keypoints, that must be as expected
+
+
+@dataclass(frozen=True)
+class View:
+    """Some frames of one take seen by one camera, as joints of BODY.
+
+    Attributes:
+        subject, take, camera: which.
+        joints: (T, 15, 3) metres in camera axes: x right, y down, z forward.
+        pixels: (T, 15, 2) keypoints.
+        size: width and height of the picture.
+        intrinsic: (9,), the camera's (`Camera.intrinsic`); None where unknown.
+    """
+
+    subject: str
+    take: str
+    camera: int | str
+    joints: np.ndarray
+    pixels: np.ndarray
+    size: tuple[int, int]
+    intrinsic: np.ndarray | None
+
+    def __str__(self):
+        return f'{self.take} camera {self.camera}'
+
+
+def to_body(points: np.ndarray, layout) -> np.ndarray:
+    """Points (T, K, 2 or 3) of a layout as joints of BODY, float64. Raises ValueError where it lacks one."""
+    return correspondence(BODY, layout).astype(np.float64) @ points.astype(np.float64)
+
+
+# ---- 3D ---------------------------------------------------------------------------------------------------------
+
+
+def bone_lengths(joints: np.ndarray) -> dict[tuple[str, str], np.ndarray]:
+    """(joint, joint) -> (T,) distance, for both sides of what LENGTHS names; joints are (T, 15, 3)."""
+    return {(f'{side}_{a}', f'{side}_{b}'):
+            np.linalg.norm(joints[:, JOINT[f'{side}_{a}']] - joints[:, JOINT[f'{side}_{b}']], axis=-1)
+            for a, b in LENGTHS for side in ('left', 'right')}
+
+
+def _limits(bone: tuple[str, str]) -> tuple[float, float]:
+    return LENGTHS[tuple(name.partition('_')[2] for name in bone)]
+
+
+def _all_joints(views: list[View]) -> np.ndarray:
+    return np.concatenate([view.joints for view in views])
+
+
+def unit_problem(views: list[View]) -> str | None:
+    """Whether the 3D is in metres: people are neither three times as large nor as small."""
+    lengths = bone_lengths(_all_joints(views))
+    factor = np.median([np.median(length) / np.mean(_limits(bone)) for bone, length in lengths.items()])
+    if 1 / 3 < factor < 3:
+        return None
+    unit = next((f': the 3D is in {unit}' for low, high, unit in UNITS if low < factor < high), '')
+    return f"bones are {float(f'{factor:.2g}'):g} times as long as a person's, expected metres{unit}"
+
+
+def bone_problem(views: list[View]) -> str | None:
+    """Whether the joints are in order: bones have a person's lengths, keep them, and left ones have those of right."""
+    lengths = bone_lengths(_all_joints(views))
+    medians = {bone: np.median(length) for bone, length in lengths.items()}
+    order = ': the joints may be in another order'
+    for bone, length in lengths.items():
+        (low, high), name, median = _limits(bone), ' to '.join(bone), medians[bone]
+        if not low < median < high:
+            return f"{name} is {median:.2f} m long, a person's {low} to {high}{order}"
+        shortest, longest = np.percentile(length, (10, 90))
+        if longest - shortest > LARGEST_STRETCH * median:
+            return f'{name} is between {shortest:.2f} and {longest:.2f} m long, as no bone is{order}'
+        other = medians[tuple(joint.replace('left_', 'right_') for joint in bone)]
+        if abs(median - other) > LARGEST_ASYMMETRY * median:
+            return f'{name} is {median:.2f} m long, its right twin {other:.2f} m{order}'
+    return None
+
+
+def upright_problem(views: list[View]) -> str | None:
+    """Whether up is up: in most frames the head is higher in the picture than the ankles."""
+    joints = _all_joints(views)
+    ankles = joints[:, [JOINT['left_ankle'], JOINT['right_ankle']], 1].mean(axis=1)
+    share = np.mean(joints[:, JOINT['head'], 1] < ankles)
+    if share >= SHARE:
+        return None
+    return (f"the head is below the ankles in {1 - share:.0%} of the frames, as the cameras see them: the world's axes "
+            f'or the cameras may be others')
+
+
+def handedness(joints: np.ndarray) -> float | None:
+    """How surely left is on the left, from -1 to 1; None where nobody bends a limb. joints are (T, 15, 3).
+
+    Knees bend forwards and elbows backwards. Forwards is across the hips (or shoulders), from the right to the left,
+    times up the trunk: it turns round when left and right are swapped, or the world is a mirror image. What is weighed
+    is by how much each knee and elbow lies out of the line between its neighbours, so straight limbs say nothing. That
+    the trunk itself says where up is makes it hold for people who lie or turn somersaults too.
+    """
+    up = joints[:, JOINT['thorax']] - joints[:, JOINT['hip']]
+    forwards = bends = 0.0
+    for sign, chain in ((1, ('hip', 'knee', 'ankle')), (-1, ('shoulder', 'elbow', 'wrist'))):
+        across = joints[:, JOINT[f'left_{chain[0]}']] - joints[:, JOINT[f'right_{chain[0]}']]
+        forward = _unit(np.cross(across, up))
+        for side in ('left', 'right'):
+            start, middle, end = (joints[:, JOINT[f'{side}_{name}']] for name in chain)
+            line = _unit(end - start)
+            bend = (middle - start) - ((middle - start) * line).sum(-1, keepdims=True) * line
+            forwards += sign * (bend * forward).sum()
+            bends += np.linalg.norm(bend, axis=-1).sum()
+    return forwards / bends if bends > 4 * len(joints) * BENT else None
+
+
+def _unit(vectors: np.ndarray) -> np.ndarray:
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-9)
+
+
+def side_problem(views: list[View]) -> str | None:
+    """Whether left is on the left: the same for arms and legs, and for where knees and elbows bend to."""
+    joints = _all_joints(views)
+    hips, shoulders = (_unit(joints[:, JOINT[f'left_{name}']] - joints[:, JOINT[f'right_{name}']])
+                       for name in ('hip', 'shoulder'))
+    if (hips * shoulders).sum(-1).mean() < 0:
+        return 'the left shoulder is on the side of the right hip: left and right may be swapped for arms or legs'
+    score = handedness(joints)
+    if score is not None and score < MIRRORED:
+        return (f'knees bend backwards and elbows forwards ({score:.2f}, expected near 1): left and right are swapped, '
+                f'or the world is a mirror image')
+    return None
+
+
+# ---- 2D ---------------------------------------------------------------------------------------------------------
+
+
+def pixel_problem(views: list[View]) -> str | None:
+    """Whether the 2D is in pixels of the pictures."""
+    if max(np.abs(view.pixels).max() for view in views) < 5:
+        return 'the keypoints are normalised, expected pixels'
+    inside = np.mean(np.concatenate([((view.pixels >= 0) & (view.pixels <= view.size)).all(-1).ravel()
+                                     for view in views]))
+    if inside >= SHARE:
+        return None
+    return (f'{1 - inside:.0%} of the keypoints lie outside the picture of {views[0].size[0]} × {views[0].size[1]} '
+            f'pixels: it may have another size, or x and y be swapped')
+
+
+def fit_lens(slopes: np.ndarray, pixels: np.ndarray) -> np.ndarray:
+    """The focal lengths and centre [[fx, cx], [fy, cy]] in pixels that take X/Z and Y/Z (N, 2) to pixels (N, 2).
+
+    Least squares, then twice again for the better half, so that what does not belong has no say.
+    """
+    kept = np.ones(len(slopes), bool)
+    for _ in range(3):
+        lens = np.stack([np.linalg.lstsq(np.stack([slopes[kept, axis], np.ones(kept.sum())], axis=1),
+                                         pixels[kept, axis], rcond=None)[0] for axis in (0, 1)])
+        residual = np.linalg.norm(slopes * lens[:, 0] + lens[:, 1] - pixels, axis=-1)
+        kept = residual <= np.median(residual)
+    return lens
+
+
+def projections(views: list[View]) -> list[np.ndarray]:
+    """The 3D of each view in pixels (T, 15, 2): through its camera's lens or, where unknown, a fitted one."""
+    slopes = [view.joints[..., :2] / view.joints[..., 2:] for view in views]
+    lenses = {}
+    for camera in {view.camera for view in views if view.intrinsic is None}:
+        of_camera = [index for index, view in enumerate(views) if view.camera == camera]
+        lenses[camera] = fit_lens(np.concatenate([slopes[i][:, LIMBS].reshape(-1, 2) for i in of_camera]),
+                                  np.concatenate([views[i].pixels[:, LIMBS].reshape(-1, 2) for i in of_camera]))
+    return [slope * lenses[view.camera][:, 0] + lenses[view.camera][:, 1] if view.intrinsic is None else
+            denormalise(project(view.joints, view.intrinsic), *view.size)
+            for view, slope in zip(views, slopes, strict=True)]
+
+
+def distance(pixels: np.ndarray, projected: np.ndarray) -> float:
+    """How far keypoints lie from the projection, both (T, 15, 2): the limbs' median, over the person's size."""
+    pixels, projected = pixels[:, LIMBS], projected[:, LIMBS]
+    size = np.linalg.norm(np.ptp(pixels, axis=1), axis=-1)
+    return float(np.median(np.linalg.norm(pixels - projected, axis=-1)) / max(np.median(size), 1e-9))
+
+
+def _distances(views: list[View]) -> np.ndarray:
+    return np.array([distance(view.pixels, p) for view, p in zip(views, projections(views), strict=True)])
+
+
+def agreement_problem(views: list[View]) -> str | None:
+    """Whether the 2D is of the 3D: keypoints lie on its projection, nearer than with left and right swapped."""
+    distances = _distances(views)
+    swapped = _distances([replace(view, pixels=view.pixels[:, BODY.mirror]) for view in views])
+    if swapped.mean() < distances.mean() / 2:
+        return 'left and right of the keypoints are swapped: on the projected 3D they fit the other way round'
+    far = np.flatnonzero(distances > np.clip(FURTHER * np.median(distances), *FURTHEST))
+    if not len(far):
+        return None
+    worst = far[distances[far].argmax()]
+    cause = ('of another take or camera' if len(far) <= len(views) / 2 else
+             'of other takes or cameras, or in another order, or the cameras may be others')
+    return (f'the keypoints of {len(far)} of {len(views)} views are not where the 3D is projected to, at the worst '
+            f"{distances[worst]:.0%} of the person's size away in {views[worst]}: they may be {cause}")
+
+
+# What is checked of the views of a subject, in this order. After the first that fails the others of its side would only
+# repeat it; the last needs both sides to be sound.
+CHECKS_3D = {'units': unit_problem, 'bones': bone_problem, 'upright': upright_problem, 'left and right': side_problem}
+CHECKS_2D = {'pixels': pixel_problem}
+CHECKS_BOTH = {'2D on the projected 3D': agreement_problem}
+
+
+def problems_of(views: list[View]) -> dict[str, str]:
+    """What is wrong with the views of one subject: name of the check -> sentence."""
+    problems = {}
+    for checks in (CHECKS_3D, CHECKS_2D, CHECKS_BOTH):
+        if checks is CHECKS_BOTH and problems:
+            break
+        problems |= next(({name: problem} for name, check in checks.items() if (problem := check(views))), {})
+    return problems

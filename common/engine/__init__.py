@@ -1,1 +1,0 @@
-"""The loops: training, evaluation, and what is said about their results."""

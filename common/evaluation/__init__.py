@@ -1,0 +1,1 @@
+"""From test windows to tables."""

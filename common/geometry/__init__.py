@@ -1,0 +1,1 @@
+"""Cameras, rotations, alignment, places in the world: arithmetic on arrays."""

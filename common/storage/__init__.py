@@ -1,0 +1,1 @@
+"""Files: npz archives, checkpoints, run folders, atomic writing."""

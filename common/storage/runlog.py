@@ -1,0 +1,142 @@
+"""What a run leaves behind and shows: its folder, one JSON line per epoch, TensorBoard scalars, a progress bar."""
+
+import contextlib
+import json
+import platform
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from common.errors import FileError
+from common.storage.files import atomic_path
+
+
+def versions() -> dict:
+    """Versions of what computes, for run folders and checkpoints."""
+    return {'python': platform.python_version(), 'torch': str(torch.__version__), 'numpy': np.__version__}
+
+
+def git_revision() -> str | None:
+    """The commit of the source, with `+` where files differ from it; None where that is unknown."""
+    def git(*arguments):
+        return subprocess.run(['git', *arguments], cwd=Path(__file__).parent, capture_output=True, text=True,
+                              check=True, timeout=10).stdout.strip()
+    try:
+        return git('rev-parse', 'HEAD') + ('+' if git('status', '--porcelain', '--untracked-files=no') else '')
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+class RunLog:
+    """The folder of one run, `LOGDIR/<date>-<time>`."""
+
+    def __init__(self, folder: Path, epoch: int):
+        """Open a run folder after that many epochs; what it says of later ones is cut off. Raises FileError."""
+        self.folder = folder
+        path = folder / 'metrics.jsonl'
+        if path.exists():
+            kept = [m for m in read_metrics(path) if m['epoch'] <= epoch]
+            with atomic_path(path) as temporary:
+                temporary.write_text(''.join(json.dumps(m) + '\n' for m in kept))
+        from torch.utils.tensorboard import SummaryWriter  # slow to import, and only a training run needs it
+        self._scalars = SummaryWriter(str(folder), purge_step=epoch + 1)
+
+    @classmethod
+    def fresh(cls, parent: Path, about: dict) -> 'RunLog':
+        """Make a new folder under `parent` and write its `run.json`. Raises FileError when that cannot be."""
+        stamp = time.strftime('%Y%m%d-%H%M%S')
+        try:
+            parent.mkdir(parents=True, exist_ok=True)
+            folder = next(folder for folder in _names(parent, stamp) if _make(folder))
+        except OSError as error:
+            raise FileError(f'cannot make a run folder in {parent}: {error.strerror}') from None
+        try:
+            with atomic_path(folder / 'run.json') as temporary:
+                temporary.write_text(json.dumps(about, indent=1) + '\n')
+        except FileError:
+            folder.rmdir()
+            raise
+        return cls(folder, 0)
+
+    @classmethod
+    def continued(cls, folder: Path, epoch: int, about: dict) -> 'RunLog':
+        """Go on in the folder of the run that is resumed after that many epochs; its commands are added up in
+        `resumed.jsonl`. Raises FileError."""
+        try:
+            with open(folder / 'resumed.jsonl', 'a') as file:
+                file.write(json.dumps({'epoch': epoch, **about}) + '\n')
+        except OSError as error:
+            raise FileError(f'cannot write {folder}: {error.strerror}') from None
+        return cls(folder, epoch)
+
+    def epoch(self, figures: dict) -> None:
+        """Add the figures of an epoch to `metrics.jsonl` and to TensorBoard. Raises FileError when that cannot be."""
+        path = self.folder / 'metrics.jsonl'
+        try:
+            with open(path, 'a') as file:
+                file.write(json.dumps(figures, allow_nan=False) + '\n')
+            for name, value in figures.items():
+                if name != 'epoch' and value is not None:
+                    self._scalars.add_scalar(name, value, figures['epoch'])
+            self._scalars.flush()
+        except OSError as error:
+            raise FileError(f'cannot write {path}: {error.strerror}') from None
+
+    def epochs(self) -> list[dict]:
+        """The figures of the epochs so far."""
+        path = self.folder / 'metrics.jsonl'
+        return read_metrics(path) if path.exists() else []
+
+    def close(self) -> None:
+        """Flush what TensorBoard has not written yet."""
+        with contextlib.suppress(OSError):  # a full disk: what counts, metrics.jsonl, has been written or reported
+            self._scalars.close()
+
+
+def read_metrics(path: Path) -> list[dict]:
+    """The epochs of a `metrics.jsonl`; a last line that a full disk or a kill cut short is left out."""
+    epochs = []
+    for line in path.read_text().splitlines():
+        with contextlib.suppress(json.JSONDecodeError):
+            epochs.append(json.loads(line))
+    return epochs
+
+
+def _names(parent: Path, stamp: str):
+    yield parent / stamp
+    yield from (parent / f'{stamp}-{n}' for n in range(2, 1000))
+
+
+def _make(folder: Path) -> bool:
+    try:
+        folder.mkdir()
+    except FileExistsError:
+        return False
+    return True
+
+
+class Progress:
+    """A bar over the frames of an epoch, with loss, frames/s and time left; silent where stderr is no terminal."""
+
+    def __init__(self, title: str, frames: int, shown: bool):
+        self._bar = tqdm(total=frames, desc=title, unit=' frames', unit_scale=True, leave=False, dynamic_ncols=True,
+                         disable=not (shown and sys.stderr.isatty()))
+        self._shown = time.monotonic()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self._bar.close()
+
+    def step(self, frames: int, loss: torch.Tensor) -> None:
+        """Advance. The loss (metres) is read only when the bar is drawn, because reading waits for the device."""
+        self._bar.update(frames)
+        if not self._bar.disable and time.monotonic() - self._shown > 0.5:
+            self._bar.set_postfix_str(f'loss {1000 * loss.item():.2f}')
+            self._shown = time.monotonic()

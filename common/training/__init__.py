@@ -1,0 +1,1 @@
+"""The loop, the optimiser and what a run leaves behind."""

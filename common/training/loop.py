@@ -1,0 +1,257 @@
+"""Training: one loop, read from top to bottom. Everything random in a step is a function of (seed, epoch, step).
+
+A step is the work of all processes together: each takes its share of the windows, back-propagates its share of the
+plain loss, and the summed gradient is multiplied once for the objective. A single process is the case of one share.
+"""
+
+import contextlib
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from common.distributed import World
+from common.errors import DivergedError
+from common.evaluation.evaluate import TestWindows, predictions, validation_figures
+from common.losses import gradient_factor
+from common.models.computing import computing_in, evaluation_precision, training_precision
+from common.models.layers import DropPath, draw
+from common.sampler import Batch, SequenceStore, WindowSampler
+from common.storage import checkpoint
+from common.storage.runlog import Progress, RunLog
+from common.training.optimiser import CHECK_EVERY, FiniteCheck, MovingAverage, Recipe, StepLoss, learning_rate
+from common.training.signals import Stopped, StopRequest
+
+
+@dataclass
+class Progression:
+    """Where a run stands, as its checkpoints store it.
+
+    Attributes:
+        epoch: finished epochs.
+        step: finished steps of the epoch after them.
+        loss_sum: sum over that epoch's windows so far of the loss, metres.
+        base_lr, lr_since: the rate that the schedule starts from, and the epoch it starts at.
+        first_epoch: the epoch whose window order is the generator's first draw.
+        metrics: figures of the last finished epoch; best: those of the best so far.
+    """
+
+    epoch: int = 0
+    step: int = 0
+    loss_sum: float = 0.0
+    base_lr: float = 0.0
+    lr_since: int = 1
+    first_epoch: int = 1
+    best: dict | None = None
+    metrics: dict = field(default_factory=dict)
+
+
+@dataclass
+class Judges:
+    """What an epoch is judged on: sequences that pick the best epoch, and training sequences where asked for."""
+
+    valid: SequenceStore | None = None
+    train: SequenceStore | None = None
+
+
+class Trainer:
+    """A model on its way through the epochs of a recipe."""
+
+    def __init__(self, model: torch.nn.Module, optimizer: torch.optim.Optimizer, sampler: WindowSampler,
+                 loss: StepLoss, recipe: Recipe, at: Progression, world: World):
+        """at: where the run stands; moved forward in place."""
+        self.model, self.optimizer, self.sampler, self.loss = model, optimizer, sampler, loss
+        self.recipe, self.at, self.world = recipe, at, world
+        self.device = sampler.store.device
+        self.precision = training_precision(recipe.precision, self.device)
+        self.judged_in = evaluation_precision(recipe.precision, self.device)
+        self.average = MovingAverage(model, recipe.ema) if recipe.ema else None
+        self._drop_generator = torch.Generator(self.device)
+        self._drop_paths = [module for module in model.modules() if isinstance(module, DropPath) and module.rate]
+
+    def gradient(self, batch: Batch, epoch: int, objective: str | None = None) -> torch.Tensor:
+        """Fill the parameters' gradients with those of the whole step's objective; returns its loss, a scalar."""
+        seed = step_seed(self.recipe.seed, epoch, batch.step)
+        # The same draws on every rank, for the whole step.
+        draw(self._drop_paths, batch.whole, *batch.keypoints.shape[1:3], self._drop_generator.manual_seed(seed),
+             slice(batch.before, batch.before + len(batch.keypoints)))
+        # Another stream for each rank; 0 would be the stream of all, since missing numbers count as zeros.
+        torch.manual_seed(step_seed(self.recipe.seed, epoch, batch.step, 1 + self.world.rank))
+        self.optimizer.zero_grad(set_to_none=True)
+        with computing_in(self.model, self.precision):
+            loss = self.loss(self.model, batch)
+            loss.backward()
+        self.world.sum_gradients(self.model)
+        loss = self.world.sum(loss.detach())
+        factor = gradient_factor(loss, objective or self.recipe.objective)
+        if not isinstance(factor, float):
+            torch._foreach_mul_([p.grad for p in self.model.parameters()], factor)
+        return loss
+
+    def epoch(self, epoch: int, save: Callable[[], None], stop: StopRequest) -> tuple[float, float]:
+        """Train the rest of an epoch; returns 1000 × the mean of the loss, each step's value taken before its update,
+        and the learning rate of the last step.
+
+        Raises DivergedError when a loss or gradient was not finite, and Stopped, having saved, when a signal asked.
+        """
+        recipe, at = self.recipe, self.at
+        self.model.train()
+        steps = self.sampler.steps(recipe.windows)
+        loss_sum = torch.tensor(at.loss_sum, dtype=torch.float64, device=self.device)  # no step waits for it
+        check = FiniteCheck(self.optimizer, self.device)
+        rate = learning_rate(recipe, at.base_lr, at.lr_since, epoch, max(at.step - 1, 0), steps)
+        batches = self.sampler.epoch(epoch - at.first_epoch, recipe.windows, self.world.share, at.step)
+        frames = self.sampler.frames
+        with Progress(f'epoch {epoch}/{recipe.epochs}', len(self.sampler) * frames, self.world.first) as bar:
+            for batch in batches:
+                loss = self.gradient(batch, epoch)
+                gradients = [p.grad for p in self.model.parameters()]
+                check.look(loss, gradients, batch.step)
+                if recipe.clip:
+                    norm = torch.stack(torch._foreach_norm(gradients)).norm()
+                    torch._foreach_mul_(gradients, (recipe.clip / (norm + 1e-6)).clamp(max=1))
+                rate = learning_rate(recipe, at.base_lr, at.lr_since, epoch, batch.step, steps)
+                for group in self.optimizer.param_groups:
+                    group['lr'] = rate
+                self.optimizer.step()
+                if self.average:
+                    self.average.update(self.model)
+                loss_sum += loss.double() * batch.whole
+                at.step = batch.step + 1
+                bar.step(batch.whole * frames, loss)
+                signal = self.world.largest(stop.signal)
+                due = recipe.save_every_steps and at.step % recipe.save_every_steps == 0 and at.step < steps
+                if signal or due or at.step % CHECK_EVERY == 0 or at.step == steps:
+                    self._raise_if_failed(check, epoch)
+                if signal or due:
+                    at.loss_sum = loss_sum.item()
+                    save()
+                if signal:
+                    raise Stopped(signal)
+        return 1000 * loss_sum.item() / len(self.sampler), rate
+
+    def _raise_if_failed(self, check: FiniteCheck, epoch: int) -> None:
+        """DivergedError, naming the step and the first parameter with a bad gradient, if a step failed.
+
+        The optimizer has skipped since, so doing the step again finds the gradients it had.
+        """
+        step = check.failed_step()
+        if step is None:
+            return
+        batch = next(self.sampler.epoch(epoch - self.at.first_epoch, self.recipe.windows, self.world.share, step))
+        loss = self.gradient(batch, epoch, 'plain').item()  # times a loss that is not finite, all would be bad
+        bad = next((name for name, p in self.model.named_parameters() if not p.grad.isfinite().all()), 'none')
+        raise DivergedError(f'training diverged in epoch {epoch}, step {step + 1}: the loss is {1000 * loss}, and the '
+                            f'first parameter with a gradient that is not finite is {bad}; the checkpoints stay as '
+                            f'they were, try a lower -lr or --clip 1')
+
+    @contextlib.contextmanager
+    def evaluated_weights(self):
+        """The model with the weights that are to be evaluated and shown: the moving average, where there is one."""
+        if self.average is None:
+            yield self.model
+            return
+        raw = {key: value.clone() for key, value in self.model.state_dict().items()}
+        self.model.load_state_dict(self.average.state)
+        try:
+            yield self.model
+        finally:
+            self.model.load_state_dict(raw)
+
+    def content(self) -> dict:
+        """What a checkpoint needs to go on from here; `model_pos` is what is to be evaluated."""
+        content = {**asdict(self.at), 'optimizer': self.optimizer.state_dict(), 'training_state': None,
+                   'model_pos': self.model.state_dict(),
+                   'lr': learning_rate(replace(self.recipe, warmup=0), self.at.base_lr, self.at.lr_since,
+                                       self.at.epoch + 1, 0, 1)}
+        if self.average:
+            content |= {'model_pos': self.average.state, 'training_state': content['model_pos']}
+        return content
+
+
+def fit(trainer: Trainer, judges: Judges, log: RunLog | None, folder: Path, about: dict, stop: StopRequest,
+        say: Callable[[str], None]) -> None:
+    """Train up to recipe.epochs, saving `last.bin`, `best.bin` and `epoch_N.bin` in the folder.
+
+    Args:
+        judges: without sequences to validate on no epoch is best.
+        log: the first rank's; None on the others, which write nothing.
+        about: what a checkpoint says of its model and data.
+
+    Raises FileError when a checkpoint or the log cannot be written, DivergedError when training diverged, of which
+    nothing is saved, and Stopped after saving when a signal asked for it.
+    """
+    recipe, at, world = trainer.recipe, trainer.at, trainer.world
+
+    def save(*also: str) -> None:
+        content = about | trainer.content()
+        floats = [value for value in content['model_pos'].values() if value.is_floating_point()]
+        if not torch.stack(torch._foreach_norm(floats, float('inf'))).max().isfinite():
+            raise DivergedError(f'diverged after epoch {at.epoch}, step {at.step}: the weights are not finite; '
+                                f'the checkpoints stay as they were, try a lower -lr or --clip 1')
+        if world.first:
+            checkpoint.save_last(folder, content, also)
+
+    windows = {name: None if store is None else TestWindows.of(store, trainer.sampler.frames, world)
+               for name, store in vars(judges).items()}
+    for epoch in range(at.epoch + 1, recipe.epochs + 1):
+        begun, first_step = time.perf_counter(), at.step
+        loss, rate = trainer.epoch(epoch, save, stop)
+        trained = (at.step - first_step) * recipe.windows * trainer.sampler.frames / (time.perf_counter() - begun)
+        figures = {'valid_mpjpe': None, 'valid_mpjve': None}
+        with trainer.evaluated_weights() as model, computing_in(model, trainer.judged_in):
+            for name, store in vars(judges).items():
+                if store is not None:
+                    figures |= _judge(model, store, windows[name], recipe.root, world, name)
+        if not all(np.isfinite(value) for value in figures.values() if value is not None):
+            raise DivergedError(f'training diverged in epoch {epoch}: {figures}; checkpoints of earlier epochs stay, '
+                                f'try a lower -lr')
+        at.metrics = {'epoch': epoch, 'lr': rate, 'train_loss': loss, **figures,
+                      'seconds': round(time.perf_counter() - begun, 3), 'frames_per_second': round(trained)}
+        at.epoch, at.step, at.loss_sum = epoch, 0, 0.0
+        improved = judges.valid is not None and (at.best is None
+                                                 or figures['valid_mpjpe'] < at.best['valid_mpjpe'])
+        if improved:
+            at.best = at.metrics
+        if log is not None:
+            log.epoch(at.metrics)  # before last.bin: what it does not know of yet is cut off when it is resumed
+        save(*[checkpoint.BEST] * improved,
+             *[f'epoch_{epoch}.bin'] * bool(recipe.save_every and epoch % recipe.save_every == 0))
+        say(_epoch_line(at.metrics, recipe, improved))
+        if signal := world.largest(stop.signal):
+            raise Stopped(signal)
+
+
+def _judge(model, store: SequenceStore, windows: TestWindows, root: str, world: World, name: str) -> dict:
+    """The figures of an epoch on some sequences, in millimetres; a refined model's are those with the refinement, and
+    beside them the MPJPE of its base."""
+    predicted = predictions(model, store, windows, root)
+    figures = {f'{name}_{metric}': value for metric, value in
+               validation_figures(predicted.popitem()[1], store, windows, world).items()}
+    if predicted:
+        base = validation_figures(predicted['predicted'], store, windows, world)
+        figures[f'{name}_base_mpjpe'] = base['mpjpe']
+    if name == 'train':
+        figures.pop('train_mpjve')
+    return figures
+
+
+def step_seed(*numbers: int) -> int:
+    """The seed of what is random in a step but the window order: a function of (seed, epoch, step[, rank])."""
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
+
+
+def progression_of(stored: dict) -> Progression:
+    """The progression that a checkpoint's content holds."""
+    return Progression(**{f.name: stored[f.name] for f in fields(Progression)})
+
+
+def _epoch_line(m: dict, recipe: Recipe, improved: bool) -> str:
+    line = f'epoch {m["epoch"]}/{recipe.epochs}  lr {m["lr"]:.3g}  train_loss {m["train_loss"]:.2f}'
+    for name in ('train_mpjpe', 'valid_base_mpjpe', 'valid_mpjpe', 'valid_mpjve'):
+        if m.get(name) is not None:
+            line += f'  {name} {m[name]:.2f} mm'
+    return line + f'  {m["seconds"]:.1f} s  {m["frames_per_second"]:,} frames/s' + ('  best' if improved else '')
