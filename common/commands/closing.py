@@ -74,7 +74,7 @@ def close(session: Session, model: torch.nn.Module, path: Path, store: SequenceS
 
 def _plot(folder: Path, by_row, title: str, rows: dict, dataset: PoseDataset) -> None:
     """Draw the figures of an evaluation into a folder. Raises FileError."""
-    from common import render  # matplotlib takes a second to import, and only this needs it here
+    from common.drawing import pictures as render  # matplotlib takes a second to import, and only this needs it here
 
     try:
         folder.mkdir(exist_ok=True)
