@@ -3,23 +3,30 @@
 
 import os
 import sys
-import time
+from pathlib import Path
+
+# Threads that spin while they wait take the cores of whoever else works on the machine. Read when torch is imported.
+os.environ.setdefault('OMP_WAIT_POLICY', 'passive')
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command line; returns the exit status: 0, 1 (files), 2 (flags), 130 (SIGINT), 143 (SIGTERM)."""
+    """Run one command line; return the exit status: 0, 1 (files), 2 (flags), 130 (SIGINT), 143 (SIGTERM)."""
     try:
-        from common.cli import parser as arguments
-        args = arguments.parse(argv)
-        from common.commands import session  # torch is imported only for a command line that makes sense
-        from common.errors import DivergedError, FileError, FlagError
-        from common.training.signals import Stopped
+        from common.cli import parser
+        from common.errors import ContractError, DivergedError, FileError, FlagError
+        config = parser.parse(argv)
         try:
-            session.run(args)
+            check_data_is_there(config)
+            from common import commands  # torch is imported only for a command line that makes sense
+            from common.training.signals import Stopped
+        except (FileError, FlagError) as error:
+            return _fail(error, error.exit_status)
+        try:
+            commands.run(config)
         except Stopped as stopped:
-            return _fail(f'stopped by {stopped}; {args.checkpoint}/last.bin holds every step so far, continue with '
-                         f'--resume', stopped.exit_status)
-        except (DivergedError, FileError, FlagError) as error:
+            return _fail(f'stopped by {stopped}; {config.run.checkpoint}/last.bin holds every step so far, continue '
+                         f'with --resume', stopped.exit_status)
+        except (ContractError, DivergedError, FileError, FlagError) as error:
             return _fail(error, error.exit_status)
     except SystemExit as stop:  # argparse ends so, after its one line or the help
         return stop.code or 0
@@ -39,10 +46,17 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
+def check_data_is_there(config) -> None:
+    """Raise FileError for a training file that is missing, before seconds are spent on importing torch."""
+    from common.config import TRAIN
+    from common.datasets import check_files
+    alone = int(os.environ.get('WORLD_SIZE', 1)) == 1  # several processes agree on it once they have met
+    if alone and config.command == TRAIN and not (config.train.resume or config.train.init):
+        check_files(config.data.dataset, Path(config.data.folder), config.data.keypoints)
+
+
 def _fail(message, status: int) -> int:
     rank = int(os.environ.get('RANK', 0))
-    if rank:
-        time.sleep(3)  # what all ranks find wrong the first one says, and torchrun then ends the others
     print(f'run_ktpformer.py: error: {f"rank {rank}: " if rank else ""}{message}', file=sys.stderr, flush=True)
     return status
 

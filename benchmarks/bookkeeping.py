@@ -1,12 +1,13 @@
-"""What a run costs beside its training steps: finite check, checkpoints and log of every epoch.
+"""The cost of a run beside its training steps: finite check, checkpoints and log of every epoch.
 
     python benchmarks/bookkeeping.py [--frames 27] [--channels 512] [--depth 7] [--rounds 5]
 
-Reckons their share of a Human3.6M epoch at the step time of the device at hand. Prints JSON.
+Computes their share of a Human3.6M epoch from the step time measured on this device. Prints JSON.
 """
 
 import argparse
 import json
+import os
 import statistics
 import sys
 import tempfile
@@ -18,21 +19,22 @@ import torch
 
 if __name__ == '__main__':
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+os.environ.setdefault('OMP_WAIT_POLICY', 'passive')  # before torch is imported
 
 from benchmarks.trainer import make_trainer
-from common.commands.prepare import choose_device
-from common.datasets import Sequence
-from common.sampler import SequenceStore
+from common.commands.session import choose_device
+from common.sequences import Sequence
 from common.skeleton import H36M
 from common.storage import checkpoint
 from common.storage.runlog import RunLog, versions
+from common.store import SequenceStore
 from common.training.optimiser import CHECK_EVERY, FiniteCheck
 
 H36M_FRAMES = 1_559_752  # training frames over four cameras
 
 
 def main() -> None:
-    """Run all measurements and print them."""
+    """Run all measurements and print the results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--frames', type=int, default=27, help='frames of a window')
     parser.add_argument('--channels', type=int, default=512)
@@ -80,7 +82,7 @@ def main() -> None:
 
 
 def median(work, rounds: int, device: torch.device) -> float:
-    """Median seconds of some rounds of the work, the device's part included."""
+    """Return the median seconds of some rounds of the work, the time on the device included."""
     times = []
     for _ in range(rounds):
         begun = time.perf_counter()

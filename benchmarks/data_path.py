@@ -1,15 +1,16 @@
-"""What stands between npz files and the first training step, and between one step and the next.
+"""The time from npz files to the first training step, and from one step to the next.
 
     python benchmarks/data_path.py [--dataset h36m|3dhp] [--frames 27] [--channels 512] [--depth 7] [--rounds 5]
 
 Makes a data set of Human3.6M's size from synthetic motion (390,000 training and 136,000 test frames, four cameras) in a
-temporary folder, starts the program on it until the first step begins, and measures the share of an epoch that goes
-into its windows. Of MPI-INF-3DHP's size (131,592 training frames, eight cameras, float64 as converted) it measures the
-start alone. Prints JSON.
+temporary folder, runs the program on it until the first step begins, and measures the share of an epoch that goes into
+its windows. For MPI-INF-3DHP's size (131,592 training frames, eight cameras, float64 as converted) it measures only the
+start. Prints JSON.
 """
 
 import argparse
 import json
+import os
 import platform
 import resource
 import statistics
@@ -24,18 +25,19 @@ import torch
 
 if __name__ == '__main__':
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+os.environ.setdefault('OMP_WAIT_POLICY', 'passive')  # before torch is imported
 
 from benchmarks.trainer import make_trainer
-from common.cli import parser as arguments
-from common.commands import session
-from common.commands.prepare import choose_device
+from common import commands
+from common.cli.parser import parse
+from common.commands.session import choose_device
 from common.datasets import load_dataset
 from common.datasets.h36m import CAMERAS, SUBJECTS_TEST, SUBJECTS_TRAIN
 from common.datasets.synthetic import ACTIONS, motion
-from common.sampler import SequenceStore
 from common.skeleton import H36M, H36M_OF_32, MPI_INF_3DHP, correspondence
 from common.storage.npz import write_npz
 from common.storage.runlog import versions
+from common.store import SequenceStore
 from common.training import loop as train
 from data import prepare_data_3dhp
 
@@ -43,7 +45,7 @@ FRAMES_TRAIN, FRAMES_TEST, TAKES = 390_000, 136_000, 30  # takes of a subject
 
 
 def main() -> None:
-    """Run all measurements and print them."""
+    """Run all measurements and print the results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--dataset', choices=('h36m', '3dhp'), default='h36m', help='whose size the data has')
     parser.add_argument('--frames', type=int, default=27, help='frames of a window')
@@ -71,7 +73,7 @@ def main() -> None:
 
 
 def write_data(folder: Path) -> None:
-    """The npz files of `-d h36m -k gt` at full size: one synthetic motion per take, projected into four cameras."""
+    """Write the npz files of `-d h36m -k gt` at full size: a synthetic motion per take, projected into four cameras."""
     random = np.random.default_rng(0)
     positions, detections = {}, {}
     for subjects, total in ((SUBJECTS_TRAIN, FRAMES_TRAIN), (SUBJECTS_TEST, FRAMES_TEST)):
@@ -90,7 +92,7 @@ def write_data(folder: Path) -> None:
 
 
 def write_3dhp(folder: Path) -> None:
-    """The npz files of `-d 3dhp` at full size, millimetres in each camera's axes, float64 and compressed."""
+    """Write the npz files of `-d 3dhp` at full size: millimetres in each camera's axes, float64, compressed."""
     random = np.random.default_rng(0)
     joints = correspondence(MPI_INF_3DHP, H36M).astype(np.float64)
 
@@ -114,7 +116,7 @@ def write_3dhp(folder: Path) -> None:
 
 
 def start_until_first_step(dataset: str, folder: str, frames: int) -> dict:
-    """Seconds from starting the process to the start of its first training step, and its peak memory."""
+    """Measure the seconds from the start of a process to its first training step, and its peak memory."""
     begun = time.time()
     command = [sys.executable, __file__, '--first-step', folder, '--frames', str(frames), '--dataset', dataset]
     told = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
@@ -122,25 +124,25 @@ def start_until_first_step(dataset: str, folder: str, frames: int) -> dict:
 
 
 class _FirstStep(Exception):
-    """Thrown where the first step would begin."""
+    """Raised where the first step would begin."""
 
 
 def first_step(dataset: str, folder: Path, frames: int) -> None:
-    """In a process of its own: train on the folder until the first batch is gathered, then say when that was."""
+    """Train on the folder until the first batch is gathered, then print the time; runs in its own process."""
     def stop(*_):
         raise _FirstStep
     train.step_seed = stop  # the first thing a step asks for once it has its batch
-    args = arguments.parse(['-d', dataset, '-k', 'gt', '--data', str(folder), '-f', str(frames), '--overwrite',
+    config = parse(['-d', dataset, '-k', 'gt', '--data', str(folder), '-f', str(frames), '--overwrite',
                             '-c', str(folder / 'checkpoint'), '-l', str(folder / 'log')])
     try:
-        session.run(args)
+        commands.run(config)
     except _FirstStep:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         print(json.dumps({'at': time.time(), 'kilobytes': peak}))
 
 
 def window_share(folder: Path, rounds: int, **config) -> dict:
-    """Seconds of a training step of the default batch, and of making its windows, the epoch's shuffle included."""
+    """Measure a training step of the default batch, the making of its windows, and the epoch's shuffle, seconds."""
     frames = config['frames']
     dataset = load_dataset('h36m', folder, 'gt')
     device = choose_device('auto')

@@ -1,13 +1,14 @@
-"""Training throughput of HTNet against the yardstick: the field's model, with a DataLoader of per-frame samples.
+"""Training throughput of HTNet against the reference: the field's model, with a DataLoader of per-frame samples.
 
     python benchmarks/htnet_training.py [--batch 512] [--steps 4] [--rounds 5] [--workers 0]
 
-Both train the default model in fp32 with equal weights, batch, loss, optimizer and dropout, on the same data, in turn
-in one process. Prints JSON: milliseconds a step, frames a second and their ratio, medians over rounds.
+Both train the default model in fp32 with equal weights, batch, loss, optimizer and dropout, on the same data, taking
+turns in one process. Prints JSON: milliseconds a step, frames a second and their ratio, medians over rounds.
 """
 
 import argparse
 import json
+import os
 import statistics
 import sys
 import time
@@ -17,19 +18,20 @@ import torch
 
 if __name__ == '__main__':
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+os.environ.setdefault('OMP_WAIT_POLICY', 'passive')  # before torch is imported
 
 from benchmarks import reference
 from benchmarks.trainer import make_trainer
-from common.commands.prepare import choose_device
+from common.commands.session import choose_device
 from common.datasets import load_dataset
 from common.models import graph
-from common.sampler import SequenceStore
 from common.skeleton import H36M
 from common.storage.runlog import versions
+from common.store import SequenceStore
 
 
 def main() -> None:
-    """Run all rounds and print them."""
+    """Run all rounds and print the results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--batch', type=int, default=512, help='frames of a step')
     parser.add_argument('--steps', type=int, default=4, help='steps of a round')
@@ -74,7 +76,7 @@ def main() -> None:
 
 
 def endless(trainer):
-    """Batches of one epoch after the other."""
+    """Yield batches, epoch after epoch."""
     draw = 0
     while True:
         yield from trainer.sampler.epoch(draw, trainer.recipe.windows)

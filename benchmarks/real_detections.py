@@ -1,16 +1,17 @@
-"""What --predict makes of real detections, against the same person triangulated from several calibrated cameras.
+"""The accuracy of --predict on real detections, against the person triangulated from several calibrated cameras.
 
     python benchmarks/real_detections.py FOLDER CHECKPOINT [--width 1088] [--height 1920] [--fps 60]
 
 FOLDER holds a Qualisys calibration (*.qca.txt, lengths in mm, pixels in 64ths) and, per camera in its order, a folder
-`*_json` of OpenPose files (BODY_25B, as in the demo recording of Pose2Sim). The truth is the triangulation itself: good
-to about 2 cm, no benchmark of lifters. Prints JSON.
+`*_json` of OpenPose files (BODY_25B, as in the demo recording of Pose2Sim). The truth is the triangulation, which is
+only accurate to about 2 cm, so this is not a benchmark of lifters. Prints JSON.
 """
 
 import argparse
 import contextlib
 import io
 import json
+import os
 import sys
 import tempfile
 import xml.etree.ElementTree as ElementTree
@@ -21,6 +22,7 @@ import torch
 
 if __name__ == '__main__':
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+os.environ.setdefault('OMP_WAIT_POLICY', 'passive')  # before torch is imported
 
 import run_ktpformer
 from common import metrics
@@ -29,7 +31,7 @@ from common.keypoints.gaps import strays
 from common.skeleton import BODY25B, H36M
 from common.storage.npz import read_npz
 
-# Joints that the detector names and the lifter predicts; what is put together from others is left out.
+# Joints that the detector names and the lifter predicts; those combined from others are left out.
 JOINTS = tuple(name for name in H36M.joints if name in BODY25B.joints)
 MIN_SCORE = 0.3
 BONES = {f'{side} {bone}': (f'{side}_{a}', f'{side}_{b}') for side in ('left', 'right') for bone, a, b in (
@@ -38,9 +40,9 @@ BONES = {f'{side} {bone}': (f'{side}_{a}', f'{side}_{b}') for side in ('left', '
 
 
 def read_cameras(path: Path) -> list[dict]:
-    """World-to-camera rotation (3, 3), position (3,) in metres and lens (fx, fy, cx, cy) in pixels of each camera.
+    """Read each camera's world-to-camera rotation (3, 3), position (3,) in metres and lens (fx, fy, cx, cy) in pixels.
 
-    Qualisys' camera axes have y up and look along -z, ours y down and z forward.
+    Qualisys' camera axes have y up and look along -z; ours have y down and z forward.
     """
     cameras = []
     for entry in ElementTree.parse(path).getroot().iter('camera'):
@@ -54,9 +56,10 @@ def read_cameras(path: Path) -> list[dict]:
 
 
 def triangulate(cameras: list[dict], points: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """World points (T, K, 3) in metres of pixels (C, T, K, 2) and their reprojection errors (C, T, K) in pixels.
+    """Triangulate pixels (C, T, K, 2) to world points (T, K, 3) in metres, and reprojection errors (C, T, K) in pixels.
 
-    Linear, weighted by the scores (C, T, K); those under MIN_SCORE count nothing, and fewer than two leave NaN.
+    The method is linear, weighted by the scores (C, T, K). Scores under MIN_SCORE are ignored; a point seen by fewer
+    than two cameras is NaN.
     """
     matrices = []
     for camera in cameras:
@@ -77,7 +80,7 @@ def triangulate(cameras: list[dict], points: np.ndarray, scores: np.ndarray) -> 
 
 
 def truth_of(folder: Path) -> tuple[list[dict], list[Path], np.ndarray, np.ndarray]:
-    """(cameras, their folders, (T, J, 3) world points of JOINTS in metres, reprojection errors)."""
+    """Return (cameras, their folders, (T, J, 3) world points of JOINTS in metres, reprojection errors)."""
     cameras = read_cameras(next(folder.glob('*.qca.txt')))
     folders = sorted(folder.glob('*_json'))
     points, scores = [], []
@@ -92,7 +95,7 @@ def truth_of(folder: Path) -> tuple[list[dict], list[Path], np.ndarray, np.ndarr
 
 
 def lift(folder: Path, checkpoint: Path, camera: dict, picture: tuple[int, int], fps: float) -> dict:
-    """The members of what --predict --trajectory writes for one camera's folder."""
+    """Run --predict --trajectory on one camera's folder and return the members of its output."""
     with tempfile.TemporaryDirectory() as scratch:
         output = Path(scratch) / 'out.npz'
         with contextlib.redirect_stdout(io.StringIO()):
@@ -105,7 +108,7 @@ def lift(folder: Path, checkpoint: Path, camera: dict, picture: tuple[int, int],
 
 
 def compare(lifted: dict, world: np.ndarray, camera: dict) -> dict:
-    """Errors in mm of one camera's poses over the frames whose truth is whole, and what the poses look like."""
+    """Return the errors in mm of one camera's poses over frames with complete truth, and other figures of the poses."""
     names = list(lifted['joints'])
     kept = [names.index(name) for name in JOINTS]
     whole = np.isfinite(world).all(axis=(1, 2))
@@ -132,13 +135,13 @@ def _mean(errors: torch.Tensor) -> float:
 
 
 def spread(bone: np.ndarray) -> list[float]:
-    """[mean, standard deviation] of the length of a bone (T, 3), millimetres."""
+    """Return [mean, standard deviation] of the length of a bone (T, 3), millimetres."""
     lengths = 1000 * np.linalg.norm(bone, axis=-1)
     return [round(float(lengths.mean()), 1), round(float(lengths.std()), 1)]
 
 
 def measure(folder: Path, checkpoint: Path, picture: tuple[int, int], fps: float) -> dict:
-    """All figures of a recording."""
+    """Return all figures of a recording."""
     cameras, folders, world, errors = truth_of(folder)
     by_camera = {}
     for camera, path in zip(cameras, folders, strict=True):
@@ -154,7 +157,7 @@ def measure(folder: Path, checkpoint: Path, picture: tuple[int, int], fps: float
 
 
 def main() -> None:
-    """Measure and print."""
+    """Run all measurements and print the results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('folder', type=Path)
     parser.add_argument('checkpoint', type=Path)

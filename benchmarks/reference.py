@@ -1,6 +1,6 @@
-"""The yardstick: both models and a training loop as the field writes them, in plain eager fp32 PyTorch.
+"""The reference: both models and a training loop as the field writes them, in plain eager fp32 PyTorch.
 
-Benchmarks compare the program with it; nothing in the program uses it, and it uses nothing of the program.
+Benchmarks compare the program with it. Neither uses anything of the other.
 Letters in shapes: B batch, F frames, N = B·F samples, J joints, C channels, D hidden width.
 """
 
@@ -24,7 +24,7 @@ class DropPath(nn.Module):
         self.rate = rate
 
     def forward(self, x: Tensor) -> Tensor:
-        """One draw per sample, (N, ...) -> (N, ...)."""
+        """Drop or scale each sample, (N, ...) -> (N, ...)."""
         if self.rate == 0.0 or not self.training:
             return x
         keep = 1.0 - self.rate
@@ -43,7 +43,7 @@ class Mlp(nn.Module):
         self.drop = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, J, C) -> (N, J, C)."""
+        """Map (N, J, C) -> (N, J, C)."""
         x = self.drop(self.act(self.fc1(x)))
         return self.drop(self.fc2(x))
 
@@ -65,7 +65,7 @@ class GraphConv(nn.Module):
         self.register_buffer('eye', torch.eye(joints), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, J, inputs) -> (N, J, outputs)."""
+        """Map (N, J, inputs) -> (N, J, outputs)."""
         h0 = torch.matmul(x, self.W[0])
         h1 = torch.matmul(x, self.W[1])
         graph = self.adjacency + self.adj2
@@ -87,7 +87,7 @@ class Attention(nn.Module):
         self.proj_drop = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, J, C) -> (N, J, C)."""
+        """Map (N, J, C) -> (N, J, C)."""
         n, j, c = x.shape
         q, k, v = self.qkv(x).reshape(n, j, 3, self.heads, c // self.heads).permute(2, 0, 3, 1, 4)
         weights = (q @ k.transpose(-2, -1) * self.scale).softmax(dim=-1)
@@ -108,7 +108,7 @@ class LocalJoints(nn.Module):
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, J, C) -> (N, J, C)."""
+        """Map (N, J, C) -> (N, J, C)."""
         y = self.gcn2(self.act(self.gcn1(self.norm_gcn1(x))))
         return x + self.drop_path(self.norm_gcn2(y))
 
@@ -134,7 +134,7 @@ class InterPart(nn.Module):
         self.ends = [limb[2] for limb in limbs]
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, J, C), own third plus the local one -> (N, J, C)."""
+        """Map (N, J, C), own third plus the local one -> (N, J, C)."""
         v1, v2 = self.norm_conv1(x), self.norm_conv2(x)
         tokens1 = self.conv1(v1[:, self.threes].permute(0, 2, 1)).permute(0, 2, 1)  # (N, limbs, C)
         tokens1 = self.drop_path(self.act(tokens1))
@@ -159,7 +159,7 @@ class GlobalBody(nn.Module):
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, J, C), own third plus the inter-part one -> (N, J, C)."""
+        """Map (N, J, C), own third plus the inter-part one -> (N, J, C)."""
         return x + self.drop_path(self.attn(self.norm_attn(x)))
 
 
@@ -178,7 +178,7 @@ class Block(nn.Module):
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, J, C) -> (N, J, C)."""
+        """Map (N, J, C) -> (N, J, C)."""
         local, inter, whole = x.chunk(3, dim=-1)
         local = self.lgc(local)
         inter = self.ipc(inter + local)
@@ -202,7 +202,7 @@ class HTNet(nn.Module):
         self.fcn = nn.Linear(channels, 3)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, F, J, 2) -> (B, F, J, 3)."""
+        """Map (B, F, J, 2) -> (B, F, J, 3)."""
         b, f, j, _ = x.shape
         x = self.patch_embed(x.reshape(b * f, j, 2)) + self.pos_embed
         for block in self.Hiremixer['blocks']:
@@ -219,7 +219,7 @@ class GraphLayer(nn.Module):
         self.bn = nn.BatchNorm1d(outputs)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, nodes, inputs) -> (N, nodes, outputs)."""
+        """Map (N, nodes, inputs) -> (N, nodes, outputs)."""
         return torch.relu(self.bn(self.gconv(x).transpose(1, 2)).transpose(1, 2))
 
 
@@ -232,7 +232,7 @@ class TrajectoryPrior(nn.Module):
         self.gconv2 = GraphLayer(adjacency, channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, F, C) -> (N, F, C)."""
+        """Map (N, F, C) -> (N, F, C)."""
         return x + self.gconv2(self.gconv1(x))
 
 
@@ -247,7 +247,7 @@ class TransformerBlock(nn.Module):
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, tokens, C) -> (N, tokens, C)."""
+        """Map (N, tokens, C) -> (N, tokens, C)."""
         x = x + self.drop_path(self.attn(self.norm1(x)))
         return x + self.drop_path(self.mlp(self.norm2(x)))
 
@@ -260,7 +260,7 @@ class PriorAttention(Attention):
         self.norm1 = nn.LayerNorm(channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, tokens, C) -> (N, tokens, C)."""
+        """Map (N, tokens, C) -> (N, tokens, C)."""
         return super().forward(self.norm1(x))
 
 
@@ -288,7 +288,7 @@ class KTPFormer(nn.Module):
         self.head = nn.Sequential(nn.LayerNorm(channels), nn.Linear(channels, 3))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, F, J, 2) -> (B, F, J, 3)."""
+        """Map (B, F, J, 2) -> (B, F, J, 3)."""
         b, f, j, _ = x.shape
 
         def by_track(x: Tensor) -> Tensor:  # (B·F, J, C) -> (B·J, F, C)
@@ -309,7 +309,7 @@ class KTPFormer(nn.Module):
 
 
 class PerFrameSamples(Dataset):
-    """One sample per (sequence index, frame, mirrored): arrays (1, J, 2) and (1, J, 3), copies, float32.
+    """A data set of one sample per (sequence index, frame, mirrored): float32 copies (1, J, 2) and (1, J, 3).
 
     Args:
         sequences: objects with `keypoints` (T, J, 2) and `poses` (T, J, 3), root-relative.
@@ -339,18 +339,18 @@ class PerFrameSamples(Dataset):
 
 
 def make_loader(dataset: Dataset, batch: int = 512, workers: int = 0) -> DataLoader:
-    """Shuffled batches (B, 1, J, 2) and (B, 1, J, 3)."""
+    """Make a loader of shuffled batches (B, 1, J, 2) and (B, 1, J, 3)."""
     pin = torch.cuda.is_available()
     return DataLoader(dataset, batch_size=batch, shuffle=True, num_workers=workers, pin_memory=pin)
 
 
 def make_optimizer(model: nn.Module) -> torch.optim.Adam:
-    """Adam of the recipe."""
+    """Make the Adam of the recipe."""
     return torch.optim.Adam(model.parameters(), lr=5e-4, amsgrad=True)
 
 
 def train_steps(model: nn.Module, loader: DataLoader, optimizer: torch.optim.Optimizer, steps: int) -> float:
-    """Train for so many steps, over as many epochs as that takes; returns the mean loss over their samples."""
+    """Train for so many steps, over as many epochs as that takes; return the mean loss over their samples."""
     device = next(model.parameters()).device
     model.train()
     total, count, done = 0.0, 0, 0

@@ -1,10 +1,10 @@
-"""How long a film of --render takes to draw and write, and how much memory it needs, by its length.
+"""The time to draw and write a film of --render, and its memory, by length.
 
     python benchmarks/rendering.py --frames 300
 
-Panels as the program draws them at its default size: 2D input, a prediction and the truth. Prints JSON: seconds and
-peak memory of each format and length, every one measured in a process of its own; with --video also over frames of a
-video that is decoded beside it.
+The panels are those of the program at its default size: 2D input, a prediction and the truth. Prints JSON: seconds and
+peak memory of each format and length, each measured in its own process; with --video also over the frames of a video
+that is decoded meanwhile.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from common.drawing.video import read_video, write_film
 
 
 def film(suffix: str, frames: int, clip: Path | None, folder: Path) -> dict:
-    """Draw one film; seconds, bytes and the peak memory of this process."""
+    """Draw one film; return seconds, bytes and the peak memory of this process."""
     dataset = load_dataset('synthetic', Path())
     camera, repeats = dataset.cameras['S5'][0], -(-frames // 220)
     truth, keypoints = (np.concatenate([track, track[::-1]] * repeats)[:frames] for track in (
@@ -49,7 +49,7 @@ def film(suffix: str, frames: int, clip: Path | None, folder: Path) -> dict:
 
 
 def main() -> None:
-    """Measure and print."""
+    """Run all measurements and print the results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--frames', type=int, nargs='+', default=[300], metavar='N', help='lengths (default 300)')
     parser.add_argument('--video', action='store_true', help='also over a video of 1280x720')

@@ -1,21 +1,22 @@
-"""What precision does to a trained model, beside what chance does: K seeds, each trained in every precision.
+"""The effect of precision on a trained model, compared with chance: K seeds, each trained in every precision.
 
     python benchmarks/seeds.py [--seeds 3] [--precisions fp32 bf16] [--folder DIR] -- FLAGS OF run_ktpformer.py
 
     python benchmarks/seeds.py -- -d cmu -k noisy -f 27 -cs 64 -dep 2 -b 256 -lr 1e-3 -lrd 0.9 -e 3
 
 Every run goes through the program; its last epoch is then evaluated in every precision. Prints a table, then JSON:
-MPJPE (paper protocol, mm) by seed and precision of training, mean and standard deviation over seeds, and by how much
-evaluating in another precision changes it. What the folder already holds is not made again.
+MPJPE (paper protocol, mm) by seed and precision of training, mean and standard deviation over seeds, and its change
+when evaluated in another precision. Results already in the folder are not computed again.
 
-A CPU without units for bfloat16 takes eight times as long over its products. There, those of training are made in
-float32 from the rounded factors and rounded in the end, as such units do but for the order of sums; those of
-evaluation, which inference mode hands over whole, are the CPU's own.
+A CPU without units for bfloat16 takes eight times as long for its products. There, products in training are computed in
+float32 from the rounded factors and then rounded, as such units do, except for the order of sums. Products in
+evaluation, which inference mode does not split up, are the CPU's own.
 """
 
 import argparse
 import contextlib
 import json
+import os
 import statistics
 import sys
 import tempfile
@@ -26,6 +27,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 if __name__ == '__main__':
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+os.environ.setdefault('OMP_WAIT_POLICY', 'passive')  # before torch is imported
 
 import run_ktpformer
 from common.models.computing import has_bf16_units
@@ -36,17 +38,17 @@ PRODUCTS = {torch.ops.aten.mm.default, torch.ops.aten.addmm.default, torch.ops.a
 
 
 class Float32Products(TorchDispatchMode):
-    """Matrix products of bfloat16 tensors computed in float32, and rounded."""
+    """A mode in which matrix products of bfloat16 tensors are computed in float32 and rounded."""
 
     def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
-        """Every operation comes by; products of bfloat16 take the way over float32."""
+        """Run an operation, products of bfloat16 in float32."""
         if operator in PRODUCTS and args[-1].dtype == torch.bfloat16:
             return operator(*(arg.float() for arg in args), **(kwargs or {})).bfloat16()
         return operator(*args, **(kwargs or {}))
 
 
 def main() -> None:
-    """Train, evaluate and print."""
+    """Train and evaluate all runs and print the results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--seeds', type=int, default=3, help='how many, from 1 on')
     parser.add_argument('--precisions', nargs='+', default=['fp32', 'bf16'], metavar='NAME')
@@ -66,7 +68,7 @@ def main() -> None:
 
 
 def one_run(folder: Path, seed: int, trained: str, precisions: list[str], flags: list[str]) -> dict[str, float]:
-    """Train unless that is done, and evaluate the last epoch: MPJPE in mm by the precision of evaluation."""
+    """Train, unless that is done, and evaluate the last epoch; return MPJPE in mm by precision of evaluation."""
     folder.mkdir(parents=True, exist_ok=True)
     figures = {}
     if not (folder / 'trained').exists():
@@ -83,14 +85,14 @@ def one_run(folder: Path, seed: int, trained: str, precisions: list[str], flags:
 
 
 def program(*flags) -> None:
-    """One command line of the program, what it prints on stderr; ends the benchmark where it fails."""
+    """Run a command line of the program with its output on stderr; end the benchmark where it fails."""
     with contextlib.redirect_stdout(sys.stderr):
         if run_ktpformer.main([str(flag) for flag in flags]):
             sys.exit(1)
 
 
 def show(runs: dict[tuple[int, str], dict[str, float]], args: argparse.Namespace) -> None:
-    """Print the table and the JSON."""
+    """Print the table, then the JSON."""
     summary = {}
     print(f'trained in  evaluated in {args.precisions[0]} by seed, mean ± std; change by evaluating in another one')
     for trained in args.precisions:

@@ -1,12 +1,12 @@
-"""How fast: every part of the program in one command, the model against the plain implementation of the yardstick.
+"""The speed of every part of the program in one command; the model is compared with the plain reference.
 
     python benchmarks/speed.py [--parts step evaluation ...] [--frames 27 81 243] [--windows 1 2 4] [--rounds 5]
         [--contestants fp32 bf16 ...] [--plots DIR]
 
-Contestants are processes of their own that take turns, so that each has its own memory and peak: the reference in fp32,
-and ours by precision, `fp32`, `tf32`, `bf16`, with `+compile` or `+checkpointing` behind it, `2x` before it for two
-processes that share the step. Ratios are medians over rounds of what stands next to each other in time. Prints a line
-for each comparison, then JSON; with --plots also a picture of cost against frames and windows.
+Contestants take turns in separate processes, so that each has its own memory and peak: the reference in fp32, and ours
+by precision (`fp32`, `tf32`, `bf16`), followed by `+compile` or `+checkpointing`, preceded by `2x` for two processes
+that share the step. Ratios are medians over rounds of pairs that ran next to each other. Prints a line for each
+comparison, then JSON; with --plots also draws cost against frames and windows.
 """
 
 import argparse
@@ -20,11 +20,12 @@ from pathlib import Path
 
 if __name__ == '__main__':
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+os.environ.setdefault('OMP_WAIT_POLICY', 'passive')  # before torch is imported
 
 import torch
 
 from benchmarks.contestant import median
-from common.commands.prepare import choose_device
+from common.commands.session import choose_device
 from common.metrics import p_mpjpe
 from common.models.computing import has_bf16_units
 from common.storage.runlog import versions
@@ -37,10 +38,14 @@ WINDOWS = {'cuda': {27: 37, 81: 12, 243: 8}, 'cpu': {27: 37, 81: 12, 243: 4}}
 
 
 class Contestant:
-    """A process that does a piece of work when it is asked."""
+    """A process that does pieces of work on request."""
 
     def __init__(self, name: str, frames: int, windows: int, sizes: list[str]):
-        """name: `reference`, or ours as the module says."""
+        """Start the process and wait until it is ready.
+
+        Args:
+            name: `reference`, or one of ours as the module's docstring describes.
+        """
         processes = 2 if name.startswith('2x') else 1
         precision, *options = name.removeprefix('2x').split('+')
         flags = [] if name == 'reference' else ['--precision', precision]
@@ -55,26 +60,26 @@ class Contestant:
         self.answer()
 
     def answer(self) -> dict:
-        """What it says next."""
+        """Wait for the next answer and return it."""
         line = self.process.stdout.readline()
         if not line:
             sys.exit(f'{" ".join(self.process.args)} ended with {self.process.wait()}')
         return json.loads(line)
 
     def do(self, work: str) -> dict:
-        """Let it do the work once."""
+        """Have the work done once and return the answer."""
         self.process.stdin.write(work + '\n')
         self.process.stdin.flush()
         return self.answer()
 
     def end(self) -> None:
-        """Let it go."""
+        """End the process."""
         self.process.stdin.close()
         self.process.wait()
 
 
 def compare(work: str, names: list[str], frames: int, windows: int, args) -> list[dict]:
-    """Rows of figures: the contestants' median seconds, ratio to the first of them, peak memory, arithmetic done."""
+    """Measure contestants; return a row for each: median seconds, ratio to the first, peak memory, arithmetic."""
     sizes = ['-cs', str(args.channels), '-dep', str(args.depth)]
     contestants = {name: Contestant(name, frames, windows, sizes) for name in names}
     for contestant in contestants.values():
@@ -103,7 +108,7 @@ def compare(work: str, names: list[str], frames: int, windows: int, args) -> lis
 
 
 def multiplications(frames: int, channels: int, depth: int) -> int:
-    """Multiply-adds of a window's forward pass; both graph products of a convolution counted dense."""
+    """Return the multiply-adds of a window's forward pass, counting both graph products of a convolution as dense."""
     tokens, c = frames * JOINTS, channels
     linear = 2 * (depth + 1) * 8 * c * c
     attention = (depth + 1) * 2 * (JOINTS + frames) * c
@@ -112,7 +117,7 @@ def multiplications(frames: int, channels: int, depth: int) -> int:
 
 
 def large_product(device: torch.device, precision: str) -> float:
-    """TFLOP/s of a large matrix product, random factors, the second transposed as a layer's weight is."""
+    """Measure TFLOP/s of a large matrix product of random factors, the second transposed like a layer's weight."""
     size = 8192 if device.type == 'cuda' else 2048
     a, b = torch.randn(2, size, size, device=device, dtype=torch.bfloat16 if precision == 'bf16' else torch.float32)
     torch.set_float32_matmul_precision('high' if precision == 'tf32' else 'highest')
@@ -122,7 +127,7 @@ def large_product(device: torch.device, precision: str) -> float:
 
 
 def beside(frames: int, windows: int, args) -> dict:
-    """The share of a step that is neither model nor optimizer."""
+    """Measure the share of a step that is neither model nor optimizer."""
     contestant = Contestant(args.contestants[-1], frames, windows, ['-cs', str(args.channels), '-dep', str(args.depth)])
     step = statistics.median([contestant.do('step')['seconds'] for _ in range(args.rounds + 1)][1:])
     parts = contestant.do('parts')['parts']
@@ -134,7 +139,7 @@ def beside(frames: int, windows: int, args) -> dict:
 
 
 def poses_a_second(device: torch.device, rounds: int) -> dict:
-    """P-MPJPE of 65,536 poses of 17 joints."""
+    """Measure P-MPJPE on 65,536 poses of 17 joints."""
     predicted, target = torch.randn(2, 65536, JOINTS, 3, device=device)
     seconds = median(lambda: p_mpjpe(predicted, target), device, rounds)
     print(f'p_mpjpe    {len(target) / seconds:,.0f} poses/s')
@@ -142,7 +147,7 @@ def poses_a_second(device: torch.device, rounds: int) -> dict:
 
 
 def other(script: str, *flags: str) -> dict:
-    """What another benchmark says."""
+    """Run another benchmark and return its results."""
     begun = time.perf_counter()
     done = subprocess.run([sys.executable, str(HERE / script), *flags], stdout=subprocess.PIPE, text=True, check=True)
     print(f'{script} {" ".join(flags)}: {time.perf_counter() - begun:.0f} s')
@@ -150,7 +155,7 @@ def other(script: str, *flags: str) -> dict:
 
 
 def main() -> None:
-    """Measure and print."""
+    """Run all measurements and print the results."""
     device = choose_device('auto')
     ours = ['fp32', *['bf16'] * has_bf16_units(device)]
     if device.type == 'cuda':
@@ -184,7 +189,7 @@ def main() -> None:
 
 
 def measure_model(results: dict, args: argparse.Namespace, device: torch.device) -> None:
-    """Add the rows of training steps and evaluations, and what a step does beside the model, to the results."""
+    """Add to the results the rows of training steps and evaluations, and the parts of a step beside the model."""
     for frames in args.frames:
         for windows in args.windows or [WINDOWS[device.type].get(frames, 1)]:
             for work in ('step', 'evaluation'):
@@ -198,13 +203,15 @@ def measure_model(results: dict, args: argparse.Namespace, device: torch.device)
 
 
 def precision_of(contestant: str) -> str:
-    """The precision in a contestant's name; the reference has fp32."""
+    """Return the precision in a contestant's name; the reference has fp32."""
     return 'fp32' if contestant == 'reference' else contestant.removeprefix('2x').split('+')[0]
 
 
 def draw(rows: list[dict], folder: Path) -> None:
-    """Milliseconds and memory of a training step against the frames in it, a line a contestant, and frames of a window
-    in colours: cost.png."""
+    """Plot milliseconds and memory of a training step against its frames into cost.png.
+
+    There is a line for each contestant and length of window; the colour shows the length.
+    """
     from matplotlib import pyplot as plt  # takes a second to import
 
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,5 +1,6 @@
-"""The trainer that a command line would make, for benchmarks that look at its steps."""
+"""Making the trainer of a command line, for benchmarks of its steps."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -7,35 +8,42 @@ import torch
 
 if __name__ == '__main__':
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+os.environ.setdefault('OMP_WAIT_POLICY', 'passive')  # before torch is imported
 
-from common.cli import parser as arguments
-from common.commands.settings import fill
+
+from common.cli.parser import parse
+from common.config import resolve
 from common.distributed import ALONE, World, make_batch_norms_global
-from common.models import build_model, computing
-from common.sampler import SequenceStore, WindowSampler
+from common.models import DEFAULT_MODEL, build_model, computing, make_config, model_class, recipe_of
+from common.sampler import WindowSampler
 from common.skeleton import Skeleton
+from common.store import SequenceStore
 from common.training.loop import Progression, Trainer
-from common.training.optimiser import Recipe, StepLoss, make_optimizer
+from common.training.optimiser import make_criterion, make_optimizer
 
 
 def make_trainer(flags: list[str], store: SequenceStore, skeleton: Skeleton, world: World = ALONE,
                  set_up: bool = True) -> Trainer:
-    """A trainer on the windows of a store, keypoints and joints of one layout, by the flags of run_ktpformer.py.
+    """Make a trainer on the windows of a store from flags of run_ktpformer.py.
 
     Args:
-        set_up: False leaves model and process as they are without the program's own `computing.set_up`.
+        flags: the command line.
+        skeleton: layout of the keypoints and of the joints.
+        set_up: False skips the program's `computing.set_up` of model and process.
     """
-    args = arguments.parse(flags)
-    settings = fill(args, args.model or 'ktpformer')
-    recipe = Recipe.of(settings)
-    config = {name: settings[name] for name in arguments.CONFIG_FLAGS[settings['model']]}
-    rates = {name: settings[name] for name in ('drop_path', 'dropout') if name in settings}
+    given = parse(flags)
+    name, sizes = given.model.model or DEFAULT_MODEL, given.model.sizes()
+    _, answers = model_class(name).window(make_config(name, sizes))
+    config = resolve(given, recipe_of(name), len(answers))
+    recipe = config.train
+    rates = {rate: getattr(recipe, rate) for rate in ('drop_path', 'dropout') if getattr(recipe, rate) is not None}
     torch.manual_seed(recipe.seed)
-    model = build_model(settings['model'], config, skeleton, skeleton, **rates).to(store.device).train()
+    model = build_model(name, sizes, skeleton, skeleton, **rates).to(store.device).train()
     if world.size > 1:
         make_batch_norms_global(model)
     if set_up:
-        computing.set_up(model, settings, store.device)
-    sampler = WindowSampler(store, model.frames, flip=settings['augment'], seed=recipe.seed)
-    return Trainer(model, make_optimizer(model, recipe), sampler, StepLoss(recipe, skeleton, store.device), recipe,
-                   Progression(), world)
+        computing.set_up(model, store.device, config.run.compile, config.run.activation_checkpointing)
+    sampler = WindowSampler(store, model.frames, recipe.augment, recipe.seed, answers=model.answers)
+    criterion = make_criterion(model, recipe.loss, skeleton, store.device)
+    return Trainer(model, make_optimizer(model, recipe), sampler, criterion, recipe, Progression(), world,
+                   config.run.precision, config.evaluate.root)

@@ -1,4 +1,9 @@
-"""Mirroring left and right: the one augmentation of training, and the second half of every test."""
+"""Batches of windows, and mirroring left and right: the augmentation of training, and the second half of every test.
+
+Letters: B windows, F frames of a window, A frames that it answers for, K keypoints, J joints.
+"""
+
+from typing import NamedTuple
 
 import torch
 
@@ -7,7 +12,7 @@ def mirror(x: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
     """Negate the horizontal coordinate and swap left and right.
 
     Args:
-        x: (..., J, 2 or 3) screen coordinates or camera-space poses; x is the horizontal axis of both.
+        x: (..., J, 2 or 3) screen coordinates, also with confidence, or camera-space poses; x is the horizontal axis.
         order: (J,) the permutation `Skeleton.mirror` of the layout that x is in.
     """
     swapped = x[..., order, :]
@@ -15,8 +20,58 @@ def mirror(x: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
 
 
 def mirror_intrinsic(intrinsic: torch.Tensor) -> torch.Tensor:
-    """The cameras (..., 9) that see mirrored people as `mirror` shows them: centre x and p1 negated."""
+    """Return the cameras (..., 9) that see mirrored people as `mirror` shows them: centre x and p1 negated."""
     mirrored = intrinsic.clone()
     mirrored[..., 2].neg_()
     mirrored[..., 7].neg_()
     return mirrored
+
+
+class Batch(NamedTuple):
+    """Windows as a model reads them. What nobody asked for, or nobody knows, is None.
+
+    Attributes:
+        keypoints: (B, F, K, 2) normalised screen coordinates, or (B, F, K, 3) with confidence.
+        poses: (B, A, J, 3) metres in camera axes, relative to the root: the truth.
+        intrinsic: (B, 9) intrinsic vectors of the cameras.
+        root_depth: (B, A) metres from the camera to the root along its axis.
+        root: (B, A, 3) metres, the root in camera axes.
+    """
+
+    keypoints: torch.Tensor
+    poses: torch.Tensor | None = None
+    intrinsic: torch.Tensor | None = None
+    root_depth: torch.Tensor | None = None
+    root: torch.Tensor | None = None
+
+    def beside(self, other: 'Batch') -> 'Batch':
+        """Return the windows of both, one after the other."""
+        return Batch(*(None if mine is None or its is None else torch.cat([mine, its])
+                       for mine, its in zip(self, other, strict=True)))
+
+    def where(self, chosen: torch.Tensor, other: 'Batch') -> 'Batch':
+        """Return the other's windows where `chosen` (B,) is True, and these elsewhere."""
+        return Batch(*(None if mine is None or its is None else
+                       torch.where(chosen.view(-1, *[1] * (mine.ndim - 1)), its, mine)
+                       for mine, its in zip(self, other, strict=True)))
+
+
+class Mirror(NamedTuple):
+    """Left and right of a layout of keypoints (K,) and of a skeleton's joints (J,): the permutations that swap them."""
+
+    keypoints: torch.Tensor
+    joints: torch.Tensor
+
+    def poses(self, poses: torch.Tensor) -> torch.Tensor:
+        """Return poses (..., J, 3) mirrored."""
+        return mirror(poses, self.joints)
+
+    def batch(self, batch: Batch) -> Batch:
+        """Return all that a batch holds as a mirror shows it."""
+        root = batch.root
+        return Batch(
+            mirror(batch.keypoints, self.keypoints),
+            None if batch.poses is None else mirror(batch.poses, self.joints),
+            None if batch.intrinsic is None else mirror_intrinsic(batch.intrinsic),
+            batch.root_depth,
+            None if root is None else torch.cat([-root[..., :1], root[..., 1:]], dim=-1))

@@ -1,12 +1,14 @@
-"""Several processes that train as one: rank helpers that do the right thing with one process, and a global BatchNorm.
+"""Several processes that train as one: communication that is skipped with one process, and a global BatchNorm.
 
-Processes are started by torchrun; NCCL carries tensors between CUDA devices and Gloo between CPUs. Letters: R ranks.
+Processes are started by torchrun. NCCL carries tensors between CUDA devices, Gloo between CPUs.
 """
 
 import contextlib
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
@@ -14,48 +16,77 @@ from torch import nn
 
 from common.errors import FlagError
 
+AGREEMENT = timedelta(seconds=3)  # how long ranks that fail wait to hear of each other
+
 
 @dataclass(frozen=True)
 class World:
-    """The processes of a run, and this one among them."""
+    """The processes of a run, and the place of this one among them.
+
+    Attributes:
+        rank: of this process, from 0.
+        size: number of processes.
+        control: the group in which hosts agree, on the CPU, beside the device's own group; None with one process.
+    """
 
     rank: int = 0
     size: int = 1
-    control: dist.ProcessGroup | None = None  # carries host-side agreement, on the CPU, beside the device's own group
+    control: dist.ProcessGroup | None = None
+    store: dist.Store | None = None
 
     @property
     def first(self) -> bool:
-        """Whether this process writes files and speaks."""
+        """Return True in the process that writes files and messages."""
         return self.rank == 0
 
     def share(self, count: int) -> tuple[int, int]:
-        """[begin, end) of this rank's part of `count` things: parts are contiguous and differ by one at the most."""
+        """Return [begin, end) of this rank's part of `count` items; parts are contiguous and differ by at most one."""
         return count * self.rank // self.size, count * (self.rank + 1) // self.size
 
     def sum(self, tensor: torch.Tensor) -> torch.Tensor:
-        """The tensor summed over ranks, in place, on its device."""
+        """Sum a tensor over ranks, in place, on its device, and return it."""
         if self.size > 1:
             dist.all_reduce(tensor)
         return tensor
 
     def largest(self, value: int) -> int:
-        """The largest of the ranks' numbers, agreed on by the hosts without waiting for any device."""
+        """Return the largest of the ranks' numbers, agreed on by the hosts without waiting for a device."""
         if self.size == 1:
             return value
         number = torch.tensor(value)
         dist.all_reduce(number, op=dist.ReduceOp.MAX, group=self.control)
         return int(number)
 
-    def gather(self, value) -> list | None:
-        """The ranks' Python values, in order, on the first rank; None on the others."""
+    def said_by_first(self, message: str) -> bool:
+        """Return whether the first rank fails with the same message and says it, so that this one need not.
+
+        To be called by a rank that fails. The first one waits until the others have heard it, or for a moment where
+        they are busy with something else.
+        """
+        if self.store is None:
+            return False
+        try:
+            if self.first:
+                self.store.set('failed', message)
+                self.store.wait([f'heard {rank}' for rank in range(1, self.size)], AGREEMENT)
+                return False
+            self.store.wait(['failed'], AGREEMENT)
+            said = self.store.get('failed').decode()
+            self.store.set(f'heard {self.rank}', '')
+        except RuntimeError:  # nobody came to the meeting, or its host has gone
+            return False
+        return said == message
+
+    def gather(self, value: Any) -> list | None:
+        """Return the ranks' Python values, in order, on the first rank, and None on the others."""
         if self.size == 1:
             return [value]
         values = [None] * self.size if self.first else None
         dist.gather_object(value, values, group=self.control)
         return values
 
-    def told(self, value):
-        """The first rank's Python value, on every rank."""
+    def told(self, value: Any) -> Any:
+        """Return the first rank's Python value on every rank."""
         if self.size == 1:
             return value
         box = [value]
@@ -63,7 +94,7 @@ class World:
         return box[0]
 
     def sum_gradients(self, model: nn.Module) -> None:
-        """Sum the parameters' gradients over ranks, all in one message."""
+        """Sum the parameters' gradients over ranks, in a single message."""
         if self.size == 1:
             return
         gradients = [p.grad for p in model.parameters() if p.grad is not None]
@@ -80,7 +111,7 @@ class World:
 
 
 class _GlobalSum(torch.autograd.Function):
-    """The sum over ranks, whose gradient is the sum of the ranks' gradients."""
+    """Sum over ranks; the gradient is the sum of the ranks' gradients."""
 
     @staticmethod
     def forward(ctx, x):
@@ -96,14 +127,22 @@ class _GlobalSum(torch.autograd.Function):
 
 
 class GlobalBatchNorm1d(nn.BatchNorm1d):
-    """BatchNorm1d whose training statistics are those of the ranks' rows together, however many each of them has."""
+    """BatchNorm1d whose training statistics are over the rows of all ranks, however many each of them has.
+
+    It needs running statistics, momentum, weight and bias, which a BatchNorm1d has by default.
+    """
+
+    num_batches_tracked: torch.Tensor
+    running_mean: torch.Tensor
+    running_var: torch.Tensor
+    momentum: float
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """x (N, C) -> (N, C); N may differ between ranks and be 0. Statistics are float32 whatever x is."""
+        """Normalise x (N, C) -> (N, C). N may differ between ranks and be 0. Statistics are float32 whatever x is."""
         if not self.training:
             return super().forward(x)
         dtype, x = x.dtype, x.to(self.weight.dtype)
-        # Two messages rather than one: squares of centred values keep their digits, squares of raw ones do not.
+        # Two messages, because squares of raw values, which one message would allow, lose digits.
         sums = _GlobalSum.apply(torch.cat([x.sum(dim=0), x.new_full((1,), len(x))]))
         count = sums[-1].detach()
         centred = x - sums[:-1] / count
@@ -116,19 +155,23 @@ class GlobalBatchNorm1d(nn.BatchNorm1d):
 
 
 def make_batch_norms_global(model: nn.Module) -> None:
-    """Turn every BatchNorm1d of the model into a GlobalBatchNorm1d; parameters, buffers and their names stay."""
+    """Turn every BatchNorm1d of a model into a GlobalBatchNorm1d, keeping parameters, buffers and their names."""
     for module in model.modules():
         if type(module) is nn.BatchNorm1d:
             module.__class__ = GlobalBatchNorm1d
-            module.forward = torch.compiler.disable(module.forward)  # messages between processes are not compiled
+            # Messages between processes cannot be compiled.
+            module.__dict__['forward'] = torch.compiler.disable(module.forward)
 
 
 ALONE = World()
 
 
 @contextlib.contextmanager
-def join(device_type: str):
-    """The world this process belongs to: torchrun's, or one process. Raises FlagError where torchrun asks too much."""
+def join(device_type: str) -> Iterator[World]:
+    """Yield the world that this process belongs to: torchrun's, or this process alone.
+
+    Raises FlagError where torchrun starts more processes than there are CUDA devices.
+    """
     if 'RANK' not in os.environ or (int(os.environ.get('WORLD_SIZE', 1)) == 1 and device_type == 'cpu'):
         yield World()
         return
@@ -138,10 +181,12 @@ def join(device_type: str):
             raise FlagError(f'torchrun starts process {local} here, but there are {torch.cuda.device_count()} CUDA '
                             f'devices: use --nproc_per_node={torch.cuda.device_count()}')
         torch.cuda.set_device(local)
-    dist.init_process_group('nccl' if device_type == 'cuda' else 'gloo', timeout=timedelta(minutes=30))
+    store, _, _ = next(dist.rendezvous('env://'))
+    dist.init_process_group('nccl' if device_type == 'cuda' else 'gloo', store=dist.PrefixStore('group', store),
+                            rank=rank, world_size=size, timeout=timedelta(minutes=30))
     try:
-        control = dist.new_group(backend='gloo')
-        yield World(rank, size, control)
-        dist.barrier(group=control)  # a rank that left before the others had its last message would leave them waiting
+        control = cast(dist.ProcessGroup, dist.new_group(backend='gloo'))  # every rank is a member
+        yield World(rank, size, control, dist.PrefixStore('failures', store))
+        dist.barrier(group=control)  # a rank must not leave before the others have its last message
     finally:
         dist.destroy_process_group()

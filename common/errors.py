@@ -1,22 +1,28 @@
-"""The ways a user's request can fail, each with the exit status that run_ktpformer.py ends with.
+"""The ways in which a user's request can fail, each with the exit status of run_ktpformer.py.
 
 Every message is one sentence that says what is wrong, where, and what to do about it.
 """
 
 
 class FlagError(ValueError):
-    """The command line asks for what cannot be: a bad value, an unknown or empty selection. Exit status 2."""
+    """The command line asks for the impossible: a bad value, an unknown or empty selection. Exit status 2."""
 
     exit_status = 2
 
 
 class DivergedError(ValueError):
-    """Training or evaluation came to numbers that are not finite. Exit status 1."""
+    """Training or evaluation produced numbers that are not finite. Exit status 1."""
 
     exit_status = 1
 
 
 class FileError(ValueError):
     """A file is missing, broken, inconsistent, does not fit, or cannot be written. Exit status 1."""
+
+    exit_status = 1
+
+
+class ContractError(ValueError):
+    """A model does not keep the contract of `common.models.lifter.Lifter`. Exit status 1."""
 
     exit_status = 1

@@ -1,4 +1,4 @@
-"""Training losses, in metres: KTPFormer's weighted MPJPE with velocity terms, and that of a refined model.
+"""Training losses, in metres: KTPFormer's weighted MPJPE with velocity terms, and the loss of a refined model.
 
 Source: the loss of Zhang et al., "MixSTE", CVPR 2022, which KTPFormer trains with; Zou and Tang, "Modulated Graph
 Convolutional Network for 3D Human Pose Estimation", ICCV 2021, for refinement. Letters: B windows, F frames, J joints.
@@ -14,13 +14,13 @@ VELOCITY_WEIGHT = 2.0
 
 
 def pose_loss(predicted: torch.Tensor, target: torch.Tensor, weights: torch.Tensor) -> dict[str, torch.Tensor]:
-    """The parts of the loss and their weighted sum, `total`, each a scalar averaged over everything.
+    """Return the parts of the loss and their weighted sum `total`, each a scalar averaged over all axes.
 
     Args:
         predicted, target: (B, F, J, 3) metres.
         weights: (J,) weight of each joint.
 
-    Differences in time over zero pairs (F = 1) are 0.
+    The terms over pairs of frames are 0 where there is no pair (F = 1).
     """
     weighted_mpjpe = (weights * (predicted - target).norm(dim=-1)).mean()
     if predicted.shape[1] > 1:
@@ -35,28 +35,34 @@ def pose_loss(predicted: torch.Tensor, target: torch.Tensor, weights: torch.Tens
 
 
 def bone_symmetry(poses: torch.Tensor, pairs: torch.Tensor) -> torch.Tensor:
-    """How much the lengths of left and right bones differ: the mean over frames, summed over pairs, a scalar.
+    """Return the difference in length of left and right bones, a scalar: the mean over frames, summed over pairs.
 
     Args:
         poses: (B, F, J, 3) metres.
-        pairs: (P, 2, 2) left and right bone of each pair, as (joint, parent): `Skeleton.bone_pairs`.
+        pairs: (P, 2, 2) for each pair the left and the right bone as (joint, parent), `Skeleton.bone_pairs`.
     """
+    if not len(poses):  # a process without windows takes part with 0
+        return poses.sum()
     ends = poses[:, :, pairs]  # (B, F, P, 2, 2, 3)
     lengths = (ends[..., 0, :] - ends[..., 1, :]).norm(dim=-1)  # (B, F, P, 2)
     return (lengths[..., 0] - lengths[..., 1]).abs().mean(dim=(0, 1)).sum()
 
 
-def refinement_loss(base: torch.Tensor, refined: torch.Tensor, target: torch.Tensor,
-                    pairs: torch.Tensor) -> torch.Tensor:
-    """MPJPE of the base and of the refined poses (B, F, J, 3), and the refined bones' symmetry; a scalar."""
-    return (mpjpe(base, target).mean() + mpjpe(refined, target).mean()
-            + SYMMETRY_WEIGHT * bone_symmetry(refined, pairs))
+def mean_mpjpe(predicted: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Return the MPJPE over all windows, frames and joints, a scalar: (B, A, J, 3) twice."""
+    return mpjpe(predicted, target).mean()
+
+
+def refinement_loss(base: torch.Tensor, refined: torch.Tensor, target: torch.Tensor, pairs: torch.Tensor,
+                    criterion=mean_mpjpe) -> torch.Tensor:
+    """Return the criterion of the base and of the refined poses (B, A, J, 3), and the refined bones' symmetry."""
+    return criterion(base, target) + criterion(refined, target) + SYMMETRY_WEIGHT * bone_symmetry(refined, pairs)
 
 
 def gradient_factor(total: torch.Tensor, kind: str) -> torch.Tensor | float:
-    """What the gradient of the total is multiplied by, for the objective that is minimised.
+    """Return the factor on the gradient of the total, for the objective `kind`.
 
-    `half-square` is ½·total², whose gradient is the total times its own: the published code back-propagates the loss
-    with its own value as upstream gradient. `plain` is the total itself.
+    `half-square` minimises ½·total², whose gradient is that of the total times the total: the published code
+    back-propagates the loss with its own value as upstream gradient. `plain` minimises the total itself.
     """
     return total.detach() if kind == 'half-square' else 1.0

@@ -1,84 +1,35 @@
-"""Sequences on the device, and the windows gathered from them by index. Nothing here touches the CPU once it is built.
+"""Windows of a store: shuffled epochs of them for training, all of them in order for tests.
 
-Letters: N frames of all sequences together, S sequences, W windows, B windows of a batch, F frames of a window,
-K keypoints, J joints.
+A window reads F frames and answers for A of them, which tile the sequences. Letters: W windows, B windows of a batch,
+S sequences.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from common.augment import mirror, mirror_intrinsic
-from common.skeleton import Skeleton
-from common.windows import chunk_starts, windows_of
+from common.augment import Batch
+from common.distributed import ALONE, World
+from common.store import SequenceStore
+from common.windows import chunk_starts, first_cover, overlapping_starts, test_starts, windows_of
 
 
-class SequenceStore:
-    """All sequences of a split, end to end, as two tensors on one device.
-
-    Attributes:
-        keypoints: (N, K, 2) float32 normalised screen coordinates.
-        poses: (N, J, 3) float32 metres, root-relative.
-        root_depths: (N,) float32 metres from the camera to the root joint along its axis; None where unknown.
-        intrinsics: (S, 9) float32 intrinsic vectors of the cameras; None where some are unknown.
-        root: index of the root joint.
-        marks: (N,) int64 which frames count at test, as `PoseDataset.marks`; None where all do.
-        takes: (subject, action, camera) of each sequence.
-        lengths: frames of each sequence.
-    """
-
-    def __init__(self, sequences: list, layout: Skeleton, skeleton: Skeleton, device: torch.device):
-        """sequences: objects like `datasets.Sequence`."""
-        self.device = device
-        self.takes = [(s.subject, s.action, s.camera) for s in sequences]
-        self.lengths = [len(s.poses) for s in sequences]
-        self.keypoints = torch.from_numpy(np.concatenate([s.keypoints for s in sequences])).to(device)
-        self.poses = torch.from_numpy(np.concatenate([s.poses for s in sequences])).to(device)
-        self.root = skeleton.root
-        self.root_depths = self.intrinsics = None
-        if all(s.root_depth is not None and s.intrinsic is not None for s in sequences):
-            self.root_depths = torch.from_numpy(np.concatenate([s.root_depth for s in sequences])).to(device)
-            self.intrinsics = torch.from_numpy(np.stack([s.intrinsic for s in sequences])).to(device)
-        self.marks = None
-        if any(s.marks is not None for s in sequences):
-            marks = [np.full(len(s.poses), -1) if s.marks is None else s.marks for s in sequences]
-            self.marks = torch.from_numpy(np.concatenate(marks)).to(device)
-        self.keypoint_mirror = torch.tensor(layout.mirror, device=device)
-        self.joint_mirror = torch.tensor(skeleton.mirror, device=device)
-        length = torch.tensor(self.lengths, device=device)
-        self._end = length.cumsum(0)
-        self._begin = self._end - length
-
-    def __len__(self):
-        return len(self.poses)
-
-    def frame_index(self, sequence: torch.Tensor, start: torch.Tensor, frames: int) -> torch.Tensor:
-        """(B, F) rows of the store that windows read: sequence (B,) and start (B,), edges replicated."""
-        begin, end = self._begin[sequence, None], self._end[sequence, None]
-        frame = begin + start[:, None] + torch.arange(frames, device=self.device)
-        return torch.minimum(torch.maximum(frame, begin), end - 1)
-
-
-class Batch(NamedTuple):
-    """One process's part of a step.
+class Step(NamedTuple):
+    """One process's part of a training step.
 
     Attributes:
-        step: its number in the epoch.
+        number: of the step in its epoch.
         whole, before: windows of the whole step, and those of them before this part.
-        keypoints: (B, F, K, 2). poses: (B, F, J, 3).
-        intrinsic: (B, 9) and root_depth: (B, F), what a refinement reads; None unless the sampler was asked for them.
     """
 
-    step: int
+    number: int
     whole: int
     before: int
-    keypoints: torch.Tensor
-    poses: torch.Tensor
-    intrinsic: torch.Tensor | None = None
-    root_depth: torch.Tensor | None = None
+    batch: Batch
 
 
 class WindowSampler:
@@ -89,17 +40,19 @@ class WindowSampler:
     """
 
     def __init__(self, store: SequenceStore, frames: int, flip: bool, seed: int, step: int | None = None,
-                 views: bool = False):
-        """Lay the windows out.
+                 answers: range | None = None, needs: frozenset[str] = frozenset()):
+        """Lay the windows out so that the frames they answer for tile each sequence.
 
         Args:
+            frames: F, what a window reads. answers: those of its frames that come out; all of them if None.
             flip: whether every window comes a second time, mirrored.
-            step: frames from window to window, F if None.
-            views: whether batches tell the camera and the root's depth, which the store must then know.
+            step: frames from window to window, as many as it answers for if None.
+            needs: what batches tell besides keypoints and poses, which the store must then know.
         """
-        self.store, self.frames, self.seed, self.views = store, frames, seed, views
-        sequence, start = windows_of(store.lengths, frames, partial(chunk_starts, step=step))
-        table = np.stack([sequence, start, np.zeros_like(start)], axis=1)
+        self.store, self.frames, self.seed, self.needs = store, frames, seed, needs
+        self.answers = range(frames) if answers is None else answers
+        sequence, start = windows_of(store.lengths, len(self.answers), partial(chunk_starts, step=step))
+        table = np.stack([sequence, start - self.answers.start, np.zeros_like(start)], axis=1)
         if flip:
             # Mirrored windows follow the plain ones of the same sequence.
             table = np.concatenate([table, table + [0, 0, 1]])
@@ -108,14 +61,14 @@ class WindowSampler:
         self._restart()
 
     def __len__(self):
-        """Windows of an epoch."""
+        """Return the number of windows in an epoch."""
         return len(self._table)
 
     def _restart(self):
         self._random, self._drawn = np.random.RandomState(self.seed), 0
 
     def order(self, draw: int) -> np.ndarray:
-        """The permutation (W,) that is the draw-th of the run, counted from 0; earlier ones are drawn on the way."""
+        """Return the permutation (W,) that is the draw-th of the run, from 0, drawing the earlier ones first."""
         if draw < self._drawn:
             self._restart()
         while True:
@@ -124,8 +77,9 @@ class WindowSampler:
             if self._drawn > draw:
                 return order
 
-    def epoch(self, draw: int, batch: int, share=lambda count: (0, count), first_step: int = 0) -> Iterator[Batch]:
-        """The batches of one epoch, the last one may be short.
+    def epoch(self, draw: int, batch: int, share: Callable[[int], tuple[int, int]] = lambda count: (0, count),
+              first_step: int = 0) -> Iterator[Step]:
+        """Yield the steps of one epoch, the last one of which may be short.
 
         Args:
             batch: windows of a step, those of all processes together.
@@ -136,23 +90,107 @@ class WindowSampler:
         for step in range(first_step, self.steps(batch)):
             windows = table[step * batch:(step + 1) * batch]
             begin, end = share(len(windows))
-            yield Batch(step, len(windows), begin, *self.gather(windows[begin:end]))
+            yield Step(step, len(windows), begin, self.gather(windows[begin:end]))
 
     def steps(self, batch: int) -> int:
-        """Steps of an epoch."""
+        """Return the number of steps in an epoch."""
         return -(-len(self) // batch)
 
-    def gather(self, windows: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Rows (B, 3) of sequence, start, mirrored? -> keypoints (B, F, K, 2) and poses (B, F, J, 3), and, with views,
-        intrinsic (B, 9) and root_depth (B, F)."""
+    def gather(self, windows: torch.Tensor) -> Batch:
+        """Return the batch of windows given as rows (B, 3) of sequence, start and mirrored or not."""
         store = self.store
         rows = store.frame_index(windows[:, 0], windows[:, 1], self.frames)
-        flipped = windows[:, 2].bool()[:, None, None, None]
-        keypoints, poses = store.keypoints[rows], store.poses[rows]
-        gathered = (torch.where(flipped, mirror(keypoints, store.keypoint_mirror), keypoints),
-                    torch.where(flipped, mirror(poses, store.joint_mirror), poses))
-        if not self.views:
-            return gathered
-        intrinsic = store.intrinsics[windows[:, 0]]
-        return (*gathered, torch.where(flipped[:, :, 0, 0], mirror_intrinsic(intrinsic), intrinsic),
-                store.root_depths[rows])
+        plain = store.batch(windows[:, 0], rows, self.answers, self.needs, truth=True)
+        return plain.where(windows[:, 2].bool(), store.mirror.batch(plain))
+
+
+@dataclass(frozen=True)
+class TestWindows:
+    """Windows of a store in order, on its device, and the frames that are taken from each.
+
+    Attributes:
+        frames, answers: what a window reads, and those of its frames that come out of the model.
+        taken: those of the answers that are kept: A of them.
+        sequence: (W,) the sequence each belongs to.
+        start: (W,) the frame of it that each starts at.
+        rows: (W, A) the rows of the store that are taken.
+        first: (W, A) bool, the taken frames that stand for a real frame the first time; where only marked frames
+            count, those among them.
+        frame: (W, A) the frames of their sequences that the rows are.
+        last: (W,) the frame after which a window reads nothing, replicating that one; None for its sequence's end.
+    """
+
+    __test__ = False  # not a test, whatever pytest makes of its name
+
+    frames: int
+    answers: range
+    taken: range
+    sequence: torch.Tensor
+    start: torch.Tensor
+    rows: torch.Tensor
+    first: torch.Tensor
+    frame: torch.Tensor
+    last: torch.Tensor | None = None
+
+    def __len__(self):
+        """Return the number of windows."""
+        return len(self.sequence)
+
+    @classmethod
+    def of(cls, store: SequenceStore, frames: int, world: World = ALONE, target: str = 'all',
+           answers: range | None = None) -> 'TestWindows':
+        """Return the test windows of this process's share of the sequences, whole sequences each.
+
+        Args:
+            frames, answers: F, and those of them that come out of the model; all if None.
+            target: `all`, windows whose answers tile the sequences, of which all are taken; `centre`, a window for each
+                frame that counts, in the middle of its answers; `last`, one for each frame that counts, its last
+                answer, which reads nothing that comes after that frame.
+        """
+        answers = range(frames) if answers is None else answers
+        begin = np.cumsum([0, *store.lengths[:-1]])
+        taken, last = answers, None
+        if target == 'all':
+            sequence, start = windows_of(store.lengths, len(answers), test_starts)
+        else:
+            counted = np.arange(len(store)) if store.marks is None else np.flatnonzero(store.marks.cpu().numpy())
+            sequence = np.searchsorted(begin, counted, side='right') - 1
+            start = counted - begin[sequence]
+            index = answers[len(answers) // 2] if target == 'centre' else answers[-1]
+            taken = range(index, index + 1)
+        # A sequence belongs to the rank in whose equal part of all frames it begins.
+        mine = (begin * world.size // len(store) == world.rank)[sequence]
+        sequence, start = sequence[mine], start[mine]
+        if target == 'last':
+            last = torch.from_numpy(start).to(store.device)
+        return cls._taking(store, frames, answers, taken, sequence, start, last)
+
+    @classmethod
+    def overlapping(cls, store: SequenceStore, frames: int, overlap: int,
+                    answers: range | None = None) -> 'TestWindows':
+        """Return windows over the one sequence of a store whose answers share `overlap` frames with the next."""
+        answers = range(frames) if answers is None else answers
+        start = overlapping_starts(len(store), len(answers), overlap)
+        return cls._taking(store, frames, answers, answers, np.zeros_like(start), start, None)
+
+    @classmethod
+    def _taking(cls, store, frames, answers, taken, sequence, start, last) -> 'TestWindows':
+        """Return windows whose taken frames start at frames `start` (W,) of their sequences."""
+        begin = torch.from_numpy(np.cumsum([0, *store.lengths[:-1]])).to(store.device)
+        if len(taken) == len(answers):
+            first = first_cover(sequence, start, store.lengths, len(taken))
+        else:
+            first = np.ones((len(start), 1), bool)
+        sequence, start, first = (torch.from_numpy(x).to(store.device) for x in (sequence, start, first))
+        rows = store.frame_index(sequence, start, len(taken))
+        if store.marks is not None:
+            first &= store.marks[rows] != 0
+        return cls(frames, answers, taken, sequence, start - taken.start, rows, first, rows - begin[sequence, None],
+                   last)
+
+    def one(self, index: int) -> 'TestWindows':
+        """Return the window of this index alone."""
+        only = slice(index, index + 1)
+        return TestWindows(self.frames, self.answers, self.taken, self.sequence[only], self.start[only],
+                           self.rows[only], self.first[only], self.frame[only],
+                           None if self.last is None else self.last[only])

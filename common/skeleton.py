@@ -1,18 +1,17 @@
-"""Skeletons as data: joint names, parents, left and right, root. All that depends on joints is derived from here.
+"""Skeletons as data: joint names, parents, left and right, root. Everything that depends on joints is derived here.
 
-One vocabulary of joint names serves all layouts, so that joints of different layouts correspond by name: `thorax` lies
-between the shoulders, `neck` is the upper neck or nose point of Human3.6M, `head` is the top of the head, feet are
-called by their ankles. Orders and parents are those of the public npz files: VideoPose3D's for Human3.6M and
-HumanEva-I, P-STMO's for MPI-INF-3DHP, the detectors' own for COCO, MPII, Halpe, BODY_25 and
-BODY_25B.
+All layouts share one vocabulary of joint names, so that joints of different layouts correspond by name: `thorax` lies
+between the shoulders, `neck` is the upper neck or nose point of Human3.6M, `head` is the top of the head, and feet are
+named after their ankles. Orders and parents are those of the public npz files: VideoPose3D's for Human3.6M and
+HumanEva-I, P-STMO's for MPI-INF-3DHP, the detectors' own for COCO, MPII, Halpe, BODY_25 and BODY_25B.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
 
-# MixSTE's and KTPFormer's loss weights, written by name; what is not listed weighs 1. Where a layout tells the two ends
-# of a joint apart, each weighs what the joint does.
+# MixSTE's and KTPFormer's loss weights by joint name; joints not listed weigh 1. Where a layout has two ends of a joint
+# (`upper_knee`, `lower_knee`), each weighs as much as the joint.
 LOSS_WEIGHTS = {'knee': 2.5, 'upper_knee': 2.5, 'lower_knee': 2.5, 'ankle': 2.5, 'head': 1.5, 'shoulder': 1.5,
                 'elbow': 4.0, 'upper_elbow': 4.0, 'lower_elbow': 4.0, 'wrist': 4.0}
 
@@ -21,7 +20,13 @@ LIMBS = (('hip', 'knee', 'ankle'), ('shoulder', 'elbow', 'wrist'))
 
 @dataclass(frozen=True)
 class Skeleton:
-    """A layout of joints or keypoints. `parents[j]` is the parent of joint j, -1 for the root."""
+    """A layout of joints or keypoints.
+
+    Attributes:
+        name: as files and flags call it.
+        joints: the joints' names, in order.
+        parents: the index of each joint's parent, -1 for the root.
+    """
 
     name: str
     joints: tuple[str, ...]
@@ -38,22 +43,22 @@ class Skeleton:
 
     @property
     def root(self) -> int:
-        """Index of the joint without a parent."""
+        """Return the index of the joint without a parent."""
         return self.parents.index(-1)
 
     @property
     def left(self) -> tuple[int, ...]:
-        """Indices of the joints of the left side, paired in order with `right`."""
+        """Return the indices of the joints on the left."""
         return tuple(j for j, name in enumerate(self.joints) if name.startswith('left_'))
 
     @property
     def right(self) -> tuple[int, ...]:
-        """Indices of the right-side partners of `left`, in the order of `left`."""
+        """Return the indices of the joints on the right, in the order of their partners in `left`."""
         return tuple(self.joints.index('right_' + self.joints[j].removeprefix('left_')) for j in self.left)
 
     @property
     def mirror(self) -> tuple[int, ...]:
-        """The permutation that swaps left and right: mirrored = x[mirror]."""
+        """Return the permutation that swaps left and right: mirrored = x[mirror]."""
         order = list(range(len(self)))
         for left, right in zip(self.left, self.right, strict=True):
             order[left], order[right] = right, left
@@ -61,30 +66,31 @@ class Skeleton:
 
     @property
     def edges(self) -> list[tuple[int, int]]:
-        """(joint, parent) for every joint but the root."""
+        """Return (joint, parent) for every joint but the root."""
         return [(j, parent) for j, parent in enumerate(self.parents) if parent >= 0]
 
     @property
     def limbs(self) -> tuple[tuple[int, int, int], ...]:
-        """Both legs and both arms, each from the trunk outwards: hip, knee, ankle or shoulder, elbow, wrist.
+        """Return the legs and arms, each from the trunk outwards: hip, knee, ankle or shoulder, elbow, wrist.
 
-        Raises ValueError for a layout without one of these joints.
+        Raises ValueError for a layout that lacks one of these joints.
         """
         names = [[f'{side}_{joint}' for joint in chain] for chain in LIMBS for side in ('right', 'left')]
         missing = [name for limb in names for name in limb if name not in self.joints]
         if missing:
             raise ValueError(f'layout {self.name} has no {missing[0]}, which a limb needs')
-        return tuple(tuple(self.joints.index(name) for name in limb) for limb in names)
+        index = {name: j for j, name in enumerate(self.joints)}
+        return tuple((index[near], index[middle], index[far]) for near, middle, far in names)
 
     @property
     def bone_pairs(self) -> tuple[tuple[tuple[int, int], tuple[int, int]], ...]:
-        """The bones that have a twin: ((joint, parent) on the left, (joint, parent) on the right)."""
+        """Return the bones that exist on both sides: ((joint, parent) on the left, (joint, parent) on the right)."""
         return tuple(((left, self.parents[left]), (right, self.parents[right]))
                      for left, right in zip(self.left, self.right, strict=True))
 
     @property
     def loss_weights(self) -> tuple[float, ...]:
-        """Weight of each joint in the training loss, by name, so that every layout gets the right ones."""
+        """Return the weight of each joint in the training loss, found by name, whatever the layout."""
         return tuple(LOSS_WEIGHTS.get(name.removeprefix('left_').removeprefix('right_'), 1.0) for name in self.joints)
 
 
@@ -94,7 +100,7 @@ H36M = Skeleton(
      'head', 'left_shoulder', 'left_elbow', 'left_wrist', 'right_shoulder', 'right_elbow', 'right_wrist'),
     (-1, 0, 1, 2, 0, 4, 5, 0, 7, 8, 9, 8, 11, 12, 8, 14, 15),
 )
-# The rows of Human3.6M's 32 mocap joints that make up the 17.
+# Indices of the 17 joints among Human3.6M's 32 mocap joints.
 H36M_OF_32 = (0, 1, 2, 3, 6, 7, 8, 12, 13, 14, 15, 17, 18, 19, 25, 26, 27)
 
 HUMANEVA15 = Skeleton(
@@ -103,10 +109,10 @@ HUMANEVA15 = Skeleton(
      'left_hip', 'left_knee', 'left_ankle', 'right_hip', 'right_knee', 'right_ankle', 'head'),
     (-1, 0, 1, 2, 3, 1, 5, 6, 0, 8, 9, 0, 11, 12, 1),
 )
-# HumanEva's mocap has both ends of each segment: an elbow is the lower end of the upper arm (`upper_elbow`) and the
-# upper end of the lower arm (`lower_elbow`), which lie apart by what the markers miss; likewise a knee. In order: the
-# lower and the upper end of the torso, the lower end of the head, arms, legs, the upper end of the head. Only the
-# symmetry is published with the order; the tree is ours: anatomy's, every arm from the upper end of the torso.
+# HumanEva's mocap has both ends of each segment. An elbow is the lower end of the upper arm (`upper_elbow`) and the
+# upper end of the lower arm (`lower_elbow`), which lie slightly apart because of errors of the markers; likewise a
+# knee. The order: lower and upper end of the torso, lower end of the head, arms, legs, upper end of the head. Only the
+# symmetry is published with it; the tree is ours and follows anatomy, both arms starting at the upper end of the torso.
 HUMANEVA20 = Skeleton(
     'humaneva20',
     ('hip', 'thorax', 'neck', 'left_shoulder', 'left_upper_elbow', 'left_lower_elbow', 'left_wrist', 'right_shoulder',
@@ -121,8 +127,8 @@ MPI_INF_3DHP = Skeleton(
      'right_hip', 'right_knee', 'right_ankle', 'left_hip', 'left_knee', 'left_ankle', 'hip', 'spine', 'neck'),
     (1, 15, 1, 2, 3, 1, 5, 6, 14, 8, 9, 14, 11, 12, -1, 14, 1),
 )
-# Detectors' layouts have no pelvis to hang the limbs on, or no published tree: the parents are ours, rooted where the
-# trunk allows, and serve the graph of KPA only.
+# Detectors' layouts have no pelvis to root the limbs at, or no published tree. Their parents here are ours, rooted as
+# near the trunk as the points allow; only the graph of KPA uses them.
 COCO = Skeleton(
     'coco',
     ('nose', 'left_eye', 'right_eye', 'left_ear', 'right_ear', 'left_shoulder', 'right_shoulder', 'left_elbow',
@@ -137,7 +143,7 @@ MPII = Skeleton(
     (1, 2, 6, 6, 3, 4, -1, 6, 7, 8, 11, 12, 7, 7, 13, 14),
 )
 _FEET = ('big_toe', 'small_toe', 'heel')
-# What detectors see besides; no lifter is trained on them. Halpe (AlphaPose, RTMPose) calls head, thorax and hip Head,
+# More layouts of detectors, on which no lifter is trained. Halpe (AlphaPose, RTMPose) calls head, thorax and hip Head,
 # Neck and Hip; OpenPose's BODY_25 calls thorax and hip Neck and MidHip; its BODY_25B adds MPII's upper neck and head.
 HALPE26 = Skeleton(
     'halpe26',
@@ -161,7 +167,7 @@ BODY25B = Skeleton(
 _LAYOUTS = (H36M, HUMANEVA15, HUMANEVA20, MPI_INF_3DHP, COCO, MPII, HALPE26, BODY25, BODY25B)
 SKELETONS = {layout.name: layout for layout in _LAYOUTS}
 
-# What stands in for a joint that the other layout lacks: the first entry whose joints are all there, averaged.
+# Stand-ins for a joint that the other layout lacks: the mean of the first entry whose joints are all there.
 STAND_INS = {
     'hip': (('left_hip', 'right_hip'),),
     'thorax': (('left_shoulder', 'right_shoulder'),),
@@ -177,10 +183,9 @@ STAND_INS = {
 
 
 def correspondence(joints: Skeleton, keypoints: Skeleton) -> np.ndarray:
-    """The (J_out, J_in) float32 matrix that takes keypoints to joints by name; each row sums to 1.
+    """Return the float32 matrix (J_out, J_in) that maps keypoints to joints by name; each row sums to 1.
 
-    A joint without a keypoint of its name takes the mean of its stand-ins.
-    Raises ValueError for a joint that has neither.
+    A joint without a keypoint of its name is the mean of its stand-ins. Raises ValueError where it has neither.
     """
     matrix = np.zeros((len(joints), len(keypoints)), dtype=np.float32)
     for row, name in zip(matrix, joints.joints, strict=True):

@@ -1,1 +1,1 @@
-"""Converters of raw files to the npz files that the program reads; those lie here too, unless --data says otherwise."""
+"""Converters from raw files to the npz files that the program reads, which lie in this folder too by default."""

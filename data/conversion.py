@@ -1,22 +1,25 @@
-"""What the converters share: flags, errors as one line, foreign readers held in check, counts, checked writing."""
+"""Shared parts of the converters: flags, one-line errors, guarded foreign readers, counts, checked writing."""
 
+import argparse
 import contextlib
 import importlib
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from common.cli.parser import Parser
 from common.errors import FileError, FlagError
+from common.skeleton import Skeleton
 from common.storage.files import atomic_path
 from common.storage.npz import first_line, read_npz
 
 
 def make_parser(script: str, description: str, folder: str) -> Parser:
-    """The flags that every converter has: FOLDER, described by `folder`, and --data DIR."""
+    """Make a parser of the flags that every converter has: FOLDER, described by `folder`, and --data DIR."""
     parser = Parser(prog=script, description=description)
     parser.add_argument('folder', type=Path, metavar='FOLDER', help=folder)
     parser.add_argument('--data', type=Path, metavar='DIR', default=Path('data'), help='output folder (default: data)')
@@ -24,23 +27,23 @@ def make_parser(script: str, description: str, folder: str) -> Parser:
 
 
 def add_force(parser: Parser) -> None:
-    """Add the flag that takes another number of takes or frames than the data set has."""
+    """Add the flag that accepts numbers of takes or frames other than those of the data set."""
     parser.add_argument('--force', action='store_true',
                         help='convert what is there, even where takes or frames are not as many as the data set has')
 
 
-def run(parser: Parser, argv: list[str] | None, work: Callable) -> int:
-    """Parse the flags, do work(arguments), print the text it returns; the exit status: 0, 1 (files), 2 (flags).
+def run(parser: Parser, argv: list[str] | None, work: Callable[[argparse.Namespace], str]) -> int:
+    """Parse the flags, call work(arguments), print the text it returns, and return the exit status.
 
-    Every error is one line on stderr.
+    The status is 0, 1 for files, 2 for flags, or 130 where interrupted. Every error is one line on stderr.
     """
     try:
         arguments = parser.parse_args(argv)
-        # What a foreign file holds may overflow; whatever becomes infinite is refused by name.
+        # Numbers in foreign files may overflow; those that become infinite are refused by name later.
         with np.errstate(all='ignore'):
             print(work(arguments))
-    except SystemExit as stop:  # the parser ends so, after its one line or the help
-        return stop.code or 0
+    except SystemExit as stop:  # raised by the parser after its one-line error or the help
+        return int(stop.code or 0)
     except (FileError, FlagError) as error:
         return _fail(parser, error, error.exit_status)
     except OSError as error:
@@ -52,7 +55,7 @@ def run(parser: Parser, argv: list[str] | None, work: Callable) -> int:
     return 0
 
 
-def _fail(parser: Parser, message, status: int) -> int:
+def _fail(parser: Parser, message: object, status: int) -> int:
     print(f'{parser.prog}: error: {" ".join(str(message).splitlines())}', file=sys.stderr)
     return status
 
@@ -61,14 +64,14 @@ def _fail(parser: Parser, message, status: int) -> int:
 
 
 def existing(folder: Path) -> Path:
-    """The folder itself. Raises FileError where there is none."""
+    """Return the folder. Raises FileError where it does not exist."""
     if not folder.is_dir():
         raise FileError(f'there is no folder {folder}')
     return folder
 
 
-def package(name: str):
-    """A module that only converters need. Raises FileError, saying how to install it, where it is missing."""
+def package(name: str) -> Any:
+    """Import a module that only converters need. Raises FileError that says how to install it where it is missing."""
     try:
         return importlib.import_module(name)
     except ImportError:
@@ -77,8 +80,8 @@ def package(name: str):
 
 
 @contextlib.contextmanager
-def reading(path: Path, kind: str):
-    """Around a foreign reader: whatever it raises over a damaged file becomes FileError, its warnings stay unsaid."""
+def reading(path: Path, kind: str) -> Iterator[None]:
+    """Guard a foreign reader: turn anything it raises over a damaged file into FileError, and silence its warnings."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')
@@ -89,14 +92,19 @@ def reading(path: Path, kind: str):
         raise FileError(f'{path} is missing') from None
     except MemoryError:
         raise FileError(f'{path} asks for more memory than there is') from None
-    except Exception as error:  # damage makes these readers raise anything
+    except Exception as error:  # on damaged files these readers can raise anything
         raise FileError(f'{path} is not a readable {kind} ({first_line(error)}); fetch or make it again') from None
 
 
 def numbers(where: str, value, shape: tuple, finite: bool = True) -> np.ndarray:
-    """The value, when it is an array of real numbers of this shape, in which a word stands for any length but 0.
+    """Return the value if it is an array of real numbers of this shape.
 
-    Raises FileError, beginning with `where`, for anything else, and for NaN and infinity unless `finite` is False.
+    Args:
+        where: the place in the file, to begin messages with.
+        shape: lengths of the axes; a word stands for any length but 0.
+        finite: refuse NaN and infinity.
+
+    Raises FileError for anything else.
     """
     if not isinstance(value, np.ndarray):
         what = value if isinstance(value, str) else type(value).__name__
@@ -112,11 +120,13 @@ def numbers(where: str, value, shape: tuple, finite: bool = True) -> np.ndarray:
 
 
 def _shape(shape: tuple) -> str:
-    return f'({", ".join(map(str, shape))}{"," * (len(shape) == 1)})'
+    if len(shape) == 1:
+        return f'({shape[0]},)'
+    return f'({", ".join(map(str, shape))})'
 
 
 def metres(where: str, millimetres: np.ndarray) -> np.ndarray:
-    """Finite millimetres as float32 metres. Raises FileError, beginning with `where`, for what is not finite."""
+    """Convert millimetres to float32 metres. Raises FileError, beginning with `where`, for NaN and infinity."""
     return numbers(where, (millimetres / 1000).astype(np.float32), millimetres.shape)
 
 
@@ -124,26 +134,28 @@ def metres(where: str, millimetres: np.ndarray) -> np.ndarray:
 
 
 def check_counts(found: dict[str, int], known: dict[str, int], force: bool) -> None:
-    """Compare counts, by what is counted, with the known ones.
+    """Compare counts with the known ones; the keys say what is counted.
 
-    Raises FileError where they differ; with `force` that is a warning on stderr.
+    Raises FileError where they differ; with `force`, only prints a warning to stderr.
     """
     differences = [f'{name}: {found.get(name) or "none"}, expected {known.get(name) or "none"}'
                    for name in {**known, **found} if found.get(name, 0) != known.get(name, 0)]
     if not differences:
         return
-    more = len(differences) - 1
-    sentence = differences[0] + (f' (and {more} more difference{"s" * (more > 1)})' if more else '')
+    sentence, more = differences[0], len(differences) - 1
+    if more:
+        noun = 'differences' if more > 1 else 'difference'
+        sentence += f' (and {more} more {noun})'
     if not force:
         raise FileError(f'{sentence}: complete or fetch the raw files again, or convert what is there with --force')
     print(f'warning: {sentence}', file=sys.stderr)
 
 
 def check_form(where: str, value, form) -> None:
-    """Compare the tree that an npz file holds with the form it should have.
+    """Check that a value read from an npz file has the form that it should have.
 
     A form is a dict of forms by key (the key `str` stands for one or more names), a list of forms, the shape of an
-    array as `numbers` takes it, a type, or the very value. Raises FileError, beginning with `where`.
+    array as for `numbers`, a type, or the value itself. Raises FileError, beginning with `where`, for another form.
     """
     if isinstance(form, dict):
         if not isinstance(value, dict) or not value:
@@ -159,14 +171,14 @@ def check_form(where: str, value, form) -> None:
             check_form(f'{where} {index}', item, item_form)
     elif isinstance(form, tuple):
         numbers(where, value, form)
-    elif value != form if not isinstance(form, type) else not isinstance(value, form):
+    elif not (isinstance(value, form) if isinstance(form, type) else value == form):
         raise FileError(f'{where} is {value!r}, expected {form!r}')
 
 
 def write_checked(path: Path, form: dict, **members) -> Path:
-    """Write a compressed npz into a folder, made if need be, unless it reads back in another form; returns its path.
+    """Write a compressed npz, read it back to check its form, and return its path; make its folder where it is missing.
 
-    Raises FileError when the file cannot be written or is not of that form; an older file of that name then stays.
+    Raises FileError when the file cannot be written or has another form; an older file of that name is then kept.
     """
     make_folder(path.parent)
     with atomic_path(path) as temporary:
@@ -179,21 +191,25 @@ def write_checked(path: Path, form: dict, **members) -> Path:
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder and those above it, where they are missing. Raises FileError."""
+    """Make a folder, and those above it, where they are missing. Raises FileError."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise FileError(f'cannot make the folder {folder}: {error.strerror}') from None
 
 
-def keypoints_metadata(layout) -> dict:
-    """What a 2D file says of its keypoints: layout_name, num_joints, keypoints_symmetry."""
+def keypoints_metadata(layout: Skeleton) -> dict:
+    """Return the metadata of a 2D file with this layout: layout_name, num_joints, keypoints_symmetry."""
     return {'layout_name': layout.name, 'num_joints': len(layout),
             'keypoints_symmetry': [list(layout.left), list(layout.right)]}
 
 
 def summary(takes: dict[str, dict[str, int]], paths: list[Path]) -> str:
-    """A line per subject of its takes and their frames, their sum, and what was written."""
+    """Return the text to print: a line of counts per subject, their sum, and the files written.
+
+    Args:
+        takes: subject -> take -> frames.
+    """
     lines = [f'{subject:>21} {len(counts):4} sequences {sum(counts.values()):8} frames'
              for subject, counts in takes.items()]
     lines.append(f'{len(takes)} subjects, {sum(map(len, takes.values()))} sequences, '
@@ -202,5 +218,5 @@ def summary(takes: dict[str, dict[str, int]], paths: list[Path]) -> str:
 
 
 def wrote(paths: list[Path]) -> str:
-    """The closing line."""
+    """Return the closing line, which names the files written."""
     return f'wrote {", ".join(map(str, paths))}'

@@ -1,14 +1,15 @@
-"""MATLAB files: of version 5 to 7 by Python alone, of version 7.3, which are HDF5, by h5py.
+"""Reading MATLAB files: version 5 to 7 in pure Python, and version 7.3, which is HDF5, with h5py.
 
-The usual reader of the older versions, scipy's, is compiled, and some damaged files end the whole process in it without
-a word. This one checks every length. It follows the format that MathWorks describes in "MAT-File Format", level 5: data
-elements of a type, a size and bytes, where a matrix is an element of elements and a cell a matrix of matrices.
+The usual reader of the older versions, scipy's, is compiled code, which crashes the process on some damaged files. This
+one checks every length. The format is that of MathWorks' "MAT-File Format", level 5: data elements have a type, a size
+and bytes; a matrix is an element made of elements, and a cell is a matrix of matrices.
 """
 
 import math
 import struct
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -16,8 +17,8 @@ from common.errors import FileError
 from data.conversion import package, reading
 
 HEADER = 128
-# What elements hold, and what the classes of matrices are made of; MATLAB stores whole numbers in as few bytes as they
-# need, whatever their class.
+# Types of elements, and of classes of matrices. MATLAB stores whole numbers in as few bytes as they need, whatever the
+# class of their matrix.
 STORED = {1: 'i1', 2: 'u1', 3: 'i2', 4: 'u2', 5: 'i4', 6: 'u4', 7: 'f4', 9: 'f8', 12: 'i8', 13: 'u8'}
 MATRIX, COMPRESSED = 14, 15
 CELL = 1
@@ -27,9 +28,9 @@ COMPLEX = 0x800
 
 
 def read_mat(path: Path, *names: str) -> list:
-    """Variables of a MATLAB file of version 5 to 7, by name, with MATLAB's axes.
+    """Read the named variables of a MATLAB file of version 5 to 7, with MATLAB's order of axes.
 
-    Numbers come as arrays, cells as object arrays of such; in place of anything else comes a word for what it is.
+    Numbers become arrays and cells object arrays of those; anything else becomes a word that says what it is.
     Raises FileError for a file that is missing, broken, of version 7.3 or without one of the variables.
     """
     with reading(path, 'MATLAB file'):
@@ -53,11 +54,11 @@ def read_mat(path: Path, *names: str) -> list:
 
 
 def _element(data: memoryview, order: str) -> tuple[int, memoryview, memoryview]:
-    """The type of the first element, its bytes, and what follows it."""
+    """Return the type of the first element, its bytes, and the data after it."""
     if len(data) < 8:
         raise ValueError('it is cut short')
     kind, size = struct.unpack_from(order + 'II', data)
-    if kind >> 16:  # up to four bytes stand in place of the size, which is above the type
+    if kind >> 16:  # a small element: the size is in the upper half of the type, up to four bytes are in its place
         kind, size, start, end = kind & 0xffff, kind >> 16, 4, 8
     else:  # elements end at multiples of eight bytes; compressed ones do not
         start, end = 8, 8 + size + (-size % 8 if kind != COMPRESSED else 0)
@@ -67,15 +68,15 @@ def _element(data: memoryview, order: str) -> tuple[int, memoryview, memoryview]
 
 
 def _numbers(data: memoryview, order: str) -> tuple[np.ndarray, memoryview]:
-    """The numbers of the first element, and what follows it."""
+    """Return the numbers of the first element, and the data after it."""
     kind, raw, rest = _element(data, order)
     if kind not in STORED:
         raise ValueError(f'element of type {kind} in place of numbers')
     return np.frombuffer(raw, order + STORED[kind]), rest
 
 
-def _matrix(data: memoryview, order: str, names: tuple[str, ...] | None = None):
-    """(name, value) of a matrix; the value is None for one that is not among the names, if there are any."""
+def _matrix(data: memoryview, order: str, names: tuple[str, ...] | None = None) -> tuple[str, Any]:
+    """Return (name, value) of a matrix; the value is None where names are given and its own is not among them."""
     if not data:  # an empty place in a cell
         return '', np.zeros((0, 0))
     flags, rest = _numbers(data, order)
@@ -101,7 +102,7 @@ def _matrix(data: memoryview, order: str, names: tuple[str, ...] | None = None):
 
 
 def _count(shape: list[int], rest: memoryview) -> int:
-    """How many places a cell has, each of which needs eight bytes of what is left."""
+    """Return the number of places in a cell. Raises ValueError where the rest has less than eight bytes for each."""
     count = math.prod(shape)
     if 8 * count > len(rest):
         raise ValueError('it is cut short')
@@ -109,7 +110,7 @@ def _count(shape: list[int], rest: memoryview) -> int:
 
 
 def read_mat73(path: Path, *names: str) -> list[np.ndarray]:
-    """Variables of a MATLAB 7.3 file, by name. It is an HDF5 file, so that MATLAB's axes come in reverse order.
+    """Read the named variables of a MATLAB 7.3 file. Since it is an HDF5 file, MATLAB's axes come in reverse order.
 
     Raises FileError for a file that is missing, broken, of another version or without one of the variables.
     """

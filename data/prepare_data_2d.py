@@ -4,32 +4,35 @@
     python data/prepare_data_2d.py FOLDER --name NAME --dataset h36m --layout h36m --data DIR
     python data/prepare_data_2d.py FOLDER --name NAME --dataset humaneva15 --mocap converted_15j --data DIR
 
-FOLDER holds what Detectron-style inference writes for each video, `<video file name>.npz`: `boxes` and `keypoints`,
+FOLDER holds the output of Detectron-style inference for each video, `<video file name>.npz`: `boxes` and `keypoints`,
 each with an entry per frame whose item 1 holds the persons, as (n, 5) rows x1, y1, x2, y2, score and (n, rows, K)
-rows x, y, …; and `metadata`, a dict with the video's `w` and `h` in pixels. Where there are six rows or more, 4 and 5
-are taken as x and y: Detectron's finer estimate. The person with the highest score is kept. --layout says what the K
-keypoints are.
+rows x, y, …; and `metadata`, a dict with the video's `w` and `h` in pixels. Where there are six rows or more, rows 4
+and 5 are read as x and y: Detectron's finer estimate. The person with the highest score is kept. --layout names the
+layout of the K keypoints.
 
 custom (the default): `clip.mp4.npz` directly in FOLDER becomes subject `clip.mp4`, action `custom`, one camera. Frames
-without a person are interpolated linearly, nearest at the ends; `video_metadata` tells the size of each video.
+without a person are interpolated linearly, nearest at the ends; `video_metadata` holds the size of each video.
 
-h36m: `S1/Videos/Directions 1.54138969.mp4.npz`, in a folder called by the subject and below it as you like; the number
-is the camera's, see CAMERAS. Takes are renamed, and S11's Directions left out, as prepare_data_h36m.py does. S2, S3 and
-S4, of whom there is no 3D, may be there or not.
+h36m: `S1/Videos/Directions 1.54138969.mp4.npz`, anywhere below a folder named after the subject; the number is the
+camera's, see CAMERAS. Takes are renamed, and S11's Directions left out, as prepare_data_h36m.py does. S2, S3 and S4,
+which have no 3D, may be missing.
 
 humaneva15, humaneva20: `S1/…/Walking_1_(C1).avi.npz`. The videos of the takes in --mocap, the folder that
-prepare_data_humaneva.py read, are cut at their part of the official split and into its chunks; chunks without a pose go
-to `Unlabeled/Train/S1` and so on, other videos whole to `Unlabeled/S1`, as `Walking 2`.
+prepare_data_humaneva.py read, are cut to their part of the official split and into its chunks. Chunks without a pose go
+to `Unlabeled/Train/S1` and so on; other videos go whole to `Unlabeled/S1`, as `Walking 2`.
 
-In both, frames without a person repeat the pose before (at the start, the one after), as the public files do; a take
-needs all its cameras; a video's size, where it is told, must be the data set's.
+For both data sets, frames without a person repeat the pose before (at the start, the one after), as in the public
+files. All cameras of a take are needed. Where the file gives the video's size, it must be that of the data set.
 
 Letters: T frames, K keypoints.
 """
 
+import argparse
 import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -50,7 +53,7 @@ CAMERAS = {'h36m': ('54138969', '55011271', '58860488', '60457274'), 'humaneva':
 VIDEOS = {'h36m': (r'(.+)\.(\d+)\.\w+\.npz', 'S1/Directions 1.54138969.mp4.npz'),
           'humaneva': (r'([A-Za-z]+_\d+)_\((\w+)\)\.\w+\.npz', 'S1/Walking_1_(C1).avi.npz')}
 SIZES = {'h36m': [(lens.width, lens.height) for lens in h36m.LENSES], 'humaneva': [(640, 480)] * 3}
-# subject -> take -> which frame of each camera's video is the first of the mocap, from 1
+# subject -> take -> the frame of each camera's video, from 1, in which the mocap starts
 SYNC = {
     'S1': {'Walking 1': (82, 81, 82), 'Jog 1': (51, 51, 50), 'ThrowCatch 1': (61, 61, 60), 'Gestures 1': (45, 45, 44),
            'Box 1': (57, 57, 56)},
@@ -64,7 +67,7 @@ SYNC = {
 
 
 def read_video(path: Path, layout: Skeleton) -> tuple[np.ndarray, dict | None]:
-    """The best person of each frame, (T, K, 2) float32 pixels with NaN where there is none, and the metadata.
+    """Read the best person of each frame, (T, K, 2) float32 pixels, NaN where there is none, and the metadata.
 
     Raises FileError for a file that is broken, of another form or without any person.
     """
@@ -91,7 +94,8 @@ def read_video(path: Path, layout: Skeleton) -> tuple[np.ndarray, dict | None]:
     return track, members.get('metadata')
 
 
-def _persons(where: str, entry):
+def _persons(where: str, entry) -> Any:
+    """Return the persons of a frame's entry, an empty tuple where there are none. Raises FileError."""
     try:
         return entry[1] if len(entry[1]) else ()
     except (TypeError, IndexError, KeyError):
@@ -99,32 +103,35 @@ def _persons(where: str, entry):
 
 
 def interpolate(track: np.ndarray) -> np.ndarray:
-    """A track (T, K, 2) whose frames of NaN lie on straight lines between their neighbours, nearest at the ends."""
+    """Fill frames of NaN in a track (T, K, 2): linearly between their neighbours, with the nearest at the ends."""
     known = np.flatnonzero(np.isfinite(track).all(axis=(1, 2)))
     columns = [np.interp(np.arange(len(track)), known, column[known]) for column in track.reshape(len(track), -1).T]
     return np.stack(columns, axis=1).reshape(track.shape).astype(np.float32)
 
 
 def repeat(track: np.ndarray) -> np.ndarray:
-    """A track (T, K, 2) whose frames of NaN are the frame before them; at the start, the first that is not."""
+    """Fill frames of NaN in a track (T, K, 2) with the last frame before them, or at the start the first after them."""
     known = np.isfinite(track).all(axis=(1, 2))
     source = np.maximum.accumulate(np.where(known, np.arange(len(track)), known.argmax()))
     return track[source]
 
 
 def video_size(path: Path, metadata) -> tuple[int, int]:
-    """(width, height) of a video in pixels, from the metadata of its file. Raises FileError."""
-    size = [metadata.get(key) if isinstance(metadata, dict) else None for key in 'wh']
-    if not all(isinstance(length, (int, np.integer)) and length > 0 for length in size):
+    """Return (width, height) of a video in pixels, from the metadata of its file. Raises FileError."""
+    size = metadata if isinstance(metadata, dict) else {}
+    if not all(isinstance(size.get(key), (int, np.integer)) and size[key] > 0 for key in 'wh'):
         raise FileError(f'{path}: metadata does not tell w and h of the video in pixels')
-    return int(size[0]), int(size[1])
+    return int(size['w']), int(size['h'])
 
 
 # ---- many videos ------------------------------------------------------------------------------------------------
 
 
 def custom_views(folder: Path, layout: Skeleton) -> tuple[dict, dict]:
-    """(video -> 'custom' -> [(T, K, 2) float32], video -> its w and h) of the files in a folder. Raises FileError."""
+    """Read the files in a folder: (video -> 'custom' -> [(T, K, 2) float32], video -> its w and h).
+
+    Raises FileError.
+    """
     paths = sorted(shared.existing(folder).glob('*.npz'))
     if not paths:
         raise FileError(f'{folder} holds no <video>.npz: run a detector on your videos first')
@@ -138,13 +145,13 @@ def custom_views(folder: Path, layout: Skeleton) -> tuple[dict, dict]:
 
 
 def find_videos(folder: Path, dataset: str) -> dict[tuple[str, str], list[Path]]:
-    """(subject, take) -> the file of each camera, in the order of the cameras, subjects by number.
+    """Find the videos' files; return (subject, take) -> the file of each camera, in order, subjects by number.
 
-    Raises FileError where the folder or the files are missing, or a name says no subject, take or camera.
+    Raises FileError where the folder or files are missing, or a name lacks a known subject, take or camera.
     """
     kind = 'h36m' if dataset == 'h36m' else 'humaneva'
     cameras, (pattern, example) = CAMERAS[kind], VIDEOS[kind]
-    found = {}
+    found: dict[tuple[str, str], list[Path | None]] = {}
     for path in sorted(shared.existing(folder).rglob('*.npz')):
         subjects = [part for part in path.relative_to(folder).parts[:-1] if re.fullmatch(r'S\d+', part)]
         match = re.fullmatch(pattern, path.name)
@@ -160,14 +167,16 @@ def find_videos(folder: Path, dataset: str) -> dict[tuple[str, str], list[Path]]
         views[camera] = path
     if not found:
         raise FileError(f'{folder} holds no file named like {example}')
+    videos: dict[tuple[str, str], list[Path]] = {}
     for (subject, take), views in found.items():
         if None in views:
             raise FileError(f'{folder} has no file for {take} of {subject}, camera {cameras[views.index(None)]}')
-    return dict(sorted(found.items(), key=lambda item: int(item[0][0][1:])))
+        videos[subject, take] = [view for view in views if view is not None]
+    return dict(sorted(videos.items(), key=lambda item: int(item[0][0][1:])))
 
 
 def read_cameras(paths: list[Path], layout: Skeleton, dataset: str) -> list[np.ndarray]:
-    """The (T, K, 2) float32 tracks of a take, one per camera, without gaps. Raises FileError."""
+    """Read the tracks of a take, (T, K, 2) float32, one per camera, without gaps. Raises FileError."""
     tracks = []
     for path, size in zip(paths, SIZES['h36m' if dataset == 'h36m' else 'humaneva'], strict=True):
         track, metadata = read_video(path, layout)
@@ -178,24 +187,27 @@ def read_cameras(paths: list[Path], layout: Skeleton, dataset: str) -> list[np.n
 
 
 def h36m_views(folder: Path, layout: Skeleton, force: bool) -> dict[str, dict]:
-    """Subject -> take -> four (T, K, 2) float32 tracks. Raises FileError, also for a number of takes that is not 30."""
+    """Read subject -> take -> four (T, K, 2) float32 tracks.
+
+    Raises FileError, also where a subject has another number of takes than `h36m.TAKES`.
+    """
     videos = find_videos(folder, 'h36m')
     known = {f'takes of {subject}': takes for subject, takes in h36m.TAKES.items()}
-    found = {}
+    found: dict[str, int] = {}
     for subject, _ in videos:
         if subject not in h36m.UNSEEN:
             found[f'takes of {subject}'] = found.get(f'takes of {subject}', 0) + 1
     shared.check_counts(found, known, force)
-    views = {}
+    views: dict[str, dict] = {}
     for (subject, take), paths in tqdm(videos.items(), desc='takes', unit='take', disable=None):
         views.setdefault(subject, {})[take] = read_cameras(paths, layout, 'h36m')
     return views
 
 
 def humaneva_views(folder: Path, layout: Skeleton, dataset: str, mocap: Path, force: bool) -> dict[str, dict]:
-    """Subject -> chunk or take -> three (T, K, 2) float32 tracks.
+    """Read subject -> chunk or take -> three (T, K, 2) float32 tracks.
 
-    Raises FileError, also where the videos of trials with mocap are not those of the takes in `mocap`.
+    Raises FileError, also where the videos of the official split differ from the takes in `mocap`.
     """
     videos = find_videos(folder, dataset)
     files = prepare_data_humaneva.find_takes(mocap)
@@ -203,7 +215,7 @@ def humaneva_views(folder: Path, layout: Skeleton, dataset: str, mocap: Path, fo
     shared.check_counts({f'videos of {subject} {take}': 1 for subject, take in ranges
                          if (subject.split('/')[1], take) in videos},
                         {f'videos of {subject} {take}': 1 for subject, take in files}, force)
-    views = {}
+    views: dict[str, dict] = {}
     for (subject, take), paths in tqdm(videos.items(), desc='takes', unit='take', disable=None):
         tracks = read_cameras(paths, layout, dataset)
         if (f'Train/{subject}', take) not in ranges:
@@ -217,8 +229,9 @@ def humaneva_views(folder: Path, layout: Skeleton, dataset: str, mocap: Path, fo
     return views
 
 
-def _chunks(file: Path, dataset: str, key: tuple[str, str], tracks: list[np.ndarray], paths: list[Path]):
-    """(subject, chunk, tracks) of one take in one part of the split."""
+def _chunks(file: Path, dataset: str, key: tuple[str, str], tracks: list[np.ndarray],
+            paths: list[Path]) -> Iterator[tuple[str, str, list[np.ndarray]]]:
+    """Yield (subject, chunk, tracks) of one take in one part of the split. Raises FileError."""
     subject, take = key
     start, end = humaneva.RANGES[key]
     poses, _ = prepare_data_humaneva.read_take(file)
@@ -239,14 +252,16 @@ def _chunks(file: Path, dataset: str, key: tuple[str, str], tracks: list[np.ndar
 # ---- the command ------------------------------------------------------------------------------------------------
 
 
-def work(arguments) -> str:
-    """Convert and write; returns the summary. Raises FileError and FlagError."""
+def work(arguments: argparse.Namespace) -> str:
+    """Convert and write; return the summary. Raises FileError and FlagError."""
     dataset, layout, name = arguments.dataset, LAYOUTS[arguments.layout], arguments.name
     if not re.fullmatch(r'\w[\w.-]*', name):
         raise FlagError(f'--name {name!r} is part of a file name: use letters, digits and _ . -')
-    if dataset.startswith('humaneva') != (arguments.mocap is not None):
-        raise FlagError(f'--dataset {dataset} ' + ('takes no --mocap' if arguments.mocap else
-                        'needs --mocap DIR, the folder that prepare_data_humaneva.py read: the chunks come from there'))
+    if dataset.startswith('humaneva') and arguments.mocap is None:
+        raise FlagError(f'--dataset {dataset} needs --mocap DIR, the folder that prepare_data_humaneva.py read: the '
+                        f'chunks come from there')
+    if not dataset.startswith('humaneva') and arguments.mocap is not None:
+        raise FlagError(f'--dataset {dataset} takes no --mocap')
     metadata = shared.keypoints_metadata(layout)
     form = dict(metadata)
     if dataset == 'custom':
@@ -269,7 +284,7 @@ def work(arguments) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Convert, write and tell; returns the exit status."""
+    """Run the converter from the command line; return the exit status."""
     parser = shared.make_parser('prepare_data_2d.py', __doc__.splitlines()[0], 'folder with <video>.npz of a detector')
     parser.add_argument('--name', required=True, metavar='NAME', help='what -k will call the file')
     parser.add_argument('--dataset', choices=DATASETS, default='custom', help='what the videos are (default: custom)')

@@ -8,19 +8,21 @@ the test annotations `TS1/annot_data.mat` … `TS6/annot_data.mat` of http://vca
 Each file holds one dict `data`. Training: "S1 Seq1" -> [camera -> {data_2d, data_3d}, frames per second], with eight of
 the fourteen cameras, called "0", "1", "2", "4", "5", "6", "7" and "8", 17 of the 28 joints, and as many frames as the
 field uses. Test: "TS1" -> {data_2d, data_3d, valid, activity}: `valid` is 1 for the frames that count; `activity`, 1 to
-7, is what rows by activity need and other readers pass over. 2D is in pixels, 3D in millimetres in the camera's axes,
-and everything keeps the type that it has in the raw files.
+7, gives the rows by activity, and other readers ignore it. 2D is in pixels, 3D in millimetres in the camera's axes, and
+arrays keep their types of the raw files.
 
-The 3D is `univ_annot3`, people scaled to one height. With --annot3 it is `annot3`, people as they are, and the files
-are called data_train_3dhp_ori.npz and data_test_3dhp_ori.npz, as D3DP does; numbers of the two do not compare.
+The 3D is `univ_annot3`, people scaled to one height. With --annot3 it is `annot3`, people in their own size, and the
+files are called data_train_3dhp_ori.npz and data_test_3dhp_ori.npz, as in D3DP; errors on the two are not comparable.
 
-Checked are the frames of each sequence and the test frames that count. Those of TS1 to TS4 are recalled (all) and
-derived from published tables (those that count); an older release of the annotations has others.
+The numbers of frames of each sequence, and of test frames that count, are checked. For TS1 to TS4 the former are from
+memory and the latter derived from published tables; an older release of the annotations has other numbers.
 
 Letter: F frames.
 """
 
+import argparse
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,7 +40,7 @@ from data.matlab import read_mat, read_mat73
 
 ALL_CAMERAS = 14
 ALL_JOINTS = 28
-# The 28 joints' indices of the 17, in the order of MPI_INF_3DHP. The test files hold the 17 alone.
+# Indices of the 17 joints of MPI_INF_3DHP, in its order, among the 28. The test files hold only the 17.
 JOINTS_OF_28 = (7, 5, 14, 15, 16, 9, 10, 11, 23, 24, 25, 18, 19, 20, 4, 3, 6)
 PATTERNS = ('S*/Seq*/annot.mat', 'TS*/annot_data.mat')
 POSES = {'data_2d': ('frames', len(MPI_INF_3DHP), 2), 'data_3d': ('frames', len(MPI_INF_3DHP), 3)}
@@ -48,18 +50,18 @@ FORM_TEST = {'data': {str: {**POSES, 'valid': ('frames',), 'activity': ('frames'
 
 @dataclass(frozen=True)
 class Conversion:
-    """What the files will hold: the dicts `data` of the training and of the test file."""
+    """The content of the files to write: the dicts `data` of the training and of the test file."""
 
     train: dict[str, list]
     test: dict[str, dict[str, np.ndarray]]
 
 
-def find_sequences(folder: Path, pattern: str, known) -> dict[str, Path]:
-    """Sequence -> file, for those of a pattern in a folder or one below it, in the order of `known`.
+def find_sequences(folder: Path, pattern: str, known: Iterable[str]) -> dict[str, Path]:
+    """Find the files of a pattern in a folder or one below it; return sequence -> file, in the order of `known`.
 
     Raises FileError where the folder is missing, a sequence is not known or occurs twice.
     """
-    found = {}
+    found: dict[str, Path] = {}
     for path in sorted([*shared.existing(folder).glob(pattern), *folder.glob(f'*/{pattern}')]):
         name = ' '.join(path.parts[-1 - pattern.count('/'):-1])
         if name not in known:
@@ -71,10 +73,11 @@ def find_sequences(folder: Path, pattern: str, known) -> dict[str, Path]:
 
 
 def read_training(path: Path, variable: str, most: int) -> dict[str, dict[str, np.ndarray]]:
-    """Camera -> {data_2d: (F, 17, 2) pixels, data_3d: (F, 17, 3) millimetres}, F at most `most`.
+    """Read camera -> {data_2d: (F, 17, 2) pixels, data_3d: (F, 17, 3) millimetres} of a training sequence.
 
     Args:
-        variable: which of the file's 3D annotations is taken.
+        variable: the name of the 3D annotations to read.
+        most: frames to read at most.
 
     Raises FileError for a file that is broken or of another form.
     """
@@ -86,27 +89,27 @@ def read_training(path: Path, variable: str, most: int) -> dict[str, dict[str, n
 
 
 def _flat(cameras) -> list:
-    """The numbers of an array or of a cell of numbers."""
+    """Return the numbers of an array, or of a cell of numbers, in a list."""
     if isinstance(cameras, np.ndarray) and cameras.dtype == object:
         return [item for cell in cameras.ravel() for item in np.ravel(cell).tolist()]
     return np.ravel(cameras).tolist()
 
 
 def _joints(where: str, cell, camera: int, channels: int, most: int) -> np.ndarray:
-    """(F, 17, channels) of a camera, from a cell of one (F, 28 · channels) matrix per camera."""
+    """Return a camera's joints (F, 17, channels) from a cell of one (F, 28 · channels) matrix per camera."""
     if not isinstance(cell, np.ndarray) or cell.dtype != object or cell.size != ALL_CAMERAS:
         raise FileError(f'{where} is not a cell of {ALL_CAMERAS} matrices, one per camera')
     where = f'{where} of camera {camera}'
     matrix = shared.numbers(where, cell.ravel()[camera], ('frames', ALL_JOINTS * channels), finite=False)
     joints = matrix[:most].reshape(-1, ALL_JOINTS, channels)[:, list(JOINTS_OF_28)]
-    return shared.numbers(where, joints, joints.shape)  # the frames and joints left out may be what they like
+    return shared.numbers(where, joints, joints.shape)  # frames and joints that are left out need not be finite
 
 
 def read_test(path: Path, variable: str) -> dict[str, np.ndarray]:
-    """data_2d (F, 17, 2) pixels, data_3d (F, 17, 3) millimetres, valid (F,) and activity (F,).
+    """Read data_2d (F, 17, 2) pixels, data_3d (F, 17, 3) millimetres, valid (F,) and activity (F,) of a test sequence.
 
     Args:
-        variable: which of the file's 3D annotations is taken.
+        variable: the name of the 3D annotations to read.
 
     Raises FileError for a file that is broken or of another form.
     """
@@ -122,9 +125,12 @@ def read_test(path: Path, variable: str) -> dict[str, np.ndarray]:
 
 
 def convert(folder: Path, variable: str = 'univ_annot3') -> Conversion:
-    """What both files hold, from the annotations under a folder; `variable` says which 3D.
+    """Make the content of both files from the annotations under a folder.
 
-    Raises FileError for whatever is missing or cannot be understood.
+    Args:
+        variable: the name of the 3D annotations to read.
+
+    Raises FileError for what is missing or cannot be understood.
     """
     train, test = (find_sequences(folder, pattern, known)
                    for pattern, known in zip(PATTERNS, (TRAINING, TEST), strict=True))
@@ -146,8 +152,8 @@ def convert(folder: Path, variable: str = 'univ_annot3') -> Conversion:
     return data
 
 
-def work(arguments) -> str:
-    """Convert, compare counts, write; returns the summary. Raises FileError."""
+def work(arguments: argparse.Namespace) -> str:
+    """Convert, compare counts and write; return the summary. Raises FileError."""
     variable, suffix = ('annot3', '_ori') if arguments.annot3 else ('univ_annot3', '')
     data = convert(arguments.folder, variable)
     train = {name: len(cameras[str(CAMERAS[0])]['data_2d']) for name, (cameras, _) in data.train.items()}
@@ -172,7 +178,7 @@ def work(arguments) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Convert, write and tell; returns the exit status."""
+    """Run the converter from the command line; return the exit status."""
     parser = shared.make_parser('prepare_data_3dhp.py', __doc__.splitlines()[0],
                                 f'folder with {" and ".join(PATTERNS)}')
     parser.add_argument('--annot3', action='store_true',

@@ -10,11 +10,13 @@ Gaussian noise, standing for a detector). Nothing is written unless everything c
 Letter: T frames.
 """
 
+import argparse
 import csv
 import math
 import re
 import sys
 import zlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,32 +34,32 @@ from common.skeleton import H36M
 from common.storage.npz import write_npz
 from data import conversion as shared
 
-SOURCE_FPS = 120  # AMC files do not say; the database was recorded at 120 frames a second
+SOURCE_FPS = 120  # AMC files do not say it; the database was recorded at 120 frames a second
 FPS = 50  # as Human3.6M
-SMOOTHING = 1.0  # source frames; the raw motion jumps for single frames at foot strikes and in the wrists
+SMOOTHING = 1.0  # source frames; raw motion has jumps of single frames at foot strikes and in the wrists
 SEED = 0  # of the simulated detections
-# Takes of one subject lie up to 4 cm apart in height, head and feet alike (38_01 and 38_02), so each is given a floor
-# of its own: 4 cm below the lower ankle where it stands, about where the toes of a person standing still are (the toes
-# themselves will not do: those of some skeletons dip 8 cm below the floor). A foot rolls on the floor by some
-# centimetres in walking and leaves it in jumps and runs, so its standing height is a low percentile, not the lowest.
+# Takes of one subject differ by up to 4 cm in height, head and feet alike (38_01 and 38_02), so each gets a floor of
+# its own: 4 cm below the standing height of the lower ankle, about where the toes of a person standing still are. (Toes
+# themselves cannot be used: those of some skeletons dip 8 cm below the floor.) In walking a foot rolls by some
+# centimetres, and in jumps and runs it leaves the floor, so its standing height is a low percentile, not the minimum.
 ANKLE_HEIGHT = 0.04  # metres
 STANDING = 25  # percentile of the height of the lower ankle
 FARTHEST = 50.0  # metres that a take may cover; the capture volume is 3 m by 8 m
 INDEX = 'cmu-mocap-index.csv'
 NO_LABEL = 'Motion'
-# The index also says `walking` and so on. Not every -ing is such: Fishing is not Fish, one of its pantomimes.
+# The index has `walking` for Walk and so on. Not every -ing is such a form: Fishing is not Fish, which is a pantomime.
 VERBS = ('Walk', 'Run', 'Jump', 'March', 'Kick', 'Punch', 'Throw', 'Stretch', 'Sneak', 'Limp', 'Laugh')
 
 
 @dataclass(frozen=True)
 class Conversion:
-    """What the files will hold.
+    """The content of the files to write.
 
     Attributes:
         positions: subject -> action -> (T, 17, 3) float32, metres, z up.
         cameras: subject -> four cameras.
         views: 'gt' and 'noisy' -> subject -> action -> four (T, 17, 2) float32 arrays of pixels.
-        aliases: skeleton that is another subject's under a name of its own -> that subject.
+        aliases: named skeleton that is the same as a numbered subject's -> that subject.
         train, test: the subjects of the default split.
     """
 
@@ -70,7 +72,7 @@ class Conversion:
 
 
 def smooth(signal: np.ndarray, sigma: float) -> np.ndarray:
-    """A signal (T, ...) convolved along time with a Gaussian of `sigma` frames; straight motion stays as it is."""
+    """Convolve a signal (T, ...) along time with a Gaussian of `sigma` frames; straight motion is unchanged."""
     reach = math.ceil(4 * sigma)
     weights = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2)
     weights /= weights.sum()
@@ -80,7 +82,7 @@ def smooth(signal: np.ndarray, sigma: float) -> np.ndarray:
 
 
 def resample(signal: np.ndarray, source_fps: float, fps: float) -> np.ndarray:
-    """A signal (T, ...) at another frame rate, linear between its frames; the first frame stays the first."""
+    """Resample a signal (T, ...) to another frame rate by linear interpolation; the first frame is kept."""
     count = int((len(signal) - 1) * fps / source_fps + 1e-9) + 1
     times = np.arange(count) * source_fps / fps
     before = np.minimum(times.astype(int), len(signal) - 1)
@@ -90,10 +92,10 @@ def resample(signal: np.ndarray, source_fps: float, fps: float) -> np.ndarray:
 
 
 def to_world(joints: np.ndarray) -> np.ndarray:
-    """Joints (T, 17, 3) in metres with y up to (T, 17, 3) float32 with z up, standing on z = 0 and centred.
+    """Convert joints (T, 17, 3) in metres, y up, to float32 (T, 17, 3), z up, standing on z = 0 and centred.
 
-    A quarter turn about x, not an exchange of axes, so left stays left. Most takes walk along the source's z, which
-    becomes -y: between the cameras, which can so stand nearer than if people walked across their view.
+    This is a quarter turn about x, not an exchange of axes, so left stays left. Most takes walk along the source's z,
+    which becomes -y, between the cameras: they can stand nearer than if people walked across their view.
     """
     world = np.stack([joints[..., 0], -joints[..., 2], joints[..., 1]], axis=-1)
     low, high = world[..., :2].min((0, 1)), world[..., :2].max((0, 1))
@@ -103,10 +105,10 @@ def to_world(joints: np.ndarray) -> np.ndarray:
 
 
 def read_labels(folder: Path) -> dict[str, str]:
-    """Clip -> label from the trial index in the folder, empty where there is none.
+    """Read clip -> label from the trial index in the folder; return an empty dict where there is none.
 
-    Its columns are MOTION (such as 07_01), DESCRIPTION and SUBJECT, under some lines of preface; "Unknown" stands for
-    clips that CMU does not describe.
+    After some lines of preface, its columns are MOTION (such as 07_01), DESCRIPTION and SUBJECT. The description of
+    clips that CMU does not describe is "Unknown".
     """
     path = folder / INDEX
     if not path.exists():
@@ -119,7 +121,10 @@ def read_labels(folder: Path) -> dict[str, str]:
 
 
 def label(description: str) -> str:
-    """A description's first activity as one word: `run/jog` is Run, `wash self` WashSelf, `walking, sitting` Walk."""
+    """Return a description's first activity as one word: Run for `run/jog`, WashSelf for `wash self`.
+
+    Forms in -ing of VERBS are shortened: Walk for `walking, sitting`.
+    """
     activity = re.split(r'[,\-/(]| and ', description)[0]
     word = ''.join(part.capitalize() for part in re.findall('[A-Za-z]+', activity))
     if word.removesuffix('ing') in VERBS:
@@ -128,11 +133,11 @@ def label(description: str) -> str:
 
 
 def find_files(folder: Path) -> tuple[dict[str, Path], dict[str, Path]]:
-    """The ASF and the AMC files under a folder by stem, in the order of their names.
+    """Find the ASF and the AMC files under a folder; return both by stem, sorted by name.
 
     Raises FileError where the folder or the motion is missing or a stem occurs twice.
     """
-    found = {'.asf': {}, '.amc': {}}
+    found: dict[str, dict[str, Path]] = {'.asf': {}, '.amc': {}}
     for path in sorted(shared.existing(folder).rglob('*')):
         match = re.fullmatch(r'(.+)(\.asf|\.amc)(\.gz)?', path.name, re.IGNORECASE)
         if match and path.is_file():
@@ -145,8 +150,8 @@ def find_files(folder: Path) -> tuple[dict[str, Path], dict[str, Path]]:
     return found['.asf'], found['.amc']
 
 
-def skeleton_of(clip: str, path: Path, skeletons) -> str:
-    """The stem of the ASF file that belongs to a clip: `07` for 07_01, else the longest that the clip starts with.
+def skeleton_of(clip: str, path: Path, skeletons: Iterable[str]) -> str:
+    """Return the stem of a clip's ASF file: `07` for 07_01, else the longest stem that the clip starts with.
 
     Raises FileError where there is none.
     """
@@ -161,22 +166,28 @@ def skeleton_of(clip: str, path: Path, skeletons) -> str:
 
 
 def find_aliases(skeletons: dict[str, Skeleton]) -> dict[str, str]:
-    """Named skeleton -> the CMU number whose bones are the very same: the same calibration of the same person."""
+    """Find named skeletons with exactly the bones of a CMU number, the same calibration of the same person.
+
+    Returns name -> number.
+    """
     numbered = [stem for stem in skeletons if stem.isdecimal()]
     return {name: same[0] for name in skeletons if not name.isdecimal()
             if (same := [stem for stem in numbered if skeletons[stem] == skeletons[name]])}
 
 
 def split(subjects: list[str]) -> tuple[list[str], list[str]]:
-    """(train, test): every fourth subject is tested on, of fewer than four the last; a single one is both."""
+    """Split subjects into (train, test): every fourth, or the last of fewer than four, is for testing.
+
+    A single subject is in both.
+    """
     test = subjects[3::4] or subjects[-1:]
     return [subject for subject in subjects if subject not in test] or test, test
 
 
 def convert(folder: Path, seed: int = SEED) -> Conversion:
-    """Everything the three files hold, from the ASF and AMC files under a folder.
+    """Make the content of the three files from the ASF and AMC files under a folder.
 
-    Raises FileError for whatever is missing or cannot be understood.
+    Raises FileError for what is missing or cannot be understood.
     """
     asf_files, amc_files = find_files(folder)
     labels = read_labels(folder)
@@ -185,17 +196,18 @@ def convert(folder: Path, seed: int = SEED) -> Conversion:
     aliases = find_aliases(skeletons)
     subjects = sorted({aliases.get(stem, stem) for stem in stems.values()},
                       key=lambda name: (not name.isdecimal(), int(name) if name.isdecimal() else 0, name))
-    positions = {subject: {} for subject in subjects}
+    positions: dict[str, dict[str, np.ndarray]] = {subject: {} for subject in subjects}
     for clip, path in tqdm(amc_files.items(), desc='motion', unit='clip', disable=None):
         stem = stems[clip]
         action = f'{labels.get(clip, NO_LABEL)} {clip}'
         positions[aliases.get(stem, stem)][action] = read_motion(path, skeletons[stem])
-    cameras, views = {}, {'gt': {}, 'noisy': {}}
+    cameras = {}
+    views: dict[str, dict] = {'gt': {}, 'noisy': {}}
     for subject, actions in tqdm(positions.items(), desc='cameras', unit='subject', disable=None):
         cameras[subject] = surround(list(actions.values()))
         exact = {action: project_all(motion, cameras[subject]) for action, motion in actions.items()}
         views['gt'][subject] = exact
-        # Seeded by the clip, so that its noise does not depend on what else the folder holds.
+        # Seeded by the clip, so that its noise does not depend on the other files in the folder.
         views['noisy'][subject] = {
             action: simulate_detections(view, np.random.default_rng([seed, zlib.crc32(action.split()[1].encode())]))
             for action, view in exact.items()
@@ -204,7 +216,7 @@ def convert(folder: Path, seed: int = SEED) -> Conversion:
 
 
 def read_motion(path: Path, skeleton: Skeleton) -> np.ndarray:
-    """An AMC file as (T, 17, 3) float32 world positions at 50 frames a second. Raises FileError."""
+    """Read an AMC file as (T, 17, 3) float32 world positions at 50 frames a second. Raises FileError."""
     joints = joint_positions(skeleton, read_amc(path, skeleton)) * skeleton.unit
     covered = np.ptp(joints, axis=(0, 1)).max()
     if not covered < FARTHEST:
@@ -213,11 +225,14 @@ def read_motion(path: Path, skeleton: Skeleton) -> np.ndarray:
 
 
 def write(conversion: Conversion, folder: Path) -> list[Path]:
-    """Write the three npz files into a folder, made if need be; returns their paths. Raises FileError."""
+    """Write the three npz files into a folder, which is made where it is missing; return their paths.
+
+    Raises FileError when that fails.
+    """
     shared.make_folder(folder)
     cameras = {
         subject: [{'orientation': camera.orientation.tolist(), 'translation': camera.translation.tolist(),
-                   'width': camera.width, 'height': camera.height, 'intrinsic': camera.intrinsic.tolist()}
+                   'width': camera.width, 'height': camera.height, 'intrinsic': np.asarray(camera.intrinsic).tolist()}
                   for camera in views]
         for subject, views in conversion.cameras.items()
     }
@@ -234,7 +249,7 @@ def write(conversion: Conversion, folder: Path) -> list[Path]:
 
 
 def summary(conversion: Conversion) -> str:
-    """What was converted, for the user: aliases, then a line per side of the split and subject."""
+    """Return the text to print: the aliases, then a line for each subject of both sides of the split."""
     lines = [f'{name}.asf is the skeleton of subject {number}: its clips go there'
              for name, number in conversion.aliases.items()]
     for side, subjects in (('train', conversion.train), ('test', conversion.test)):
@@ -253,15 +268,15 @@ def _frames(actions: dict[str, np.ndarray]) -> int:
     return sum(map(len, actions.values()))
 
 
-def work(arguments) -> str:
-    """Convert and write; returns the summary. Raises FileError."""
+def work(arguments: argparse.Namespace) -> str:
+    """Convert and write; return the summary. Raises FileError."""
     conversion = convert(arguments.folder)
     paths = write(conversion, arguments.data)
     return f'{summary(conversion)}\n{shared.wrote(paths)}'
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Convert, write and tell; returns the exit status."""
+    """Run the converter from the command line; return the exit status."""
     parser = shared.make_parser('prepare_data_cmu.py', __doc__.splitlines()[0],
                                 'folder with .asf and .amc files, plain or .gz')
     return shared.run(parser, argv, work)

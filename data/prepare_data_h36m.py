@@ -3,17 +3,18 @@
     python data/prepare_data_h36m.py FOLDER --data DIR
 
 FOLDER holds the archives `Poses_D3_Positions_*.tgz` of http://vision.imar.ro/human3.6m, unpacked, as
-`S1/MyPoseFeatures/D3_Positions/Directions 1.cdf` and so on, or the same files saved by MATLAB as `….cdf.mat`. A file's
-name is the name of its take, but TakingPhoto is called Photo and WalkingDog WalkDog. S11's `Directions`, whose video is
-corrupt, is left out, as the whole field does. The 2D is the projection of 17 joints through the four calibrated
+`S1/MyPoseFeatures/D3_Positions/Directions 1.cdf` and so on, or the same files saved by MATLAB as `….cdf.mat`. A file
+is named after its take, but TakingPhoto is called Photo and WalkingDog WalkDog. S11's `Directions`, whose video is
+corrupt, is left out, as everywhere in the field. The 2D is the projection of 17 joints through the four calibrated
 cameras, lens distortion included.
 
-Checked are the takes of each subject and the frames of both sides of the field's split, those that VideoPose3D reports
-(389,938 of four cameras to train on, 135,836 to test on).
+The numbers of takes of each subject, and of frames of the field's training and test set, are checked. VideoPose3D
+reports the latter: 389,938 for training and 135,836 for testing.
 
 Letter: T frames.
 """
 
+import argparse
 import re
 import sys
 from dataclasses import dataclass
@@ -46,7 +47,7 @@ FORM_2D = {'positions_2d': {str: {str: [('frames', len(H36M), 2)] * 4}}, 'metada
 
 @dataclass(frozen=True)
 class Conversion:
-    """What the files will hold.
+    """The content of the files to write.
 
     Attributes:
         positions: subject -> take -> (T, 32, 3) float32, metres, world space.
@@ -58,9 +59,9 @@ class Conversion:
 
 
 def take_name(path: Path, stem: str) -> str:
-    """What the field calls the take of a file with this stem: `Photo 1` for `TakingPhoto 1`.
+    """Return the field's name of the take in a file with this stem: `Photo 1` for `TakingPhoto 1`.
 
-    Raises FileError for an action that is none of the fifteen.
+    Raises FileError for an action that is not one of the fifteen.
     """
     action, space, number = stem.partition(' ')
     action = RENAMED.get(action, action)
@@ -70,11 +71,11 @@ def take_name(path: Path, stem: str) -> str:
 
 
 def find_files(folder: Path) -> dict[str, dict[str, Path]]:
-    """Subject -> take -> file, subjects by number and takes by name.
+    """Find the position files; return subject -> take -> file, subjects by number and takes by name.
 
     Raises FileError where the folder or the files are missing or do not belong there.
     """
-    found = {}
+    found: dict[str, dict[str, Path]] = {}
     for path in sorted(shared.existing(folder).glob(PATTERN)):
         match = re.fullmatch(r'(.+)\.cdf(\.mat)?', path.name)
         if not match:
@@ -94,7 +95,7 @@ def find_files(folder: Path) -> dict[str, dict[str, Path]]:
 
 
 def read_pose(path: Path) -> np.ndarray:
-    """A .cdf or .cdf.mat file as (T, 32, 3) float32 world positions in metres. Raises FileError."""
+    """Read a .cdf or .cdf.mat file as (T, 32, 3) float32 world positions in metres. Raises FileError."""
     if path.suffix == '.mat':
         name = 'data'
         cell, = read_mat(path, name)
@@ -113,12 +114,13 @@ def read_pose(path: Path) -> np.ndarray:
 
 
 def convert(folder: Path) -> Conversion:
-    """What both files hold, from the position files under a folder.
+    """Make the content of both files from the position files under a folder.
 
-    Raises FileError for whatever is missing or cannot be understood.
+    Raises FileError for what is missing or cannot be understood.
     """
     files = find_files(folder)
-    positions, views = {subject: {} for subject in files}, {subject: {} for subject in files}
+    positions: dict[str, dict[str, np.ndarray]] = {subject: {} for subject in files}
+    views: dict[str, dict[str, list[np.ndarray]]] = {subject: {} for subject in files}
     takes = [(subject, take, path) for subject, paths in files.items() for take, path in paths.items()]
     for subject, take, path in tqdm(takes, desc='takes', unit='take', disable=None):
         motion = positions[subject][take] = read_pose(path)
@@ -126,8 +128,8 @@ def convert(folder: Path) -> Conversion:
     return Conversion(positions, views)
 
 
-def work(arguments) -> str:
-    """Convert, compare counts, write; returns the summary. Raises FileError."""
+def work(arguments: argparse.Namespace) -> str:
+    """Convert, compare counts and write; return the summary. Raises FileError."""
     conversion = convert(arguments.folder)
     frames = {subject: {take: len(motion) for take, motion in takes.items()}
               for subject, takes in conversion.positions.items()}
@@ -144,7 +146,7 @@ def work(arguments) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Convert, write and tell; returns the exit status."""
+    """Run the converter from the command line; return the exit status."""
     parser = shared.make_parser('prepare_data_h36m.py', __doc__.splitlines()[0], f'folder with {PATTERN}.cdf')
     shared.add_force(parser)
     return shared.run(parser, argv, work)

@@ -7,13 +7,14 @@ FOLDER is `converted_15j` or `converted_20j`, made in MATLAB with the toolbox of
 `poses_3d` (T, 15 or 20, 3), millimetres in the world, and `poses_2d` (3, T, 15 or 20, 2), pixels of cameras C1, C2, C3.
 A frame whose pose the mocap reader calls invalid is NaN there.
 
-A take is split into runs of frames with and without a pose. All runs are numbered, those with a pose are stored, as
-`Walking 1 chunk0`. Checked is that each take has the frames of its part of the official split; trial 1 of S3's
-ThrowCatch, whose stream is damaged, belongs to neither part.
+A take is split into runs of frames with and without a pose. All runs are numbered, and those with a pose are stored, as
+`Walking 1 chunk0`. The number of frames of each take is checked against its part of the official split; trial 1 of S3's
+ThrowCatch, whose stream is damaged, is in neither part.
 
 Letters: T frames of a take, J joints.
 """
 
+import argparse
 import re
 import sys
 from dataclasses import dataclass
@@ -39,13 +40,13 @@ METADATA = {len(skeleton): shared.keypoints_metadata(skeleton) for skeleton in (
 
 @dataclass(frozen=True)
 class Conversion:
-    """What the files will hold.
+    """The content of the files to write.
 
     Attributes:
         joints: J, 15 or 20.
         positions: split/subject -> chunk -> (T, J, 3) float32, metres, world space.
         views: split/subject -> chunk -> three (T, J, 2) float32 arrays of pixels.
-        lengths: (split/subject, take) -> its frames, with those that have no pose.
+        lengths: (split/subject, take) -> number of frames, those without a pose included.
     """
 
     joints: int
@@ -55,7 +56,7 @@ class Conversion:
 
 
 def find_takes(folder: Path) -> dict[tuple[str, str], Path]:
-    """(split/subject, take) -> file, such as ('Train/S1', 'Walking 1'), in the order of their names.
+    """Find the takes; return (split/subject, take) -> file, such as ('Train/S1', 'Walking 1'), sorted by name.
 
     Raises FileError where the folder or the files are missing or a file does not belong there.
     """
@@ -72,7 +73,7 @@ def find_takes(folder: Path) -> dict[tuple[str, str], Path]:
 
 
 def read_take(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """A take's (T, J, 3) millimetres and (3, T, J, 2) pixels, with NaN where there is no pose. Raises FileError."""
+    """Read a take: (T, J, 3) millimetres and (3, T, J, 2) pixels, NaN where there is no pose. Raises FileError."""
     poses, views = read_mat(path, 'poses_3d', 'poses_2d')
     shared.numbers(f'{path}: poses_3d', poses, ('frames', 'joints', 3), finite=False)
     if poses.shape[1] not in METADATA:
@@ -82,19 +83,22 @@ def read_take(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def runs(poses: np.ndarray) -> list[tuple[int, int, bool]]:
-    """The longest stretches (start, end, whether there is a pose) of frames of (T, J, 3) with and without a pose."""
+    """Split the frames of (T, J, 3) into maximal runs with and without a pose: (start, end, True with a pose)."""
     posed = np.isfinite(poses).all(axis=(1, 2))
     borders = [0, *(np.flatnonzero(posed[1:] != posed[:-1]) + 1).tolist(), len(posed)]
     return [(start, end, bool(posed[start])) for start, end in pairwise(borders)]
 
 
 def convert(folder: Path) -> Conversion:
-    """What both files hold, from the MATLAB files under a folder.
+    """Make the content of both files from the MATLAB files under a folder.
 
-    Raises FileError for whatever is missing or cannot be understood.
+    Raises FileError for what is missing or cannot be understood.
     """
     takes = find_takes(folder)
-    joints, positions, views, lengths = None, {}, {}, {}
+    joints = 0
+    positions: dict[str, dict[str, np.ndarray]] = {}
+    views: dict[str, dict[str, list[np.ndarray]]] = {}
+    lengths = {}
     for (subject, take), path in tqdm(takes.items(), desc='takes', unit='take', disable=None):
         poses, pixels = read_take(path)
         if poses.shape[1] != (joints := joints or poses.shape[1]):
@@ -112,8 +116,8 @@ def convert(folder: Path) -> Conversion:
     return Conversion(joints, positions, views, lengths)
 
 
-def work(arguments) -> str:
-    """Convert, compare counts, write; returns the summary. Raises FileError."""
+def work(arguments: argparse.Namespace) -> str:
+    """Convert, compare counts and write; return the summary. Raises FileError."""
     conversion = convert(arguments.folder)
     shared.check_counts({f'frames of {subject} {take}': length for (subject, take), length in
                          conversion.lengths.items()},
@@ -134,7 +138,7 @@ def work(arguments) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Convert, write and tell; returns the exit status."""
+    """Run the converter from the command line; return the exit status."""
     parser = shared.make_parser('prepare_data_humaneva.py', __doc__.splitlines()[0],
                                 f'converted_15j or converted_20j, with {PATTERN}')
     shared.add_force(parser)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 # Before torch is imported, here and in the processes that tests start: threads that wait by spinning slow down those of
 # the tests beside them tenfold, and sums are taken in one order.
+os.environ.setdefault('OMP_WAIT_POLICY', 'passive')
 os.environ.setdefault('OMP_NUM_THREADS', '1')
 
 import numpy as np

@@ -1,4 +1,4 @@
-"""HumanEva-I as the toolbox and a detector leave it, made of synthetic motion, for the real converters."""
+"""Writers of HumanEva-I files as the toolbox and a detector write them, from synthetic motion, for the converters."""
 
 import numpy as np
 import scipy.io
@@ -9,27 +9,27 @@ from common.geometry.camera import pinhole_intrinsic, project
 from common.skeleton import COCO, H36M, HUMANEVA15, HUMANEVA20, correspondence
 from data.prepare_data_2d import SYNC
 
-# What the data set does not tell: the lens with which the pictures of these fixtures are taken.
+# The lens of the pictures in these fixtures, which the data set does not tell.
 LENS = pinhole_intrinsic((700, 702), (330, 235), (0, 0, 0), (0, 0), WIDTH, HEIGHT)
 LAYOUTS = {15: HUMANEVA15, 20: HUMANEVA20}
 TAKES = {'S1': ('Walking 1', 'Jog 1'), 'S2': ('Jog 1',)}
 
 
 def pixels(subject: str, camera: int, points: np.ndarray) -> np.ndarray:
-    """World points (..., 3), metres, in the pixels of a camera of Train/S1 and so on."""
+    """Project world points (..., 3), metres, to the pixels of a camera of Train/S1 and so on."""
     screen = project(CAMERAS[subject][camera].from_world(points), LENS)
     return (screen + [1, HEIGHT / WIDTH]) * (WIDTH / 2)
 
 
 def whole_takes(takes=TAKES) -> dict[tuple[str, str], np.ndarray]:
-    """(subject, take) -> (T, 17, 3) metres in Human3.6M's order: the motion of a whole take, both parts."""
+    """Make (subject, take) -> (T, 17, 3) metres in Human3.6M's order: the motion of a whole take, both parts."""
     random = np.random.default_rng(3)
     return {(subject, take): motion('Walking', 1.0, RANGES[f'Train/{subject}', take][1], random)
             for subject, names in takes.items() for take in names}
 
 
 def write_mocap(folder, joints: int, takes: dict, gaps=()) -> None:
-    """`<split>/<subject>/<Action>_<trial>.mat` under a folder; frames of `gaps` have no pose."""
+    """Write `<split>/<subject>/<Action>_<trial>.mat` under a folder; frames of `gaps` have no pose."""
     matrix = correspondence(LAYOUTS[joints], H36M)
     for (subject, take), body in takes.items():
         for split in ('Train', 'Validate'):
@@ -45,7 +45,7 @@ def write_mocap(folder, joints: int, takes: dict, gaps=()) -> None:
 
 
 def write_videos(folder, takes: dict) -> None:
-    """What a detector writes for each video: 17 COCO keypoints within 3 pixels, and a video of S4, without mocap."""
+    """Write a detector's file for each video, 17 COCO keypoints within 3 pixels, and for one of S4, without mocap."""
     random = np.random.default_rng(4)
     joints = [H36M.joints.index(name if name in H36M.joints else 'neck' if name == 'nose' else 'head')
               for name in COCO.joints]

@@ -1,4 +1,4 @@
-"""Writers of what detectors leave behind, for tests of --predict: each takes pixels (T, K, 2) and a path."""
+"""Writers of detectors' files, for tests of --predict: each takes pixels (T, K, 2) and a path."""
 
 import json
 from pathlib import Path
@@ -14,7 +14,7 @@ NEAR |= {f'{side}_{part}': f'{side}_ankle' for side in ('left', 'right') for par
 
 
 def in_layout(pixels, layout):
-    """Pixels (T, 17, 2) of Human3.6M's joints as a detector of another layout would name them."""
+    """Convert pixels (T, 17, 2) of Human3.6M's joints to the keypoints of another layout."""
     columns = []
     for name in layout.joints:
         name = NEAR.get(name, name) if name not in H36M.joints else name

@@ -1,4 +1,4 @@
-"""Scripts in processes of their own, forked from one that has torch imported: they start at once, not after seconds."""
+"""Running scripts in processes forked from one that has imported torch, so that they start at once."""
 
 import multiprocessing
 import os
@@ -11,12 +11,12 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 FORKS = multiprocessing.get_context('forkserver')
-FORKS.set_forkserver_preload(['common.commands.session', 'torch.distributed', 'torch.utils.tensorboard',
+FORKS.set_forkserver_preload(['common.commands', 'torch.distributed', 'torch.utils.tensorboard',
                              'torch._dynamo'])
 
 
 def run_script(script: str, argv: list[str], environment: dict[str, str], streams: list[str]) -> None:
-    """What a forked process does: standard output and error go to files, the script runs as __main__."""
+    """Run a script as __main__ in a forked process, with standard output and error going to files."""
     for stream, path in zip((sys.stdout, sys.stderr), streams, strict=True):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), stream.fileno())
     os.chdir(ROOT)
@@ -26,7 +26,7 @@ def run_script(script: str, argv: list[str], environment: dict[str, str], stream
 
 
 class Process:
-    """A script that runs; with several ranks, a process for each, that find each other as those of torchrun do.
+    """A running script; with several ranks, a process for each, which find each other as those of torchrun do.
 
     Attributes:
         pids: of its processes, the first rank first.
@@ -47,16 +47,16 @@ class Process:
         self.pids = [process.pid for process in self.processes]
 
     def ended(self) -> bool:
-        """Whether one of its processes has."""
+        """Return True once one of its processes has ended."""
         return any(not process.is_alive() for process in self.processes)
 
     def send(self, number: int) -> None:
-        """A signal to each of its processes."""
+        """Send a signal to each of its processes."""
         for pid in self.pids:
             os.kill(pid, number)
 
     def wait(self, seconds: float = 120) -> tuple[int, str, str]:
-        """Exit status of the first that failed (negative for a signal), standard output and error of all."""
+        """Return the exit status of the first that failed (negative for a signal), standard output and error of all."""
         for process in self.processes:
             process.join(seconds)
         if any(process.is_alive() for process in self.processes):
@@ -70,12 +70,12 @@ class Process:
 
 
 def run_alone(script: Path | str, *argv, ranks: int = 1) -> tuple[int, str, str]:
-    """What a script that runs to its end ends with: exit status, standard output, standard error."""
+    """Run a script to its end; return exit status, standard output and standard error."""
     return Process(script, *argv, ranks=ranks).wait()
 
 
 def free_port() -> int:
-    """A port that nobody listens at."""
+    """Return a port on which nobody listens."""
     with socket.socket() as free:
         free.bind(('127.0.0.1', 0))
         return free.getsockname()[1]

@@ -1,10 +1,10 @@
-"""What the tests of the converters share: a foreign file's bytes damaged, and the command that must refuse."""
+"""Helpers of the converters' tests: damaging a file, and running a command that must refuse or succeed."""
 
 import re
 
 
 def refusal(capsys, main, *flags, status=1, says=()) -> str:
-    """The one line on stderr of a converter's main(flags), which must end with `status` and print nothing else.
+    """Run a converter's main(flags), which must end with `status`; return its one line on stderr, its only output.
 
     The line must hold the parts of `says`, a text or several; with --force a line of warning may come before.
     """
@@ -20,7 +20,7 @@ def refusal(capsys, main, *flags, status=1, says=()) -> str:
 
 
 def converted(capsys, main, *flags) -> tuple[str, str]:
-    """(stdout, stderr) of a converter's main(flags), which must succeed."""
+    """Run a converter's main(flags), which must succeed; return (stdout, stderr)."""
     assert main([str(flag) for flag in flags]) == 0, capsys.readouterr().err
     return capsys.readouterr()
 
@@ -32,5 +32,5 @@ def truncate(path, kept=0.5) -> None:
 
 
 def nothing_in(folder) -> bool:
-    """Neither a file nor half of one was left in an output folder."""
+    """Return True where neither a file nor part of one is in an output folder."""
     return not folder.exists() or not list(folder.iterdir())

@@ -15,7 +15,7 @@ KNOWN = [
 
 
 @pytest.mark.parametrize('subject, index, in_camera, on_screen, pixels', KNOWN)
-def test_known_projections(subject, index, in_camera, on_screen, pixels):
+def test_projections_match_known_values(subject, index, in_camera, on_screen, pixels):
     camera = CAMERAS[subject][index]
     point = camera.from_world(np.array([0.1, 0.2, 1.0]))
     np.testing.assert_allclose(point * 1000, in_camera, atol=1e-3)
@@ -26,13 +26,13 @@ def test_known_projections(subject, index, in_camera, on_screen, pixels):
 @pytest.mark.parametrize('split', ['Train', 'Validate'])
 @pytest.mark.parametrize('subject, index, in_camera', [('S1', 0, (104.721, -157.184, 4019.623)),
                                                        ('S2', 2, (-137.640, 25.329, 3767.884))])
-def test_known_places_of_humaneva(split, subject, index, in_camera):
+def test_humaneva_cameras_see_known_coordinates(split, subject, index, in_camera):
     camera = humaneva.CAMERAS[f'{split}/{subject}'][index]
     np.testing.assert_allclose(camera.from_world(np.array([0.1, 0.2, 1.0])) * 1000, in_camera, atol=1e-3)
     assert (camera.width, camera.height, camera.intrinsic) == (640, 480, None)
 
 
-def test_world_and_back():
+def test_to_world_inverts_from_world():
     points = np.random.default_rng(0).normal(size=(5, 17, 3))
     camera = CAMERAS['S5'][2]
     np.testing.assert_allclose(camera.to_world(camera.from_world(points)), points, atol=1e-6)

@@ -9,11 +9,11 @@ import torch
 from common import metrics
 from common.augment import mirror
 from common.datasets import load_dataset
-from common.evaluation.evaluate import TestWindows, predict
 from common.models import build_model
-from common.sampler import SequenceStore
+from common.models.lifting import predictions
+from common.sampler import TestWindows
 from common.skeleton import H36M
-from common.windows import trailing_starts
+from common.store import SequenceStore
 
 
 @pytest.fixture(scope='module')
@@ -29,16 +29,12 @@ def model():
     return build_model('ktpformer', config, H36M, H36M).eval()
 
 
-def test_trailing_starts():
-    assert trailing_starts(np.array([0, 8, 20]), 9).tolist() == [-8, 0, 12]
-
-
 def test_every_frame_comes_from_the_window_that_ends_at_it(store, model):
     windows = TestWindows.of(store, 9, target='last')
     assert windows.rows.shape == (len(store), 1)
     assert windows.rows[:, 0].tolist() == list(range(len(store)))
     assert windows.first.all()
-    predicted = predict(model, store, windows)
+    predicted = predictions(model, store, windows)['predicted']
     assert predicted.shape == (len(store), 1, 17, 3)
     begin = 0
     for length in store.lengths[:6]:
@@ -47,7 +43,7 @@ def test_every_frame_comes_from_the_window_that_ends_at_it(store, model):
             keypoints = store.keypoints[rows][None]
             with torch.inference_mode():
                 plain = model(keypoints)[0, -1]
-                back = mirror(model(mirror(keypoints, store.keypoint_mirror))[0, -1], store.joint_mirror)
+                back = mirror(model(mirror(keypoints, store.mirror.keypoints))[0, -1], store.mirror.joints)
             torch.testing.assert_close(predicted[begin + end, 0], (plain + back) / 2, atol=1e-5, rtol=1e-4)
             assert windows.frame[begin + end, 0] == end
         begin += length
@@ -63,7 +59,7 @@ def test_ranks_share_the_windows(store):
     assert torch.cat(parts)[:, 0].tolist() == list(range(len(store)))
 
 
-def test_the_tables_and_the_latency(run, trained, h36m_folder, tmp_path):
+def test_causal_evaluation_counts_each_frame_once_and_prints_latency(run, trained, h36m_folder, tmp_path):
     flags = ['-c', trained[0], '--evaluate', 'best.bin', '--data', h36m_folder, '-ste', 'S11', '--device', 'cpu']
     status, out, err = run(*flags, '--causal', '--subset', 0.5, '--results', tmp_path / 'r.json',
                            '--export-predictions', tmp_path / 'p.npz')

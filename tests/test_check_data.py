@@ -1,4 +1,4 @@
-"""--check-data: what is sound passes, each check fails over what it is for, and each run ends with OK or a list."""
+"""--check-data: sound data pass, each check finds its fault, and each run ends with OK or a list."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from conftest import SHARED, h36m_trees, write_h36m
 
+from common.commands import check_data
 from common.commands.check_data import count_problems, views_of
 from common.datasets import h36m, load_dataset, plausibility
 from common.datasets.plausibility import BODY, handedness, problems_of
@@ -19,7 +20,7 @@ SIDES = {'train': ('S1', 'S5', 'S6', 'S7', 'S8'), 'test': ('S9', 'S11')}
 
 @pytest.fixture
 def trees(monkeypatch):
-    """A whole copy, where Human3.6M were as small as this: two takes of each subject."""
+    """Pretend that Human3.6M has only two takes of each subject, and return a whole copy of that."""
     monkeypatch.setattr(h36m, 'TAKES', dict.fromkeys(h36m.TAKES, 2))
     monkeypatch.setattr(h36m, 'FRAMES_TRAIN', 5 * 110)
     monkeypatch.setattr(h36m, 'FRAMES_TEST', 2 * 110)
@@ -184,7 +185,7 @@ def test_each_fault_is_found_and_nothing_else(trees, tmp_path, problems, fault):
     assert len(problem) < 420
 
 
-def test_missing_subjects(trees, tmp_path, problems):
+def test_a_missing_subject_is_reported_for_each_file(trees, tmp_path, problems):
     one_sided_subject(tmp_path, *trees)
     assert problems('-k', 'gt') == [f'{tmp_path}/data_2d_h36m_gt.npz has no subject S9']
     no_subject(tmp_path, *h36m_trees({subject: TAKES for side in SIDES.values() for subject in side}))
@@ -194,7 +195,7 @@ def test_missing_subjects(trees, tmp_path, problems):
         '2,200']
 
 
-def test_missing_files_of_every_data_set(problems):
+def test_missing_files_are_reported_with_their_origin(problems):
     for name, where in (('humaneva15', 'http://humaneva.is.tue.mpg.de'), ('cmu', 'http://mocap.cs.cmu.edu')):
         found = problems('-d', name)
         assert len(found) == 2 and all('is missing' in sentence and where in sentence for sentence in found)
@@ -207,7 +208,7 @@ def test_synthetic_is_ok(problems, keypoints):
 
 @pytest.mark.parametrize('name, keypoints', [(f'humaneva{joints}', keypoints) for joints in (15, 20)
                                              for keypoints in ('gt', 'detectron_pt_coco')])
-def test_part_of_humaneva_lacks_only_what_it_lacks(humaneva_folder, problems, name, keypoints):
+def test_part_of_humaneva_passes_except_for_absent_subjects_and_takes(humaneva_folder, problems, name, keypoints):
     """Two takes of S1 and one of S2, without the lenses of the cameras: what is there is people, seen from there."""
     *subjects, counts = problems('-d', name, '-k', keypoints, '--data', humaneva_folder)
     assert [sentence.split(' has ')[1] for sentence in subjects] == ['no subject Train/S3, Validate/S3'] * 2
@@ -233,7 +234,7 @@ def test_a_whole_copy_of_humaneva_is_ok(tmp_path, problems, capfd):
     (lambda views: [views[1], views[0], views[2]], 'not where the 3D is projected to'),
     (lambda views: [view[::-1] for view in views], 'not where the 3D is projected to'),
 ])
-def test_humaneva_without_lenses(humaneva_folder, tmp_path, problems, change, sentence):
+def test_lenses_of_humaneva_are_fitted_per_camera(humaneva_folder, tmp_path, problems, change, sentence):
     """Which lens a camera has is found from where people are in its pictures; what no lens explains is wrong."""
     members = read_npz(humaneva_folder / 'data_2d_humaneva15_gt.npz')
     write_npz(tmp_path / 'data_2d_humaneva15_gt.npz', metadata=members['metadata'],
@@ -242,7 +243,7 @@ def test_humaneva_without_lenses(humaneva_folder, tmp_path, problems, change, se
     assert sentence in problems('-d', 'humaneva15')[-1]
 
 
-def test_counts():
+def test_counts_must_equal_or_stay_below_the_known_ones():
     count = h36m.Count
     assert count_problems([count('a', 2, 2), count('b', 1, 2, at_most=True)]) == []
     assert count_problems([count('a', 1, 2), count('b', 3, 2, at_most=True), count('c', 0, 2, at_most=True)]) == [
@@ -250,13 +251,13 @@ def test_counts():
 
 
 @pytest.mark.parametrize('other', ['--evaluate', '--resume', '--init', '--inspect'])
-def test_it_needs_no_model(refused, other):
+def test_check_data_excludes_every_other_command(refused, other):
     assert '--check-data and ' + other in refused(2, '--check-data', other, 'x.bin')
 
 
 @pytest.fixture(scope='module')
 def cmu(tmp_path_factory):
-    """The folder of the converted clips; the test is skipped where there are none."""
+    """Return the folder of the converted clips; the test is skipped where there are none."""
     if not (SHARED / 'mocap').is_dir():
         pytest.skip(f'no motion capture at {SHARED}')
     from data import prepare_data_cmu
@@ -271,7 +272,7 @@ def test_real_motion_is_ok(cmu, problems, keypoints):
 
 
 def test_real_motion_mirrored_or_seen_wrongly_is_not(cmu):
-    """Every one of 20 people: the mirrored world, swapped names, swapped keypoints, a picture turned round."""
+    """For each of 20 people: the mirrored world, swapped names, swapped keypoints, a picture turned upside down."""
     dataset = load_dataset('cmu', cmu, 'noisy')
     for subject in dataset.positions:
         own = views_of(dataset, subject)
@@ -285,7 +286,7 @@ def test_real_motion_mirrored_or_seen_wrongly_is_not(cmu):
             assert list(problems_of(wrong)) == ['2D on the projected 3D']
 
 
-def test_keypoints_of_another_take_of_real_motion(cmu):
+def test_keypoints_of_another_take_of_real_motion_are_found(cmu):
     """Each of ten takes of one person with the keypoints of each other that is long enough."""
     dataset = load_dataset('cmu', cmu, 'noisy')
     lengths, tracks = ({take: f(of) for take, of in tree['02'].items()} for f, tree in (
@@ -298,7 +299,7 @@ def test_keypoints_of_another_take_of_real_motion(cmu):
         assert take in problems_of(views_of(wrong, '02')).get('2D on the projected 3D', ''), (take, other)
 
 
-def test_golden_data_lack_only_subjects(golden, problems):
+def test_golden_data_pass_except_for_absent_subjects(golden, problems):
     for keypoints in ('gt', 'cpn_ft_h36m_dbb'):
         found = problems('-k', keypoints, '--data', golden / 'tiny')
         assert len(found) == 3
@@ -313,6 +314,6 @@ def test_detectors_layouts_become_the_body():
     np.testing.assert_array_equal(body[0, BODY.joints.index('hip')], points[0, 11:13].mean(axis=0))
 
 
-def test_the_module_builds_no_model():
-    for name in ('check_data', 'plausibility'):
-        assert 'common.models' not in (Path(plausibility.__file__).parent / f'{name}.py').read_text()
+def test_checks_do_not_import_models():
+    for path in (Path(check_data.__file__), Path(plausibility.__file__)):
+        assert 'common.models' not in path.read_text()

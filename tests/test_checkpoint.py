@@ -1,16 +1,22 @@
-"""Checkpoints: written whole or not at all, read without running anything, public ones of both numpys included."""
+"""Checkpoints: written whole or not at all, read without running anything, in every form that public files have."""
 
+import argparse
+import json
 import os
 import pickle
 import signal
+import struct
+import sys
 import time
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from processes import Process
+from safetensors.torch import save_file
 
 from common.errors import FileError
 from common.models import build_model
@@ -39,6 +45,7 @@ def test_ours_comes_back_whole_and_is_plain(tmp_path, model):
     save(tmp_path / 'a.bin', content(model))
     torch.load(tmp_path / 'a.bin', weights_only=True)  # nothing but plain values and tensors
     saved = load(tmp_path / 'a.bin')
+    assert isinstance(saved, checkpoint.OwnCheckpoint)
     assert (saved.public, saved.epoch, saved.lr, saved.config) == (False, 3, 1e-3, CONFIG)
     assert saved.skeleton == saved.layout == H36M
     assert saved.settings['actions'] == ('A', 'B')
@@ -48,40 +55,191 @@ def test_ours_comes_back_whole_and_is_plain(tmp_path, model):
         assert torch.equal(a, b)
 
 
-def public(path, model, prefix='', numpy_major=2, **more):
-    """A file as the published program writes it: numpy generator object, prefixed keys."""
-    state = {prefix + key: value for key, value in model.state_dict().items()}
-    torch.save({'epoch': 7, 'lr': 4e-5, 'random_state': np.random.RandomState(1234), 'optimizer': None,
-                'model_pos': state, **more}, path)
+STATE = {'a.weight': torch.tensor([[1.5, -0.0], [float('nan'), 1e-42]]), 'a.bias': torch.zeros(0, 3),
+         'a.module.scale': torch.tensor(2.5, dtype=torch.float16), 'b.num_batches_tracked': torch.tensor(7)}
+
+
+def prefixed(prefix):
+    return {prefix + key: value for key, value in STATE.items()}
+
+
+def holds_state(saved):
+    """Whether a file's weights are STATE's, bit for bit, under its keys, on the CPU."""
+    def bits(state):
+        return [(key, v.dtype, v.shape, v.device.type, v.numpy().tobytes()) for key, v in state.items()]
+    return bits(saved.state) == bits(STATE)
+
+
+def replace_in_pickle(path, old, new):
+    """Rewrite bytes of the pickle inside a file, zip or legacy."""
+    if not zipfile.is_zipfile(path):
+        assert old in path.read_bytes()
+        return path.write_bytes(path.read_bytes().replace(old, new))
+    with zipfile.ZipFile(path) as archive:
+        members = {info.filename: archive.read(info) for info in archive.infolist()}
+    with zipfile.ZipFile(path, 'w', zipfile.ZIP_STORED) as archive:
+        for name, data in members.items():
+            assert old in data or not name.endswith('data.pkl')
+            archive.writestr(name, data.replace(old, new) if name.endswith('data.pkl') else data)
+
+
+def save_public(path, zipped=True, numpy_major=2, **content):
+    """Write a file as public programs do, with numpy's objects beside what is given."""
+    generator = np.random.RandomState(1234)
+    torch.save({'random_state': generator, 'min_loss': np.float32(40.1), 'curve': np.arange(3.0), **content}, path,
+               _use_new_zipfile_serialization=zipped)
     if numpy_major == 1:
-        with zipfile.ZipFile(path) as archive:
-            members = {info: archive.read(info) for info in archive.infolist()}
-        with zipfile.ZipFile(path, 'w', zipfile.ZIP_STORED) as archive:
-            for info, data in members.items():
-                archive.writestr(info.filename, data.replace(b'numpy._core', b'numpy.core'))
+        replace_in_pickle(path, b'numpy._core', b'numpy.core')
 
 
-@pytest.mark.parametrize('prefix', ['', 'module.'])
+both_containers = pytest.mark.parametrize('zipped', [True, False], ids=['zip', 'legacy'])
+
+
+@both_containers
 @pytest.mark.parametrize('numpy_major', [1, 2])
-def test_public_files_load(tmp_path, model, prefix, numpy_major):
-    public(tmp_path / 'p.bin', model, prefix, numpy_major)
-    saved = load(tmp_path / 'p.bin')
-    assert (saved.public, saved.epoch, saved.lr) == (True, 7, 4e-5)
-    load_weights(build_model('ktpformer', CONFIG, H36M, H36M), saved)
-
-
-def test_public_files_with_an_optimizer_and_of_the_old_format(tmp_path, model):
+@pytest.mark.parametrize('prefix', ['', 'module.'])
+def test_a_public_file_fits_the_model_it_was_made_by(tmp_path, model, prefix, numpy_major, zipped):
     optimizer = torch.optim.AdamW(model.parameters())
     model(torch.zeros(1, 9, 17, 2)).sum().backward()
     optimizer.step()
-    torch.save({'epoch': 7, 'lr': 4e-5, 'random_state': np.random.RandomState(1), 'optimizer': optimizer.state_dict(),
-                'model_pos': model.state_dict()}, tmp_path / 'p.bin', _use_new_zipfile_serialization=False)
-    assert load(tmp_path / 'p.bin').epoch == 7
+    save_public(tmp_path / 'p.bin', zipped, numpy_major, epoch=7, lr=4e-5, optimizer=optimizer.state_dict(),
+                model_pos={prefix + key: value for key, value in model.state_dict().items()})
+    saved = load(tmp_path / 'p.bin')
+    assert isinstance(saved, checkpoint.PublicCheckpoint)
+    assert (saved.public, saved.epoch, saved.lr) == (True, 7, 4e-5)
+    other = build_model('ktpformer', CONFIG, H36M, H36M)
+    load_weights(other, saved)
+    for a, b in zip(model.state_dict().values(), other.state_dict().values(), strict=True):
+        assert torch.equal(a, b)
 
 
-def test_bare_state_dicts_load(tmp_path, model):
-    torch.save(model.state_dict(), tmp_path / 's.pth')
-    assert load(tmp_path / 's.pth').public
+@both_containers
+@pytest.mark.parametrize('name', [None, *checkpoint.WEIGHTS])
+@pytest.mark.parametrize('prefix', ['', 'module.', '_orig_mod.', 'module._orig_mod.', '_orig_mod.module.module.'])
+def test_weights_are_found_by_name_and_freed_of_prefixes(tmp_path, prefix, name, zipped):
+    state = prefixed(prefix)
+    content = state if name is None else {'epoch': 3, 'lr': 0.5, name: state}
+    torch.save(content, tmp_path / 'a.pth', _use_new_zipfile_serialization=zipped)
+    saved = load(tmp_path / 'a.pth')
+    assert holds_state(saved)
+    assert (saved.epoch, saved.lr) == ((0, None) if name is None else (3, 0.5))
+
+
+@both_containers
+@pytest.mark.parametrize('numpy_major', [1, 2])
+@pytest.mark.parametrize('epoch, lr, read', [
+    (np.int64(120), np.float64(3.2e-5), (120, 3.2e-5)), (np.uint8(5), np.float32(0.5), (5, 0.5)),
+    (np.float64(9), np.int32(1), (9, 1.0)), (torch.tensor(8), torch.tensor([8e-5], dtype=torch.float64), (8, 8e-5)),
+    (0, [4e-5], (0, 4e-5)), (1, [np.float64(2e-5)] * 2, (1, 2e-5)), (1, [1e-3, 1e-4], (1, None)),
+    (None, None, (0, None)), (2, 0.0, (2, 0.0)),
+])
+def test_epoch_and_rate_are_read_from_every_kind_of_number(tmp_path, epoch, lr, read, numpy_major, zipped):
+    save_public(tmp_path / 'p.bin', zipped, numpy_major, epoch=epoch, lr=lr, model=STATE)
+    saved = load(tmp_path / 'p.bin')
+    assert (saved.epoch, saved.lr) == read
+    assert type(saved.epoch) is int and (saved.lr is None or type(saved.lr) is float)
+    assert holds_state(saved)
+
+
+@pytest.mark.parametrize('name, value, shown', [
+    ('epoch', float('nan'), 'nan'), ('epoch', 'best', "'best'"), ('epoch', -1, '-1'), ('epoch', 2.5, '2.5'),
+    ('epoch', True, 'True'), ('epoch', 10 ** 400, '1000'), ('epoch', np.float64('inf'), 'inf'),
+    ('epoch', np.arange(3), 'an object that is not read'), ('epoch', torch.zeros(2, 2), r'a tensor of shape \(2, 2\)'),
+    ('epoch', np.str_('7'), 'an object that is not read'), ('epoch', torch.empty((), device='meta'), 'a tensor'),
+    ('lr', float('nan'), 'nan'), ('lr', 'high', "'high'"), ('lr', -1e-3, '-0.001'), ('lr', np.float32('inf'), 'inf'),
+    ('lr', torch.tensor(1j), '1j'), ('lr', [float('nan')], 'nan'), ('lr', 10 ** 400, '1000'),
+])
+def test_an_epoch_or_rate_that_cannot_be_is_refused(tmp_path, name, value, shown):
+    torch.save({name: value, 'state_dict': STATE}, tmp_path / 'a.pth')
+    with pytest.raises(FileError, match=rf'a\.pth: its {name} is {shown}.*, expected a .*; to do without, save its'):
+        load(tmp_path / 'a.pth')
+
+
+@both_containers
+def test_files_saved_from_cuda_open_on_the_cpu(tmp_path, zipped):
+    save_public(tmp_path / 'c.bin', zipped, state_dict=STATE)
+    replace_in_pickle(tmp_path / 'c.bin', b'X\x03\x00\x00\x00cpu', b'X\x06\x00\x00\x00cuda:0')
+    assert holds_state(load(tmp_path / 'c.bin'))
+
+
+def test_buffers_of_profilers_and_command_lines_are_passed_over(tmp_path):
+    counted = {'total_ops': torch.zeros(1), 'module.a.total_params': torch.zeros(1), 'a.b.total_ops': 3}
+    torch.save({**counted, **prefixed('module.')}, tmp_path / 'bare.pth')
+    torch.save({'args': argparse.Namespace(frames=27), 'net': {**STATE, **counted}}, tmp_path / 'named.pth')
+    assert holds_state(load(tmp_path / 'bare.pth'))
+    assert holds_state(load(tmp_path / 'named.pth'))
+
+
+def test_weights_beside_settings_of_a_usual_name(tmp_path):
+    torch.save({'state_dict': None, 'model': {'depth': 5}, 'net': STATE}, tmp_path / 'a.pth')
+    assert holds_state(load(tmp_path / 'a.pth'))
+
+
+def test_a_weight_called_format_does_not_make_a_file_ours(tmp_path):
+    torch.save({'format': torch.zeros(2)}, tmp_path / 'a.pth')
+    assert load(tmp_path / 'a.pth').public
+
+
+@pytest.mark.parametrize('prefix', ['', 'module.'])
+def test_safetensors_files_open(tmp_path, prefix):
+    save_file(prefixed(prefix), tmp_path / 'w.safetensors', {'format': 'pt'})
+    saved = load(tmp_path / 'w.safetensors')
+    assert (saved.public, saved.epoch, saved.lr) == (True, 0, None)
+    assert dict(sorted(saved.state.items())).keys() == dict(sorted(STATE.items())).keys()
+    assert holds_state(replace(saved, state={key: saved.state[key] for key in STATE}))
+
+
+def test_safetensors_files_say_what_to_install(tmp_path, monkeypatch):
+    save_file(STATE, tmp_path / 'w.safetensors')
+    monkeypatch.setitem(sys.modules, 'safetensors.torch', None)
+    with pytest.raises(FileError, match=r'w\.safetensors needs safetensors: pip install safetensors'):
+        load(tmp_path / 'w.safetensors')
+
+
+def safetensors_file(header, data=bytes(16), length=None):
+    header = json.dumps(header).encode() if isinstance(header, dict) else header
+    return struct.pack('<Q', len(header) if length is None else length) + header + data
+
+
+ENTRY = {'dtype': 'F32', 'shape': [4], 'data_offsets': [0, 16]}
+
+
+@pytest.mark.parametrize('content', [
+    b'', b'hello' * 99, safetensors_file(b''), safetensors_file(b'[]'), safetensors_file(b'{"a":'),
+    *(safetensors_file({'w': ENTRY}, length=length) for length in (0, 1, 40, 80, 2 ** 40, 2 ** 64 - 1)),
+    safetensors_file({'w': ENTRY}, bytes(15)), safetensors_file({'w': ENTRY | {'dtype': 'F33'}}),
+    safetensors_file({'w': ENTRY | {'shape': [2 ** 62, 4]}}), safetensors_file({'w': ENTRY | {'shape': [-4]}}),
+    safetensors_file({'w': ENTRY | {'data_offsets': [16, 0]}}), safetensors_file({'w': ENTRY, 'v': ENTRY}),
+])
+def test_broken_safetensors_end_in_one_sentence(tmp_path, content):
+    (tmp_path / 'w.safetensors').write_bytes(content)
+    with pytest.raises(FileError, match=r'w\.safetensors is not a readable checkpoint: it is truncated or of another'):
+        load(tmp_path / 'w.safetensors')
+
+
+@pytest.mark.parametrize('kind', ['zip', 'legacy', 'safetensors'])
+def test_truncated_files_end_in_one_sentence(tmp_path, kind):
+    path = tmp_path / ('w.safetensors' if kind == 'safetensors' else 'w.bin')
+    if kind == 'safetensors':
+        save_file(STATE, path)
+    else:
+        save_public(path, kind == 'zip', state_dict=STATE)
+    whole = path.read_bytes()
+    for length in [*range(0, len(whole) - 8, 1 + len(whole) // 97), *range(len(whole) - 8, len(whole))]:
+        path.write_bytes(whole[:length])
+        with pytest.raises(FileError, match=r'w\.\w+ is not a readable checkpoint: it is truncated .* fetch or save'):
+            load(path)
+    path.write_bytes(whole)
+    load(path)
+
+
+@pytest.mark.parametrize('name', ['folder.bin', 'folder.safetensors'])
+def test_folders_and_missing_files_are_said_to_be_so(tmp_path, name):
+    with pytest.raises(FileError, match=f'{name} is missing'):
+        load(tmp_path / name)
+    (tmp_path / name).mkdir()
+    with pytest.raises(FileError, match=f'cannot read .*{name}: Is a directory'):
+        load(tmp_path / name)
 
 
 class Evil:
@@ -113,7 +271,13 @@ def test_broken_files_end_in_one_sentence(tmp_path, model, damage):
 
 @pytest.mark.parametrize('stored, message', [
     ([1, 2], 'holds list, expected a checkpoint'), ({}, 'holds no model weights'),
-    ({'epoch': 3}, 'holds no model weights'), ({'model_pos': {'a': 1}}, 'holds no model weights'),
+    ({'epoch': 3}, "holds no model weights: there are none under model_pos, .* no bare state dict, as 'epoch' is 3"),
+    ({'model_pos': {'a': 1}}, "holds no model weights: under model_pos, 'a' is 1, not a tensor"),
+    ({'net': {'a': torch.zeros(1), 'b': [2.0]}}, r"holds no model weights: under net, 'b' is \[2.0\], not a tensor"),
+    ({'net': {'total_ops': torch.zeros(1)}}, 'holds no model weights: under net, it is empty'),
+    ({'mean': np.zeros(96)}, "no bare state dict, as 'mean' is an object that is not read"),
+    ({'model': STATE, 'net': STATE}, 'holds weights under model and net: save those you mean'),
+    ({'model': {'a': torch.zeros(1), 'module.a': torch.zeros(1)}}, "holds 'a' twice"),
     ({'format': 99, 'model_pos': {'a': torch.zeros(1)}}, 'format 99, this program reads 1'),
     ({'format': 1, 'model_pos': {'a': torch.zeros(1)}}, 'is not a complete checkpoint: its epoch is None'),
 ])
@@ -121,6 +285,27 @@ def test_files_that_are_no_checkpoints(tmp_path, stored, message):
     torch.save(stored, tmp_path / 'a.bin')
     with pytest.raises(FileError, match=message):
         load(tmp_path / 'a.bin')
+
+
+@pytest.mark.parametrize('change, message', [
+    ({'epoch': -3}, 'its epoch is -3'), ({'epoch': 'three'}, "its epoch is 'three'"),
+    ({'lr': float('nan')}, 'its lr is nan'), ({'keypoints': None}, 'its keypoints is None'),
+    ({'training_state': {'w': 1}}, "under training_state, 'w' is 1, not a tensor"),
+    ({'skeleton': {'name': 'h36m'}}, "KeyError\\('joints'\\)"),
+])
+def test_damaged_facts_in_files_of_ours_are_named(tmp_path, model, change, message):
+    save(tmp_path / 'a.bin', content(model, **change))
+    with pytest.raises(FileError, match=rf'a\.bin is not a complete checkpoint.*{message}'):
+        load(tmp_path / 'a.bin')
+
+
+def test_every_fact_of_a_file_of_ours_is_needed(tmp_path, model):
+    for name in content(model):
+        lacking = content(model)
+        del lacking[name]
+        save(tmp_path / 'a.bin', lacking)
+        with pytest.raises(FileError, match=rf'is not a complete checkpoint.*{name}|no model weights'):
+            load(tmp_path / 'a.bin')
 
 
 def test_weights_must_fit_one_by_one(tmp_path, model):

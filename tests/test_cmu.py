@@ -46,7 +46,7 @@ REST = {
 
 
 def asf_text(bones=BONES, order='TX TY TZ RX RY RZ', axis='XYZ', length='2.54', head=15):
-    """An ASF file; with length 2.54 one unit is a centimetre."""
+    """Return an ASF file; with length 2.54 one unit is a centimetre."""
     lines = ['# a comment', ':version 1.10', ':units', '  mass 1.0', f'  length {length}', '  angle deg',
              ':documentation', '  begin free text', ':root', f'   order {order}', f'   axis {axis}',
              '   position 0 0 0', '   orientation 0 0 0', ':bonedata']
@@ -59,7 +59,7 @@ def asf_text(bones=BONES, order='TX TY TZ RX RY RZ', axis='XYZ', length='2.54', 
 
 
 def amc_text(*frames, first=1):
-    """An AMC file; a frame says the values of the bones that do not rest."""
+    """Return an AMC file; a frame gives the values of the bones that do not rest."""
     lines = ['#!OML:ASF', ':FULLY-SPECIFIED', ':DEGREES']
     for number, frame in enumerate(frames or ({},), first):
         lines.append(str(number))
@@ -69,7 +69,7 @@ def amc_text(*frames, first=1):
 
 
 def posed(tmp_path, frame, **asf):
-    """Joint -> its place in centimetres in the source's axes, for one frame of the little person."""
+    """Return joint -> position in centimetres in the source's axes, for one frame of the little person."""
     (tmp_path / '01.asf').write_text(asf_text(**asf))
     (tmp_path / '01_01.amc').write_text(amc_text(frame))
     skeleton = acclaim.read_asf(tmp_path / '01.asf')
@@ -79,7 +79,7 @@ def posed(tmp_path, frame, **asf):
 
 
 def write_little_people(folder, subjects=('01', '02', '03', '04'), frames=30):
-    """One clip of walking for each subject, who are of different size."""
+    """Write one clip of walking for each subject, all of different size."""
     folder.mkdir(exist_ok=True)
     for index, subject in enumerate(subjects):
         (folder / f'{subject}.asf').write_text(asf_text(head=15 + index))
@@ -114,13 +114,13 @@ def write_little_people(folder, subjects=('01', '02', '03', '04'), frames=30):
     ({'rhumerus': '90'}, {'right_elbow': (-20, 20, 30), 'right_wrist': (-20, 20, 55)}),
     ({'lradius': '90'}, {'left_wrist': (50, 20, -25)}),
 ])
-def test_pose_by_hand(tmp_path, frame, expected):
+def test_a_pose_computed_by_hand(tmp_path, frame, expected):
     joints = posed(tmp_path, frame)
     for name, place in {**REST, **expected}.items():
         np.testing.assert_allclose(joints[name], place, atol=1e-9, err_msg=name)
 
 
-def test_root_order_and_axis(tmp_path):
+def test_root_channels_follow_order_and_rotations_follow_axis(tmp_path):
     """The channels come in the order of `order`, the rotations in that of `axis`."""
     joints = posed(tmp_path, {'root': '90 90 0 3 2 1'}, order='RX RY RZ TZ TY TX', axis='ZYX')
     # y before x: left (x) goes to -z and then to y; down goes to -z.
@@ -128,7 +128,7 @@ def test_root_order_and_axis(tmp_path):
     np.testing.assert_allclose(joints['left_knee'], (1, 12, -37), atol=1e-9)
 
 
-def test_units(tmp_path):
+def test_unit_is_an_inch_divided_by_the_length(tmp_path):
     path = tmp_path / 'a.asf'
     for length, unit in (('2.54', 0.01), ('0.45', 0.0254 / 0.45)):
         path.write_text(asf_text(length=length))
@@ -149,7 +149,7 @@ def test_world_is_z_up_on_the_floor_and_centred(tmp_path):
     np.testing.assert_allclose((low + high)[:2], 0, atol=1e-6)
 
 
-def test_smoothing_and_resampling():
+def test_smoothing_keeps_lines_and_resampling_keeps_the_first_frame():
     line = np.arange(40.0)[:, None] * [1, -2]
     np.testing.assert_allclose(prepare.smooth(line, 1), line, atol=1e-9)
     spike = np.zeros(21)
@@ -169,7 +169,7 @@ def test_smoothing_and_resampling():
     ('playground - climb', 'Playground'), ('genie (human subject)', 'Genie'), ('fishing', 'Fishing'),
     ('Unknown', 'Motion'), ('', 'Motion'), ('90-degree turn', 'Motion'), ('swing', 'Swing'), ('carry 20lb', 'CarryLb'),
 ])
-def test_label(description, label):
+def test_labels_are_the_first_activity_in_one_word(description, label):
     assert prepare.label(description) == label
 
 
@@ -186,7 +186,7 @@ def test_labels_come_from_the_index(tmp_path):
     ('zombie', ('zombie',), 'zombie'), ('a_b_01', ('a', 'a_b'), 'a_b'),
     ('131_01', ('13', '1'), None), ('07_01', ('08',), None), ('walk', ('zombie',), None),
 ])
-def test_skeleton_of(clip, skeletons, stem):
+def test_a_clip_finds_its_skeleton_by_its_name(clip, skeletons, stem):
     if stem:
         assert prepare.skeleton_of(clip, Path(f'{clip}.amc'), skeletons) == stem
     else:
@@ -195,7 +195,7 @@ def test_skeleton_of(clip, skeletons, stem):
             prepare.skeleton_of(clip, Path(f'{clip}.amc'), skeletons)
 
 
-def test_named_skeleton_of_a_numbered_subject(tmp_path):
+def test_clips_of_a_named_skeleton_go_to_the_subject_with_the_same_bones(tmp_path):
     folder = write_little_people(tmp_path / 'mocap', ('03', '05'))
     (folder / 'dance.asf').write_text(asf_text(head='16.00').replace('a comment', 'another comment'))
     (folder / 'mime.asf').write_text(asf_text(head=99))
@@ -207,13 +207,13 @@ def test_named_skeleton_of_a_numbered_subject(tmp_path):
         '03': ['Motion 03_01'], '05': ['Motion 05_01', 'Motion dance'], 'mime': ['Motion mime2']}
 
 
-def test_split():
+def test_every_fourth_subject_is_tested_on():
     assert prepare.split(list('abcdefgh')) == (list('abcefg'), list('dh'))
     assert prepare.split(list('abc')) == (list('ab'), list('c'))
     assert prepare.split(['a']) == (['a'], ['a'])
 
 
-def test_gzip_subfolders_and_capitals(tmp_path):
+def test_gzip_subfolders_and_capitals_are_read(tmp_path):
     plain = write_little_people(tmp_path / 'plain', ('01',))
     packed = tmp_path / 'packed'
     (packed / 'subjects').mkdir(parents=True)
@@ -309,14 +309,14 @@ def test_error_is_a_sentence_and_nothing_is_written(tmp_path, capsys, change, se
     assert not (tmp_path / 'out').exists()
 
 
-def test_nothing_found(tmp_path, capsys):
+def test_folders_without_motion_are_refused(tmp_path, capsys):
     (tmp_path / '01.asf').write_text(asf_text())
     for folder, sentence in ((tmp_path, 'holds no .amc'), (tmp_path / 'none', 'there is no folder')):
         assert prepare.main([str(folder), '--data', str(tmp_path / 'out')]) == 1
         assert sentence in capsys.readouterr().err
 
 
-def test_output_folder_that_cannot_be(tmp_path, capsys):
+def test_output_folders_that_cannot_be_made_are_refused(tmp_path, capsys):
     folder = write_little_people(tmp_path / 'mocap', ('01',))
     (tmp_path / 'file').write_text('')
     for out in ('file', 'file/below'):
@@ -334,7 +334,7 @@ def little_data(tmp_path_factory):
     return folder
 
 
-def test_loader_round_trip(little_data):
+def test_the_loader_reads_what_the_converter_wrote(little_data):
     conversion = prepare.convert(little_data / 'mocap')
     for keypoints in ('gt', 'noisy'):
         dataset = load_dataset('cmu', little_data, keypoints)
@@ -390,7 +390,7 @@ def put(value, *path):
     (put('01', 'metadata', 'subjects_train'), 'metadata has no subjects_train'),
     (put(['01', '99'], 'metadata', 'subjects_train'), 'subjects_train names 99, which positions_3d has not'),
 ])
-def test_malformed_3d_file(little_data, tmp_path, change, sentence):
+def test_malformed_3d_files_are_refused_by_name(little_data, tmp_path, change, sentence):
     members = read_npz(little_data / NPZ[0])
     change(members)
     write_npz(tmp_path / NPZ[0], **members)

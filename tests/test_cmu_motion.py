@@ -36,17 +36,17 @@ def clips(conversion, label=''):
 
 
 def walks(conversion):
-    """Walks, but for 86_09, of which CMU says `walking, sitting, looking, stand up`."""
+    """Return the walks, except 86_09, of which CMU says `walking, sitting, looking, stand up`."""
     return [(action, joints) for _, action, joints in clips(conversion, 'Walk ') if action != 'Walk 86_09']
 
 
 def velocity(joints):
-    """Of the hip on the ground, over half a second: (T - 25, 2) in m/s, and the frame in the middle of each."""
+    """Return the hip's velocity over the ground in half a second, (T - 25, 2) m/s, and the middle frame of each."""
     hip = joints['hip'][:, :2]
     return (hip[25:] - hip[:-25]) * 2, slice(12, len(hip) - 13)
 
 
-def test_real_inventory(real):
+def test_real_motion_has_known_subjects_clips_and_split(real):
     assert len(real.positions) == 20 and len(list(clips(real))) == 61
     assert real.aliases == {'lambada': '55', 'pirouette': '05'}
     assert sum(len(joints['hip']) for *_, joints in clips(real)) / 50 == pytest.approx(8 * 60, rel=0.05)
@@ -82,7 +82,7 @@ def test_real_feet_are_near_the_floor(real):
         assert min(place[:, 2].min() for place in joints.values()) > -0.01, action
 
 
-def test_real_walks(real):
+def test_real_walks_go_forward_at_walking_speed(real):
     """Forward, at a walk's speed, with the left hip on the left and the knees bent forward."""
     assert len(walks(real)) > 30
     for action, joints in walks(real):
@@ -104,7 +104,7 @@ def test_real_run_is_faster(real):
     assert 2.4 < np.median(np.linalg.norm(velocity(joints)[0], axis=-1)) < 3.5
 
 
-def test_real_views(real):
+def test_real_views_show_everyone_and_noise_is_5_pixels(real):
     """Everything is in every picture; gt is the projection; the noise is 5 px in each direction and unbiased."""
     noise = []
     for subject, action, joints in clips(real):

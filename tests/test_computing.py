@@ -11,12 +11,13 @@ from processes import run_alone
 from test_ktpformer import relative
 
 from benchmarks.trainer import make_trainer
-from common.datasets import Sequence
-from common.evaluation.evaluate import TestWindows, predictions
 from common.models import build_model, computing
 from common.models.layers import NARROW, SHORT, Block, DropPath, Mlp, attend
-from common.sampler import SequenceStore
+from common.models.lifting import predictions
+from common.sampler import TestWindows
+from common.sequences import Sequence
 from common.skeleton import H36M, HUMANEVA15
+from common.store import SequenceStore
 from common.training.signals import StopRequest
 
 CPU = torch.device('cpu')
@@ -24,7 +25,7 @@ CONFIGS = {'ktpformer': {'frames': 9, 'channels': 40, 'depth': 1}, 'htnet': {'ch
 
 
 def make(name, skeleton=H36M, drop_path=0.0, dropout=0.0, **config):
-    """A model none of whose parameters is at a special value."""
+    """Make a model none of whose parameters is at a special value."""
     torch.manual_seed(0)
     rates = {'dropout': dropout} if name == 'htnet' else {}
     model = build_model(name, CONFIGS[name] | config, skeleton, skeleton, drop_path, **rates).train()
@@ -35,7 +36,7 @@ def make(name, skeleton=H36M, drop_path=0.0, dropout=0.0, **config):
 
 
 def gradients(model, x, slope):
-    """The output and every gradient of its product with a slope."""
+    """Return the output and every gradient of its product with a slope."""
     out = model(x)
     model.zero_grad()
     (out * slope).sum().backward()
@@ -86,8 +87,8 @@ def test_defaults_follow_the_device():
 @pytest.mark.parametrize('length', [1, 17, SHORT, SHORT + 1])
 @pytest.mark.parametrize('width', [10, NARROW, NARROW + 8])
 @pytest.mark.parametrize('dtype, tolerance', [(torch.float32, 1e-6), (torch.bfloat16, 0.02)], ids=str)
-def test_every_way_of_attention(length, width, dtype, tolerance):
-    """On both sides of where the fused kernel takes over; gradients too."""
+def test_fused_and_plain_attention_equal_the_formula(length, width, dtype, tolerance):
+    """Outputs and gradients, for sizes on both sides of the switch to the fused kernel."""
     qkv = torch.randn(3, 2, 4, length, width, dtype=dtype, requires_grad=True)
     exact = qkv.detach().double().requires_grad_()
     q, k, v = exact
@@ -151,7 +152,7 @@ def test_compiled_and_eager_agree(name, skeleton, batch, config):
 
 
 def small_trainer(*flags):
-    """A trainer on 7 windows of 9 frames, three a step, so that the last step is short."""
+    """Make a trainer on 7 windows of 9 frames, three a step, so that the last step is short."""
     torch.manual_seed(0)
     take = Sequence('S1', 'Walking', 0, torch.randn(63, 17, 2).numpy(), torch.randn(63, 17, 3).numpy())
     store = SequenceStore([take], H36M, H36M, CPU)
@@ -203,7 +204,7 @@ def test_dropout_does_not_break_the_graph(recompute):
     ('ktpformer', {'channels': 8, 'heads': 2}), ('ktpformer', {'channels': 4, 'heads': 2}),
     ('htnet', {'channels': 12, 'heads': 4})], ids=str)
 @pytest.mark.parametrize('windows', [0, 2])
-def test_narrow_models_and_no_windows_in_bf16(name, config, windows):
+def test_narrow_models_and_empty_batches_have_gradients_in_bf16(name, config, windows):
     """A process may have no window of a step; every parameter has a gradient all the same."""
     model = make(name, **config)
     with computing.computing_in(model, 'bf16'):
@@ -227,7 +228,7 @@ def test_a_compiled_run_computes_what_an_eager_one_does(monkeypatch):
 
 @pytest.fixture(scope='module')
 def bf16_run(h36m_folder, tmp_path_factory):
-    """(checkpoint folder, log folder) of an epoch in bf16, blocks computed twice."""
+    """Return (checkpoint folder, log folder) of an epoch in bf16 with recomputation."""
     import run_ktpformer
     folder = tmp_path_factory.mktemp('bf16')
     status = run_ktpformer.main(['-k', 'gt', '--data', str(h36m_folder), '-str', 'S1', '-e', '1', '-c',
@@ -263,13 +264,13 @@ def test_evaluation_is_fp32_unless_asked(run, bf16_run, h36m_folder, tmp_path):
     assert figures['bf16'] == pytest.approx(figures['fp32'], rel=0.01)
 
 
-def test_what_cannot_be_computed_here_is_refused(refused, run, bf16_run, h36m_folder, monkeypatch, tmp_path):
+def test_what_the_device_cannot_compute_is_refused(refused, run, bf16_run, h36m_folder, monkeypatch, tmp_path):
     where = ['--data', h36m_folder, '-c', tmp_path / 'c', '-l', tmp_path / 'l']
     assert 'on a CPU say --precision fp32 or bf16' in refused(2, '-k', 'gt', *where, *SMALL, '--precision', 'tf32')
     assert 'on a CPU say --precision fp32 or bf16' in refused(
         2, '--data', h36m_folder, '-c', bf16_run[0], '--evaluate', 'best.bin', '--device', 'cpu', '--precision', 'tf32')
     assert not (tmp_path / 'c').exists()
-    assert '--compile and --render exclude each other' in refused(
+    assert '--compile is not for --render' in refused(
         2, '--data', h36m_folder, '-c', bf16_run[0], '--evaluate', 'best.bin', '--compile', '--render', '--viz-output',
         'x.gif')
     monkeypatch.setattr(torch, 'compile', _no_compiler)
@@ -282,7 +283,7 @@ def _no_compiler(*args, **kwargs):
 
 
 def test_an_mlp_keeps_its_widest_tensor_once():
-    """Written plainly, autograd keeps both what goes into the GELU and what comes out."""
+    """Plain autograd saves both the input and the output of the GELU."""
     torch.manual_seed(0)
     mlp = Mlp(6, 12).double()
     x = torch.randn(5, 4, 3, 6, dtype=torch.float64, requires_grad=True)

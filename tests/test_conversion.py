@@ -1,4 +1,4 @@
-"""What the converters share: counts, the form of what is written, and errors that are one line."""
+"""Shared parts of the converters: counts, the form of written files, and one-line errors."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from common.storage.npz import read_npz
 from data import conversion
 
 
-def test_counts(capsys):
+def test_other_counts_are_refused_unless_forced(capsys):
     conversion.check_counts({'a': 1, 'b': 2}, {'a': 1, 'b': 2}, force=False)
     for found, known, sentence in (({'a': 1}, {'a': 2}, 'a: 1, expected 2: '), ({}, {'a': 2}, 'a: none, expected 2: '),
                                    ({'a': 1}, {}, 'a: 1, expected none: '),
@@ -39,7 +39,7 @@ FORM = {'a': {str: [('frames', 2), int]}, 'b': {'name': 'x', 'lists': [[1, 2]]}}
     ({'a': {'k': [np.ones((1, 2)), 1]}, 'b': {'name': 'x', 'lists': [[1, 3]]}}, 'its b lists 0 1 is 3, expected 2'),
     ({'a': {'k': [np.ones((1, 2)), 1]}, 'b': {'name': 'x', 'lists': [[1, 2]], 'more': 1}}, "'more' is unexpected"),
 ])
-def test_form(value, sentence):
+def test_another_form_is_refused_by_place(value, sentence):
     if sentence is None:
         conversion.check_form('its', value, FORM)
     else:
@@ -47,7 +47,7 @@ def test_form(value, sentence):
             conversion.check_form('its', value, FORM)
 
 
-def test_what_has_another_form_is_not_written(tmp_path):
+def test_data_of_another_form_are_not_written(tmp_path):
     path = tmp_path / 'new' / 'a.npz'
     conversion.write_checked(path, {'x': ('frames', 2)}, x=np.ones((3, 2)))
     with pytest.raises(FileError, match=r'a\.npz was not written: read back, its x is \(3, 3\) numbers'):

@@ -24,7 +24,7 @@ COCO = {'layout_name': 'coco', 'num_joints': 17,
 
 
 def person(x, y, joints=17, rows=4):
-    """(1, rows, K): x, y + the keypoint's number, then a logit of 0 and a probability; rows 4 and 5 are x + 0.5, y."""
+    """Return (1, rows, K): x, y + the keypoint's number, a logit of 0, a probability; rows 4 and 5 are x + 0.5, y."""
     points = np.zeros((1, rows, joints), np.float32)
     points[0, 0], points[0, 1] = x, y + np.arange(joints)
     if rows == 6:
@@ -33,7 +33,7 @@ def person(x, y, joints=17, rows=4):
 
 
 def detections(places, scores=None, **shape):
-    """(boxes, keypoints) as lists of [[], persons] per frame; a place of None has no person, [] when all are None."""
+    """Return (boxes, keypoints), lists of [[], persons] per frame; None has no person, and is [] when all are None."""
     boxes, keypoints = [], []
     for frame, place in enumerate(places):
         persons = [] if place is None else np.concatenate([person(*p, **shape) for p in place])
@@ -44,7 +44,7 @@ def detections(places, scores=None, **shape):
 
 
 def ragged(items):
-    """An object array (F, 2), as numpy 1 made of such lists."""
+    """Return an object array (F, 2), as numpy 1 made from such lists."""
     array = np.empty((len(items), 2), dtype=object)
     for row, item in zip(array, items, strict=True):
         row[0], row[1] = item
@@ -61,20 +61,20 @@ def write(path, places, size=(640, 480), scores=None, **shape):
 
 
 def moving(frames, start=0):
-    """One person per frame, whose x is the number of the frame."""
+    """Return one person per frame, whose x is the number of the frame."""
     return [[(start + frame, 50)] for frame in range(frames)]
 
 
 @pytest.fixture
 def videos(tmp_path):
-    """A video with gaps at both ends and inside, and with a frame of three persons."""
+    """Write a video with gaps at both ends and inside, and with a frame of three persons."""
     folder = tmp_path / 'detections'
     write(folder / 'clip.mp4.npz', [None, [(10, 20)], None, None, [(999, 999), (40, 80), (999, 999)], None],
           (1280, 720), scores=[(), (0.9,), (), (), (0.7, 0.95, 0.8), ()])
     return folder
 
 
-def test_custom_by_hand(videos, tmp_path, capsys):
+def test_a_custom_video_becomes_one_interpolated_track(videos, tmp_path, capsys):
     out, err = converted(capsys, prepare.main, videos, '--name', 'mine', '--data', tmp_path)
     assert err == '' and '1 subjects, 1 sequences, 6 frames' in out
     members = read_npz(tmp_path / 'data_2d_custom_mine.npz')
@@ -89,7 +89,7 @@ def test_custom_by_hand(videos, tmp_path, capsys):
 
 
 @pytest.mark.parametrize('protocol', [2, 3, 4])
-def test_files_of_numpy_1(tmp_path, capsys, protocol):
+def test_files_of_numpy_1_are_read(tmp_path, capsys, protocol):
     """The same bytes that numpy 1 wrote, under Python 2 and 3; a video without a person at both ends."""
     boxes, keypoints = map(ragged, detections([None, [(7, 8)], None]))
     (tmp_path / 'in').mkdir()
@@ -109,7 +109,7 @@ def test_files_of_numpy_1(tmp_path, capsys, protocol):
     ('mpii', 16, [[3, 4, 5, 13, 14, 15], [2, 1, 0, 12, 11, 10]]),
     ('humaneva15', 15, [[2, 3, 4, 8, 9, 10], [5, 6, 7, 11, 12, 13]]),
 ])
-def test_layouts_and_the_finer_rows(tmp_path, capsys, layout, joints, symmetry):
+def test_layouts_are_named_and_the_finer_rows_are_used(tmp_path, capsys, layout, joints, symmetry):
     write(tmp_path / 'in' / 'a.npz', moving(2), joints=joints, rows=6)
     converted(capsys, prepare.main, tmp_path / 'in', '--name', 'x', '--layout', layout, '--data', tmp_path)
     members = read_npz(tmp_path / 'data_2d_custom_x.npz')
@@ -121,7 +121,7 @@ def test_layouts_and_the_finer_rows(tmp_path, capsys, layout, joints, symmetry):
     assert f'frame 0: keypoints is (1, 6, {joints}) numbers, expected (1, rows, ' in line
 
 
-def test_gaps():
+def test_gaps_are_interpolated_or_repeated():
     track = np.full((5, 2, 2), np.nan, np.float32)
     track[1], track[3] = [[0, 10], [20, 30]], [[4, 10], [10, 30]]
     np.testing.assert_array_equal(prepare.interpolate(track)[:, 0], [[0, 10], [0, 10], [2, 10], [4, 10], [4, 10]])
@@ -147,7 +147,7 @@ def h36m(tmp_path):
     return folder
 
 
-def test_h36m(h36m, tmp_path, capsys):
+def test_h36m_videos_become_renamed_takes_of_four_cameras(h36m, tmp_path, capsys):
     refusal(capsys, prepare.main, h36m, '--name', 'x', '--dataset', 'h36m', '--data', tmp_path / 'no',
             says='takes of S1: 2, expected 30 (and 6 more differences)')
     assert nothing_in(tmp_path / 'no')
@@ -178,7 +178,7 @@ def in_h36m(name, action):
     (lambda folder: write(folder / 'Walking.54138969.mp4.npz', moving(2)), 'is not named like'),
     (lambda folder: shutil.rmtree(folder) or folder.mkdir(), 'holds no file named like'),
 ])
-def test_h36m_files_that_do_not_belong(h36m, tmp_path, capsys, change, sentence):
+def test_h36m_files_that_do_not_belong_are_refused(h36m, tmp_path, capsys, change, sentence):
     change(h36m)
     refusal(capsys, prepare.main, h36m, '--name', 'x', '--dataset', 'h36m', '--data', tmp_path / 'out', '--force',
             says=sentence)
@@ -190,7 +190,7 @@ def test_h36m_files_that_do_not_belong(h36m, tmp_path, capsys, change, sentence)
 
 @pytest.fixture
 def humaneva(tmp_path):
-    """S1's Jog 1, whose frames say where they come from, and a video without mocap; both parts of the mocap of Jog."""
+    """Write S1's Jog 1, whose x is the frame, a video without mocap, and both parts of the mocap of Jog."""
     for camera in (1, 2, 3):
         write(tmp_path / 'videos' / 'S1' / 'Image_Data' / f'Jog_1_(C{camera}).avi.npz', moving(800, 1000 * camera))
         write(tmp_path / 'videos' / 'S4' / f'Box_2_(C{camera}).avi.npz', moving(3), None)
@@ -203,7 +203,7 @@ def humaneva(tmp_path):
     return ('--name', 'x', '--dataset', 'humaneva15', '--mocap', tmp_path / 'converted_15j')
 
 
-def test_humaneva_cuts_by_hand(humaneva, tmp_path, capsys):
+def test_humaneva_videos_are_cut_to_their_part_of_the_split(humaneva, tmp_path, capsys):
     """Jog of S1: frames 367 to 739 train, 5 to 366 are validated on; sync 51, 51, 50, so 50, 50, 49 frames later."""
     _, err = converted(capsys, prepare.main, tmp_path / 'videos', *humaneva, '--data', tmp_path)
     assert err == ''
@@ -248,13 +248,13 @@ def jog(split, frames=373, joints=15):
      'is not named like S1/Walking_1_(C1).avi.npz, with a camera of C1, C2, C3'),
     (lambda folder: shutil.rmtree(folder / 'converted_15j'), 'there is no folder'),
 ])
-def test_humaneva_files_that_do_not_fit(humaneva, tmp_path, capsys, change, sentence):
+def test_humaneva_files_that_do_not_fit_are_refused(humaneva, tmp_path, capsys, change, sentence):
     change(tmp_path)
     refusal(capsys, prepare.main, tmp_path / 'videos', *humaneva, '--data', tmp_path / 'out', '--force', says=sentence)
     assert nothing_in(tmp_path / 'out')
 
 
-def test_humaneva_counts(humaneva, tmp_path, capsys):
+def test_humaneva_videos_without_their_mocap_are_refused_unless_forced(humaneva, tmp_path, capsys):
     """Videos without their mocap or mocap without its videos: refused, unless forced."""
     (tmp_path / 'converted_15j/Validate/S1/Jog_1.mat').unlink()
     refusal(capsys, prepare.main, tmp_path / 'videos', *humaneva, '--data', tmp_path / 'out',
@@ -271,7 +271,7 @@ def test_humaneva_counts(humaneva, tmp_path, capsys):
 
 
 def members(**changed):
-    """clip.mp4.npz with some members changed; None takes one out."""
+    """Change members of clip.mp4.npz; None removes one."""
     def change(path):
         boxes, keypoints = detections(moving(2))
         content = {'boxes': ragged(boxes), 'keypoints': ragged(keypoints), 'metadata': {'w': 4, 'h': 3}, **changed}
@@ -314,7 +314,7 @@ def test_broken_files_end_in_one_line_and_nothing_is_written(videos, tmp_path, c
     assert nothing_in(tmp_path / 'out')
 
 
-def test_folders(videos, tmp_path, capsys):
+def test_missing_empty_and_unwritable_folders_are_refused(videos, tmp_path, capsys):
     refusal(capsys, prepare.main, tmp_path / 'none', '--name', 'x', says='there is no folder')
     (tmp_path / 'empty').mkdir()
     refusal(capsys, prepare.main, tmp_path / 'empty', '--name', 'x', says='holds no <video>.npz')
@@ -333,5 +333,5 @@ def test_folders(videos, tmp_path, capsys):
     (('--name', 'x', '--dataset', 'cmu'), 'invalid choice'),
     (('--name', 'x', '--layout', 'dance'), 'invalid choice'),
 ])
-def test_flags(videos, capsys, flags, sentence):
+def test_contradicting_flags_are_refused(videos, capsys, flags, sentence):
     refusal(capsys, prepare.main, videos, *flags, status=2, says=sentence)

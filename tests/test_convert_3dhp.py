@@ -22,7 +22,7 @@ NAMES_28 = ('spine3', 'spine4', 'spine2', 'spine', 'pelvis', 'neck', 'head', 'he
 
 
 def training(frames=5, seed=0):
-    """The variables of annot.mat: cells (14, 1) of one (F, 28 · channels) matrix per camera."""
+    """Return the variables of annot.mat: cells (14, 1) of one (F, 28 · channels) matrix per camera."""
     random = np.random.default_rng(seed)
     variables = {'cameras': np.arange(14)[None], 'frames': np.arange(frames)[:, None]}
     for name, channels in (('annot2', 2), ('annot3', 3), ('univ_annot3', 3)):
@@ -41,7 +41,7 @@ def write_training(folder, name='S1/Seq1', **variables):
 
 
 def evaluation(frames=6, valid=(0, 1, 1, 0, 0, 1), activity=(1, 1, 2, 2, 7, 7), seed=0):
-    """The variables of annot_data.mat as MATLAB sees them: (channels, 17, 1, F), (F, 1)."""
+    """Return the variables of annot_data.mat as MATLAB sees them: (channels, 17, 1, F), (F, 1)."""
     random = np.random.default_rng(seed)
     return {'annot2': random.uniform(0, 1080, (2, 17, 1, frames)), 'annot3': random.normal(0, 900, (3, 17, 1, frames)),
             'univ_annot3': random.normal(0, 900, (3, 17, 1, frames)),
@@ -49,7 +49,7 @@ def evaluation(frames=6, valid=(0, 1, 1, 0, 0, 1), activity=(1, 1, 2, 2, 7, 7), 
 
 
 def write_evaluation(folder, name='TS1', **variables):
-    """A MATLAB 7.3 file: HDF5 after 512 bytes of MATLAB's own, axes reversed."""
+    """Write a MATLAB 7.3 file: HDF5 after 512 bytes of MATLAB's own, axes reversed."""
     path = folder / name / 'annot_data.mat'
     path.parent.mkdir(parents=True, exist_ok=True)
     with h5py.File(path, 'w', userblock_size=512) as file:
@@ -77,7 +77,7 @@ def test_the_17_of_28_are_the_joints_of_the_skeleton():
 
 
 @pytest.mark.parametrize('flags, suffix, variable', [((), '', 'univ_annot3'), (('--annot3',), '_ori', 'annot3')])
-def test_values(raw, tmp_path, capsys, flags, suffix, variable):
+def test_written_arrays_equal_the_annotations(raw, tmp_path, capsys, flags, suffix, variable):
     out, err = converted(capsys, prepare.main, raw, '--data', tmp_path / 'out', '--force', *flags)
     # 16 + 6 sequences, and the valid frames of six; none of them is as it should be.
     assert err.splitlines()[-1].startswith('warning: frames of S1 Seq1: 5, expected 6416 (and 27 more differences)')
@@ -131,12 +131,12 @@ def test_frames_are_cut_to_the_table_and_known_counts_pass(tmp_path, capsys, mon
     assert nothing_in(tmp_path / 'no')
 
 
-def test_the_table():
+def test_the_table_adds_up_to_published_totals():
     assert len(prepare.TRAINING) == 16 and sum(frames for frames, _ in prepare.TRAINING.values()) == 131_592
     assert [sum(column) for column in zip(*prepare.TEST.values(), strict=True)] == [24_888, 2875]
 
 
-def test_one_half_alone(raw, tmp_path, capsys):
+def test_annotations_of_test_sequences_alone_need_force(raw, tmp_path, capsys):
     shutil.rmtree(raw / 'S1')
     shutil.rmtree(raw / 'S3')
     refusal(capsys, prepare.main, raw, '--data', tmp_path / 'out', says='frames of S1 Seq1: none, expected 6416')
@@ -145,7 +145,7 @@ def test_one_half_alone(raw, tmp_path, capsys):
 
 
 def cells(name, value, camera=4):
-    """annot.mat with one camera's cell replaced."""
+    """Replace one camera's cell of annot.mat."""
     def change(folder):
         variables = training()
         variables[name][camera, 0] = value
@@ -197,7 +197,7 @@ def test_broken_files_end_in_one_line_and_nothing_is_written(raw, tmp_path, caps
     assert nothing_in(tmp_path / 'out')
 
 
-def test_cells_of_camera_numbers(raw, tmp_path, capsys):
+def test_camera_numbers_in_a_cell_are_read(raw, tmp_path, capsys):
     cell = np.empty((1, 14), dtype=object)
     for camera in range(14):
         cell[0, camera] = np.array([[camera]])
@@ -205,12 +205,12 @@ def test_cells_of_camera_numbers(raw, tmp_path, capsys):
     converted(capsys, prepare.main, raw, '--data', tmp_path, '--force')
 
 
-def test_nothing_to_convert(tmp_path, capsys):
+def test_folders_without_annotations_are_refused(tmp_path, capsys):
     refusal(capsys, prepare.main, tmp_path / 'none', '--force', says='there is no folder')
     refusal(capsys, prepare.main, tmp_path, '--force', says='holds no S*/Seq*/annot.mat and no TS*/annot_data.mat')
 
 
-def test_what_reads_back_otherwise_is_removed(raw, tmp_path, capsys, monkeypatch):
+def test_a_file_that_reads_back_differently_is_not_kept(raw, tmp_path, capsys, monkeypatch):
     """The check of the written file: an older file stays, a new one does not come."""
     monkeypatch.setitem(prepare.FORM_TEST['data'][str], 'valid', ('frames', 1))
     refusal(capsys, prepare.main, raw, '--data', tmp_path / 'out', '--force',

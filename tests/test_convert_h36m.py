@@ -21,7 +21,7 @@ SCRIPT = Path(prepare.__file__)
 
 
 def pose(frames=3, seed=0):
-    """(1, T, 96) float32 millimetres, about where people stand."""
+    """Return (1, T, 96) float32 millimetres, about where people stand."""
     return (np.random.default_rng(seed).normal((0, 0, 900), 300, (1, frames, 32, 3))
             .reshape(1, frames, 96).astype(np.float32))
 
@@ -33,7 +33,7 @@ def place(folder, subject, name):
 
 
 def write_cdf(path, array, variable='Pose', kind=44, compressed=6):
-    """A CDF file as Human3.6M's: one variable of one record. Kind 44 is CDF_FLOAT."""
+    """Write a CDF file like Human3.6M's: one variable of one record. Kind 44 is CDF_FLOAT."""
     cdf = cdflib.cdfwrite.CDF(path, cdf_spec={'Compressed': compressed}, delete=path.exists())
     cdf.write_var({'Variable': variable, 'Data_Type': kind, 'Num_Elements': 1 if kind != 51 else 5, 'Rec_Vary': True,
                    'Dim_Sizes': list(np.shape(array)[1:]), 'Compress': compressed}, var_data=array)
@@ -48,7 +48,7 @@ def write_mat(path, array):
 
 @pytest.fixture
 def raw(tmp_path):
-    """S1 with two takes and S11 with two, of which one is the corrupt one; CDF and MATLAB files."""
+    """Write S1 with two takes and S11 with two, of which one is the corrupt one; CDF and MATLAB files."""
     folder = tmp_path / 'raw'
     write_cdf(place(folder, 'S1', 'Directions.cdf'), pose(4, 1))
     write_cdf(place(folder, 'S1', 'TakingPhoto 1.cdf'), pose(1, 2), compressed=0)
@@ -59,7 +59,7 @@ def raw(tmp_path):
     return folder
 
 
-def test_values_names_and_what_is_dropped(raw, tmp_path, capsys):
+def test_positions_names_and_the_dropped_take(raw, tmp_path, capsys):
     out, err = converted(capsys, prepare.main, raw, '--data', tmp_path / 'out', '--force')
     assert err.splitlines()[-1].startswith('warning: takes of S1: 2, expected 30 (and 8 more differences)')
     assert '2 subjects, 4 sequences, 12 frames' in out and 'data_2d_h36m_gt.npz' in out
@@ -94,7 +94,7 @@ def test_projection_by_hand(tmp_path, capsys):
         np.testing.assert_allclose(tree[subject]['Walking'][camera], np.tile(pixel, (1, 17, 1)), atol=1e-3)
 
 
-def test_the_loader_reads_it(raw, tmp_path, capsys):
+def test_the_loader_reads_the_converted_files(raw, tmp_path, capsys):
     write_cdf(place(raw, 'S9', 'Sitting.cdf'), pose(6))
     converted(capsys, prepare.main, raw, '--data', tmp_path, '--force')
     dataset = load_dataset('h36m', tmp_path, 'gt')
@@ -156,7 +156,7 @@ def test_broken_files_end_in_one_line_and_nothing_is_written(raw, tmp_path, caps
     assert nothing_in(tmp_path / 'out')
 
 
-def test_folders(raw, tmp_path, capsys):
+def test_missing_empty_and_unwritable_folders_are_refused(raw, tmp_path, capsys):
     refusal(capsys, prepare.main, tmp_path / 'none', says='there is no folder')
     (tmp_path / 'empty').mkdir()
     refusal(capsys, prepare.main, tmp_path / 'empty', '--force', says='empty holds no S*')

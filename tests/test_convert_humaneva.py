@@ -11,7 +11,7 @@ scipy_io = pytest.importorskip('scipy.io')
 
 
 def take(frames, joints=15, missing=(), seed=0):
-    """{poses_3d (T, J, 3) mm, poses_2d (3, T, J, 2) px}; frames of `missing` have no pose."""
+    """Return {poses_3d (T, J, 3) mm, poses_2d (3, T, J, 2) px}; frames of `missing` have no pose."""
     random = np.random.default_rng(seed)
     poses, views = random.normal(900, 300, (frames, joints, 3)), random.uniform(0, 480, (3, frames, joints, 2))
     for frame in missing:
@@ -45,7 +45,7 @@ def raw(tmp_path):
     (20, {'layout_name': 'humaneva20', 'num_joints': 20,
           'keypoints_symmetry': [[3, 4, 5, 6, 11, 12, 13, 14], [7, 8, 9, 10, 15, 16, 17, 18]]}),
 ])
-def test_values_and_chunks(tmp_path, capsys, joints, metadata):
+def test_runs_with_a_pose_become_numbered_chunks(tmp_path, capsys, joints, metadata):
     folder = tmp_path / 'converted'
     source = {'Train/S1/Walking_1': take(10, joints, (0, 4, 5), 1), 'Train/S2/Jog_1': take(6, joints, seed=2),
               'Validate/S1/Walking_1': take(5, joints, (4,), 3), 'Validate/S3/Box_1': take(2, joints, (0, 1))}
@@ -77,13 +77,13 @@ def test_values_and_chunks(tmp_path, capsys, joints, metadata):
     ('1', [(0, 1, True)]), ('0', [(0, 1, False)]), ('111', [(0, 3, True)]),
     ('0110', [(0, 1, False), (1, 3, True), (3, 4, False)]), ('10', [(0, 1, True), (1, 2, False)]),
 ])
-def test_runs(posed, expected):
+def test_runs_are_split_where_poses_begin_and_end(posed, expected):
     poses = np.ones((len(posed), 15, 3))
     poses[[c == '0' for c in posed], 3, 1] = np.inf
     assert prepare.runs(poses) == expected
 
 
-def test_known_counts(tmp_path, capsys):
+def test_known_counts_pass_without_force(tmp_path, capsys):
     """The whole of both parts of the split passes; one frame less or one take more does not."""
     random = np.random.default_rng(0)
     assert len(prepare.RANGES) == 28 and sum(end - start for start, end in prepare.RANGES.values()) == 6444 + 6302
@@ -139,7 +139,7 @@ def test_broken_files_end_in_one_line_and_nothing_is_written(raw, tmp_path, caps
     assert nothing_in(tmp_path / 'out')
 
 
-def test_nothing_to_convert(tmp_path, capsys):
+def test_folders_without_poses_are_refused(tmp_path, capsys):
     refusal(capsys, prepare.main, tmp_path / 'none', '--force', says='there is no folder')
     refusal(capsys, prepare.main, tmp_path, '--force', says='export them with the MATLAB toolbox')
     write(tmp_path, 'Train/S1/Walking_1', **take(3, missing=range(3)))

@@ -65,7 +65,7 @@ def test_actions_by_name_or_unambiguous_prefix(tmp_path, trees, wanted, takes):
     (['S4'], None, 'unknown subject S4 of h36m; there are S1, S9'),
     ([], None, 'have no sequences'),
 ])
-def test_selections_that_cannot_be(tmp_path, trees, subjects, actions, message):
+def test_unknown_subjects_and_actions_are_refused(tmp_path, trees, subjects, actions, message):
     write_h36m(tmp_path, *trees)
     with pytest.raises(FlagError, match=message):
         load(tmp_path).sequences(subjects, actions)
@@ -167,7 +167,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize('damage', BROKEN, ids=lambda f: f.__name__)
-def test_files_that_do_not_fit(tmp_path, trees, refused, damage):
+def test_inconsistent_files_end_in_one_sentence(tmp_path, trees, refused, damage):
     """Each ends the program with status 1 and one sentence naming the file and the place."""
     damage(*trees)
     write_h36m(tmp_path, *trees)
@@ -178,7 +178,7 @@ def test_files_that_do_not_fit(tmp_path, trees, refused, damage):
     assert re.search(BROKEN[damage], line)
 
 
-def test_what_is_harmless_stays_harmless(tmp_path, trees):
+def test_flaws_outside_the_selection_are_ignored(tmp_path, trees):
     """Subjects that only the 2D file has, broken data that is not selected, metadata without a layout name."""
     positions, detections = trees
     detections['S2'] = {'Walking': [np.full((3, 17, 2), np.nan, np.float32)] * 4}
@@ -206,7 +206,7 @@ def test_a_score_behind_x_and_y_is_cut_off(tmp_path, trees):
                            [[1, 3, 5, 7, 9, 11, 13, 15], [2, 4, 6, 8, 10, 12, 14, 16]]}, 17, COCO),
     ('detectron_pt_coco', {}, 17, COCO),
 ])
-def test_layouts_of_the_public_2d_files(tmp_path, trees, name, metadata, count, layout):
+def test_layouts_of_public_2d_files_are_recognised(tmp_path, trees, name, metadata, count, layout):
     positions, detections = trees
     detections = {subject: {take: [view[:, :count] for view in views] for take, views in takes.items()}
                   for subject, takes in detections.items()}
@@ -221,7 +221,7 @@ def test_layouts_of_the_public_2d_files(tmp_path, trees, name, metadata, count, 
     ({'keypoints_symmetry': [None, None]}, 'left and right keypoints'),
     ({'keypoints_symmetry': [[1, 2, 3], [4, 5, 6]]}, 'left and right keypoints .* are not those of layout h36m'),
 ])
-def test_layouts_that_cannot_be(tmp_path, trees, metadata, message):
+def test_contradictory_layouts_are_refused(tmp_path, trees, metadata, message):
     write_h36m(tmp_path, *trees, metadata)
     with pytest.raises(FileError, match=message):
         load(tmp_path)
@@ -237,7 +237,7 @@ def test_missing_files_say_where_to_get_them(tmp_path, trees):
         load_dataset('cmu', tmp_path)
 
 
-def test_downsample_and_subset(tmp_path, trees):
+def test_downsample_takes_every_nth_frame_and_subset_the_middle(tmp_path, trees):
     write_h36m(tmp_path, *trees)
     dataset = load(tmp_path)
     whole = dataset.sequences(['S1'], ['Walking'])[1]
@@ -291,6 +291,6 @@ def test_noisy_keypoints_are_gt_plus_five_pixels(tmp_path):
     np.testing.assert_array_equal(gt.positions['S1']['Walking'], noisy.positions['S1']['Walking'])
 
 
-def test_cameras_cannot_be_placed_around_nothing():
+def test_cameras_around_nan_positions_are_refused():
     with pytest.raises(ValueError, match='NaN or infinite'):
         surround([np.full((2, 17, 3), np.nan)])

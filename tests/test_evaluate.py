@@ -8,19 +8,20 @@ import pytest
 import torch
 from conftest import TAKES, h36m_trees, write_h36m
 
-from common.datasets import Sequence, load_dataset
-from common.evaluation.evaluate import (
-    TestWindows,
+from common.datasets import load_dataset
+from common.evaluation.sums import (
     mean_pose_mpjpe,
-    predict,
     predictions_by_frame,
     tally,
     validation_figures,
 )
 from common.evaluation.tables import summarise, suspicion, table
 from common.models import build_model
-from common.sampler import SequenceStore
+from common.models.lifting import predictions
+from common.sampler import TestWindows
+from common.sequences import Sequence
 from common.skeleton import COCO, H36M
+from common.store import SequenceStore
 
 
 def store_of(sequences, layout=H36M):
@@ -49,7 +50,7 @@ def test_both_protocols_and_the_logged_figures_agree_with_the_naive_ones(sequenc
     model = build_model('ktpformer', {'frames': frames, 'channels': 16, 'depth': 1}, H36M, H36M).eval()
     store = store_of(sequences)
     windows = TestWindows.of(store, frames)
-    predicted = predict(model, store, windows)
+    predicted = predictions(model, store, windows)['predicted']
     plain = [{'action': s.action, 'keypoints': s.keypoints, 'poses': s.poses} for s in sequences]
     sides = (frames, H36M.left, H36M.right, H36M.left, H36M.right)
     expected = naive.evaluate(model, plain, *sides)
@@ -74,7 +75,8 @@ def test_prediction_averages_the_mirrored_one_each_side_by_its_own_lists():
         plain = model(torch.from_numpy(sequence.keypoints)[None])[0].numpy()
         mirrored = naive.mirror(sequence.keypoints, COCO.left, COCO.right)
         back = naive.mirror(model(torch.from_numpy(mirrored)[None])[0].numpy(), H36M.left, H36M.right)
-    np.testing.assert_allclose(predict(model, store, TestWindows.of(store, 9))[0], (plain + back) / 2, atol=1e-6)
+    predicted = predictions(model, store, TestWindows.of(store, 9))['predicted']
+    np.testing.assert_allclose(predicted[0], (plain + back) / 2, atol=1e-6)
 
 
 def test_a_perfect_prediction_scores_zero_and_a_shifted_one_its_shift(sequences):
@@ -90,7 +92,7 @@ def test_a_perfect_prediction_scores_zero_and_a_shifted_one_its_shift(sequences)
         assert average['mpjve'] < 1e-3  # and has no velocity
 
 
-def test_by_hand():
+def test_averages_by_hand():
     """Two takes of one action and one of another: frame-weighted within an action, plain mean over actions."""
     def take(action, frames):
         return Sequence('S9', action, 0, np.zeros((frames, 17, 2), np.float32), np.zeros((frames, 17, 3), np.float32))
@@ -150,11 +152,11 @@ def test_results_do_not_depend_on_how_windows_are_batched(sequences, monkeypatch
     model = build_model('ktpformer', {'frames': 9, 'channels': 16, 'depth': 1}, H36M, H36M)
     store = store_of(sequences)
     windows = TestWindows.of(store, 9)
-    whole = predict(model, store, windows)
+    whole = predictions(model, store, windows)['predicted']
     expected = figures(whole, store, windows)
-    monkeypatch.setattr('common.evaluation.evaluate.FRAMES_PER_BATCH', {'cpu': 1})
-    monkeypatch.setattr('common.evaluation.evaluate.FRAMES_AT_ONCE', 7)
-    torch.testing.assert_close(predict(model, store, windows), whole)
+    monkeypatch.setattr('common.models.lifting.FRAMES_PER_BATCH', {'cpu': 1})
+    monkeypatch.setattr('common.evaluation.sums.FRAMES_AT_ONCE', 7)
+    torch.testing.assert_close(predictions(model, store, windows)['predicted'], whole)
     for protocol, protocol_figures in figures(whole, store, windows).items():
         assert protocol_figures['average'] == pytest.approx(expected[protocol]['average'])
     assert model.training  # as it was before
@@ -195,7 +197,7 @@ def test_exported_frames_are_every_real_frame_once(tmp_path):
     ({'mpjpe': 400.0, 'p_mpjpe': 40.0}, 'left and right are swapped'),
     ({'mpjpe': 400.0, 'p_mpjpe': 0.0}, 'is 400000.0 times'),
 ])
-def test_what_no_weak_model_does_is_called_out(figures, cause):
+def test_implausible_figures_are_called_out_with_their_cause(figures, cause):
     line = suspicion(figures)
     assert (line is None) == (cause is None)
     assert line is None or (re.search(cause, line) and line.startswith('warning: '))

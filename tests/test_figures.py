@@ -6,11 +6,12 @@ from PIL import Image
 
 from common.drawing import pictures as render
 from common.evaluation import figures
+from common.models.ktpformer import KTPFormer
 from common.skeleton import H36M
 
 
 def rows_of(offsets, refined=None):
-    """Frames whose joint j is off by offsets[frame, j] millimetres, of two sequences of equal length."""
+    """Return frames whose joint j is off by offsets[frame, j] millimetres, of two sequences of equal length."""
     offsets = np.asarray(offsets, np.float32)
     frames = len(offsets)
     truth = np.random.default_rng(0).normal(size=(*offsets.shape, 3)).astype(np.float32)
@@ -23,7 +24,7 @@ def rows_of(offsets, refined=None):
     return rows
 
 
-def test_errors_by_joint():
+def test_errors_by_joint_are_means_over_frames():
     offsets = np.tile(np.arange(17) * 10.0, (4, 1))
     offsets[0] += 40
     data = figures.by_joint(rows_of(offsets, refined=7), H36M.joints)
@@ -57,20 +58,20 @@ def test_pck_counts_the_joints_asked_for():
 
 
 def test_bars_stand_beside_what_was_published():
-    names = list(figures.PUBLISHED['h36m', 'cpn_ft_h36m_dbb'][1])
+    names = list(KTPFormer.published['h36m', 'cpn_ft_h36m_dbb'][1])
     assert len(names) == 15
     rows = {'predicted': {name: {'mpjpe': 40.0 + k, 'p_mpjpe': 30.0 + k} for k, name in enumerate(names)}}
     average = {'predicted': {'mpjpe': 47.0, 'p_mpjpe': None}}
-    data = figures.bars(rows, average, 'h36m', 'cpn_ft_h36m_dbb')
+    data = figures.bars(rows, average, KTPFormer.published['h36m', 'cpn_ft_h36m_dbb'])
     assert data['names'] == [*names, 'average']
     assert data['series'] == {'MPJPE': [40.0 + k for k in range(15)] + [47.0],
                               'P-MPJPE': [30.0 + k for k in range(15)] + [None]}
     source, row = data['published']
     assert 'P-MPJPE' in source and row[0] == 30.1 and row[-1] == pytest.approx(31.86)
     part = {'predicted': {'Photo': rows['predicted']['Photo'], 'Mine': rows['predicted']['Photo']}}
-    row = figures.bars(part, average, 'h36m', 'cpn_ft_h36m_dbb')['published'][1]
+    row = figures.bars(part, average, KTPFormer.published['h36m', 'cpn_ft_h36m_dbb'])['published'][1]
     assert row[0] == 37.3 and np.isnan(row[1:]).all()  # an average of some actions was not published
-    assert figures.bars(rows, average, 'h36m', 'gt')['published'] is None
+    assert figures.bars(rows, average)['published'] is None
 
 
 def test_plots_are_written_and_readable_in_grey(run, trained, h36m_folder, tmp_path):
@@ -92,7 +93,7 @@ def test_plots_are_written_and_readable_in_grey(run, trained, h36m_folder, tmp_p
         'cpu')  # a second time, over the first
 
 
-def test_plots_that_cannot_be_written(refused, trained, h36m_folder, tmp_path):
+def test_plots_into_unwritable_folders_are_refused(refused, trained, h36m_folder, tmp_path):
     flags = ('-c', trained[0], '--data', h36m_folder, '--evaluate', 'best.bin', '--device', 'cpu', '--plots')
     assert 'missing or read-only' in refused(1, *flags, tmp_path / 'a' / 'b')
     (tmp_path / 'file').touch()

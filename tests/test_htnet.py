@@ -14,9 +14,10 @@ from test_ktpformer import relative
 
 from common.augment import mirror, mirror_intrinsic
 from common.losses import bone_symmetry, refinement_loss
-from common.models import build_model, graph, htnet, layers, recognise
+from common.models import build_model, graph, htnet, layers
 from common.models.graph_conv import ModulatedGraphConv
 from common.models.layers import DropPath, dropout, dropped
+from common.models.lifter import recognise
 from common.models.refine import Refinement, back_project
 from common.skeleton import COCO, H36M, HUMANEVA15, MPI_INF_3DHP, MPII, Skeleton
 
@@ -61,8 +62,10 @@ def test_parameter_count_at_the_defaults():
 
 
 def random_model(layout=H36M, skeleton=None, rate=0.0, seed=0, **config):
-    """A model in float64, training, none of whose parameters is at a special value; spread out so that no norm's eps
-    hides behind large variances."""
+    """Make a float64 model in training, none of whose parameters is at a special value.
+
+    They are spread out so that no norm's eps hides behind large variances.
+    """
     model = build_model('htnet', {'channels': 48, 'depth': 2, 'hidden': 20, **config}, skeleton or layout, layout,
                         rate, dropout=rate / 2).double()
     random = torch.Generator().manual_seed(seed)
@@ -167,7 +170,7 @@ def test_modulation_starts_random_and_refinement_drops_half():
 
 
 @pytest.mark.parametrize('batch, copies, channels', [(1, 3, 8), (1, 40, 8), (4, 3, 8), (4, 1, 2), (1, 3, 4)])
-def test_every_way_through_a_graph_convolution(batch, copies, channels):
+def test_every_path_of_a_graph_convolution_equals_the_naive_one(batch, copies, channels):
     """Few copies of the graph, more than channels, several graphs or few channels: the naive function."""
     torch.manual_seed(0)
     module = ModulatedGraphConv(channels, 12, torch.from_numpy(graph.adjacency(17, H36M.edges)), random_modulation=True)
@@ -229,7 +232,7 @@ def test_other_layouts_are_lifted_to_the_skeleton():
     assert model.correspondence.shape == (17, 17)
 
 
-def test_limbs_by_name():
+def test_limbs_are_found_by_name_in_every_layout():
     assert set(H36M.limbs) == {tuple(limb) for limb in naive_htnet.H36M_LIMBS}
     assert HUMANEVA15.limbs == ((11, 12, 13), (8, 9, 10), (5, 6, 7), (2, 3, 4))
     assert MPI_INF_3DHP.limbs == ((8, 9, 10), (11, 12, 13), (2, 3, 4), (5, 6, 7))
@@ -249,10 +252,10 @@ def test_wrong_sizes_are_refused():
 def test_config_is_read_from_shapes(goldens, fill):
     state = fill(goldens[2])
     assert recognise(state) == 'htnet'
-    assert htnet.config_of(state) == {'channels': 48, 'depth': 2, 'heads': 8, 'hidden': 64}
+    assert htnet.Config.from_state(state) == htnet.Config(channels=48, depth=2, heads=8, hidden=64)
     for broken in ({}, {'pos_embed': torch.zeros(3)}, {'pos_embed': torch.zeros(1, 17, 48)}):
         with pytest.raises(ValueError, match=r'is missing|has 1 dimensions'):
-            htnet.config_of(broken)
+            htnet.Config.from_state(broken)
 
 
 def test_two_models_share_nothing_and_importing_does_nothing(tmp_path):
@@ -271,7 +274,7 @@ def test_two_models_share_nothing_and_importing_does_nothing(tmp_path):
 
 @pytest.fixture
 def refinement(golden, fill):
-    """(a Refinement with the golden weights, what it is asked, what it must say)."""
+    """Return (a Refinement with the golden weights, its input, its expected output)."""
     data = np.load(golden / 'refine.npz')
     module = Refinement(17, 0)
     module.load_state_dict(fill(json.loads((golden / 'refine_keys.json').read_text())))
@@ -314,7 +317,7 @@ def test_back_projection_lands_on_the_keypoints():
     torch.testing.assert_close(mirror_intrinsic(intrinsic), naive_htnet.mirror_camera(intrinsic))
 
 
-def test_refinement_loss():
+def test_refinement_loss_equals_the_naive_one():
     torch.manual_seed(0)
     base, refined, target = torch.randn(3, 5, 2, 17, 3).double().unbind()
     pairs = torch.tensor(H36M.bone_pairs)

@@ -13,16 +13,16 @@ from test_distributed import RECORDER
 from test_resume import assert_same_run, epochs_of
 
 from common.augment import mirror
-from common.cli import parser as arguments
-from common.commands import prepare
-from common.commands.settings import fill
+from common.cli.parser import parse
+from common.config import resolve
 from common.datasets import load_dataset
-from common.evaluation.evaluate import TestWindows, predict
-from common.models import build_model
+from common.models import build_model, recipe_of
+from common.models.lifting import predictions
 from common.models.refine import back_project
-from common.sampler import Batch, SequenceStore, WindowSampler
+from common.sampler import TestWindows, WindowSampler
 from common.skeleton import H36M
-from common.training.optimiser import Recipe, StepLoss, learning_rate
+from common.store import SequenceStore
+from common.training.optimiser import learning_rate, make_criterion
 
 SMALL = ['--model', 'htnet', '-cs', '24', '-dep', '1', '--hidden', '16', '-b', '64', '--device', 'cpu']
 
@@ -37,7 +37,7 @@ def flags(h36m_folder, tmp_path):
 
 @pytest.fixture(scope='module')
 def base(h36m_folder, tmp_path_factory):
-    """The checkpoint folder of a trained HTNet; not to be written to."""
+    """Return the checkpoint folder of a trained HTNet; not to be written to."""
     import run_ktpformer
     folder = tmp_path_factory.mktemp('base')
     assert run_ktpformer.main(['-k', 'gt', '--data', str(h36m_folder), '-str', 'S1', *SMALL, '-e', '2', '-c',
@@ -45,12 +45,18 @@ def base(h36m_folder, tmp_path_factory):
     return folder / 'c'
 
 
+def decided(*flags, model='htnet', answers=1):
+    """The configuration of a command line with all settings decided."""
+    config = parse([str(flag) for flag in flags])
+    return resolve(config, recipe_of(model, bool(config.model.refine)), answers)
+
+
 def test_the_recipe_is_the_published_one():
-    settings = fill(arguments.parse(['--model', 'htnet']), 'htnet')
-    recipe = Recipe.of(settings)
-    assert (recipe.epochs, recipe.windows, recipe.optimizer, recipe.loss, recipe.objective, recipe.root) == \
+    config = decided('--model', 'htnet')
+    recipe = config.train
+    assert (recipe.epochs, recipe.windows, recipe.optimizer, recipe.loss, recipe.objective, config.evaluate.root) == \
         (15, 512, 'amsgrad', 'mpjpe', 'plain', 'zero')
-    assert (settings['frames'], settings['stride'], settings['seed']) == (1, 1, 1)
+    assert (recipe.stride, recipe.seed) == (1, 1)
     # after each epoch, counted from 1: halved if its number is a multiple of 5, else times 0.95
     rate = 5e-4
     for epoch in range(1, 16):
@@ -59,20 +65,20 @@ def test_the_recipe_is_the_published_one():
     # resumed in epoch 4, the fifth epoch is still the one after which it is halved
     assert learning_rate(recipe, 1.0, 4, 6, 0, 100) == pytest.approx(0.95 * 0.5)
     assert -(-2 * 1_559_752 // recipe.windows) == 6093
-    assert recipe == Recipe(epochs=15, windows=512, lr=5e-4, lr_decay=0.95, lr_drop_every=5, weight_decay=0, seed=1,
-                            objective='plain', optimizer='amsgrad', loss='mpjpe', root='zero')
-    assert (settings['drop_path'], settings['dropout']) == (0.3, 0.1)
-    refining = Recipe.of(fill(arguments.parse(['--refine', '--init', 'x']), 'htnet'))
-    assert refining == replace(recipe, lr=1e-5, loss='refinement')
-    refining = Recipe.of(fill(arguments.parse(['--refine', '--init', 'x']), 'ktpformer'))
-    assert (refining.lr, refining.loss, refining.objective, refining.root) == (1e-5, 'refinement', 'plain', 'zero')
+    assert (recipe.lr, recipe.lr_decay, recipe.lr_drop_every, recipe.weight_decay) == (5e-4, 0.95, 5, 0)
+    assert (recipe.drop_path, recipe.dropout) == (0.3, 0.1)
+    refining = decided('--refine', '--init', 'x')
+    assert refining.train == replace(recipe, lr=1e-5, loss='refinement', init='x')
+    assert refining.evaluate.root == 'zero'
+    refining = decided('--refine', '--init', 'x', model='ktpformer')
+    assert (refining.train.lr, refining.train.loss, refining.train.objective, refining.evaluate.root) == \
+        (1e-5, 'refinement', 'plain', 'zero')
 
 
 def test_the_rates_of_the_flags_reach_the_modules():
-    args = arguments.parse(['--model', 'htnet', '--dropout', '0.25', '--drop-path', '0.21', '-dep', '2'])
-    settings = fill(args, 'htnet')
-    config = {name: settings[name] for name in arguments.CONFIG_FLAGS['htnet']}
-    model = prepare.build(None, settings, config, load_dataset('synthetic', None))
+    config = decided('--model', 'htnet', '--dropout', 0.25, '--drop-path', 0.21, '-dep', 2)
+    model = build_model('htnet', config.model.sizes(), H36M, H36M, drop_path=config.train.drop_path,
+                        dropout=config.train.dropout)
     rates = {type(module).__name__: [] for module in model.modules()}
     for module in model.modules():
         rates[type(module).__name__].append(getattr(module, 'rate', getattr(module, 'dropout', None)))
@@ -83,12 +89,12 @@ def test_the_rates_of_the_flags_reach_the_modules():
 @pytest.mark.parametrize('kind', ['mpjpe', 'weighted'])
 def test_each_loss_is_the_one_it_is_called(kind):
     torch.manual_seed(0)
-    recipe = Recipe.of(fill(arguments.parse(['--model', 'htnet', '--loss', kind]), 'htnet'))
+    recipe = decided('--model', 'htnet', '--loss', kind).train
     predicted, target = torch.randn(2, 3, 4, 17, 3).unbind()
-    loss = StepLoss(recipe, H36M, torch.device('cpu'))(lambda x: predicted, Batch(0, 6, 0, predicted[..., :2], target))
+    loss = make_criterion(torch.nn.Module(), recipe.loss, H36M, torch.device('cpu'))(predicted, target)
     weights = naive.h36m_weights() if kind == 'weighted' else [1] * 17
     expected = naive.loss_parts(predicted, target, weights)['total' if kind == 'weighted' else 'weighted_mpjpe']
-    assert loss.item() == pytest.approx(expected.item() * 3 / 6, rel=1e-5)
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
 
 
 def test_batches_tell_the_camera_and_depth_of_each_window():
@@ -97,21 +103,27 @@ def test_batches_tell_the_camera_and_depth_of_each_window():
     random, sequences = np.random.default_rng(0), []
     for s in dataset.sequences(['S1', 'S2'])[::5]:
         lens = np.append(random.uniform(0.8, 1.2, 2), [*random.uniform(-0.2, 0.2, 2), 0, 0, 0, 0, 0])
-        absolute = s.poses + [0, 0, 1] * s.root_depth[:, None, None] + [0.3, 0.2, 0]
+        absolute = s.poses + [0, 0, 1] * s.root[:, 2][:, None, None] + [0.3, 0.2, 0]
         keypoints = absolute[..., :2] / absolute[..., 2:] * lens[:2] + lens[2:4]
         sequences.append(replace(s, keypoints=keypoints.astype(np.float32), intrinsic=lens.astype(np.float32)))
     store = SequenceStore(sequences, H36M, H36M, torch.device('cpu'))
     for frames in (1, 9):
-        sampler = WindowSampler(store, frames, flip=True, seed=0, views=True)
-        for batch in sampler.epoch(0, 500):
+        sampler = WindowSampler(store, frames, flip=True, seed=0, needs=frozenset({'intrinsic', 'root_depth'}))
+        for step in sampler.epoch(0, 500):
+            batch = step.batch
             ours = back_project(batch.poses, batch.keypoints, batch.intrinsic, batch.root_depth, 0)
             torch.testing.assert_close(ours, batch.poses, atol=2e-5, rtol=0)
 
 
 def test_the_recipe_of_ktpformer_is_the_published_one():
-    recipe = Recipe.of(fill(arguments.parse(['-s', '128']), 'ktpformer'))
-    assert recipe == Recipe(epochs=200, windows=8, lr=8e-5, lr_decay=0.99, weight_decay=0.1, objective='half-square',
-                            seed=1234, optimizer='adamw', loss='weighted', root='predicted')
+    config = decided('-s', 128, model='ktpformer', answers=243)
+    recipe = config.train
+    assert (recipe.epochs, recipe.windows, recipe.lr, recipe.lr_decay, recipe.lr_drop_every, recipe.weight_decay) == \
+        (200, 8, 8e-5, 0.99, 0, 0.1)
+    assert (recipe.objective, recipe.seed, recipe.optimizer, recipe.loss, config.evaluate.root) == \
+        ('half-square', 1234, 'adamw', 'weighted', 'predicted')
+    assert (recipe.drop_path, recipe.dropout) == (0.1, None)
+    assert decided(model='ktpformer', answers=243).train.stride == 128
 
 
 @pytest.mark.parametrize('flag, value', [('--optimizer', 'adamw'), ('--loss', 'weighted'), ('-lrd', 0.5), ('-lr', 0.1),
@@ -119,20 +131,18 @@ def test_the_recipe_of_ktpformer_is_the_published_one():
                                          ('--root', 'predicted'), ('--dropout', 0.3), ('--drop-path', 0.2),
                                          ('--weight-decay', 0.1)])
 def test_flags_override_the_recipe(flag, value):
-    args = arguments.parse(['--model', 'htnet', flag, str(value)])
-    settings = fill(args, 'htnet')
-    assert value in [settings[name] for name in settings if settings[name] != fill(
-        arguments.parse(['--model', 'htnet']), 'htnet')[name]]
+    settings, published = (decided('--model', 'htnet', *flags).settings() for flags in ((flag, value), ()))
+    assert [settings[name] for name in settings if settings[name] != published[name]] == [value]
 
 
 def pooled(protocols):
-    """MPJPE over all test frames of `h36m_folder`, from the figures by action."""
+    """Return MPJPE over all test frames of `h36m_folder`, from the figures by action."""
     frames = {'Directions': 21 + 5, 'Sitting': 9 + 18, 'SittingDown': 30 + 10}
     actions = protocols['paper']['actions']
     return sum(n * actions[name]['mpjpe'] for name, n in frames.items()) / sum(frames.values())
 
 
-def test_training_and_evaluating(base, h36m_folder, run, tmp_path):
+def test_a_trained_htnet_is_evaluated_from_its_file(base, h36m_folder, run, tmp_path):
     saved = torch.load(base / 'best.bin', weights_only=True)
     assert saved['model'] == 'htnet'
     assert saved['config'] == {'channels': 24, 'depth': 1, 'heads': 8, 'hidden': 16}
@@ -184,11 +194,11 @@ def test_a_bare_state_dict_scores_the_mean_error_of_its_frames(golden, fill, run
             assert results[protocol]['actions'][action]['mpjpe'] == pytest.approx(mean, rel=1e-5)
 
 
-def test_refinement_from_base_to_table(base, h36m_folder, flags, run, tmp_path):
+def test_refinement_trains_from_a_base_and_is_evaluated(base, h36m_folder, flags, run, tmp_path):
     status, out, err = run(*flags('refined', '--refine', '--init', base / 'best.bin', '--results', tmp_path / 'a.json'))
     assert (status, err) == (0, '')
     assert 'with a fresh refinement behind them' in out
-    assert 'figures are with the refinement; besides the keypoints it reads' in out
+    assert 'besides the keypoints, HTNet with refinement reads' in out
     assert 'HTNet with refinement, 1 frame' in out
     assert "reads each camera's focal length and centre, and the true depth of the root joint" in out
     saved = torch.load(tmp_path / 'refined' / 'best.bin', weights_only=True)
@@ -208,7 +218,7 @@ def test_refinement_from_base_to_table(base, h36m_folder, flags, run, tmp_path):
             assert a[kind][protocol]['actions'] == b[kind][protocol]['actions']
             assert list(b[kind][protocol]) == ['actions', 'average', 'subjects']
     assert pooled(b['refined']) == pytest.approx(line['valid_mpjpe'], rel=1e-6)
-    assert pooled(b['protocols']) == pytest.approx(line['valid_base_mpjpe'], rel=1e-6)
+    assert pooled(b['protocols']) == pytest.approx(line['valid_predicted_mpjpe'], rel=1e-6)
     table = out[out.index('Protocol paper'):].splitlines()
     assert len(table[0].split('|')) == 2
     assert any('predicted' in line and 'refined' in line for line in out.splitlines())
@@ -216,7 +226,7 @@ def test_refinement_from_base_to_table(base, h36m_folder, flags, run, tmp_path):
     assert f'refined average, protocol paper: MPJPE {row["mpjpe"]:.2f}' in out
     with np.load(tmp_path / 'p.npz') as file:
         assert file['refined'].shape == file['truth'].shape
-        assert 'true depth of the root' in str(file['refinement_reads'])
+        assert 'true depth of the root' in str(file['reads'])
         np.testing.assert_array_equal(file['refined'][:, 0], 0)
         errors = 1000 * np.linalg.norm(file['refined'] - file['truth'], axis=-1).mean(-1)
         mean = errors[np.char.startswith(file['action'], 'SittingDown')].mean()
@@ -232,15 +242,16 @@ def test_refinement_is_applied_once_to_the_mean_of_both_predictions(base, h36m_f
     model.load_state_dict(saved['model_pos'])
     sequences = load_dataset('h36m', h36m_folder, 'gt').sequences(['S9'])
     store = SequenceStore(sequences, H36M, H36M, torch.device('cpu'))
-    predicted = predict(model, store, TestWindows.of(store, 1))
+    predicted = predictions(model.without_truth(), store, TestWindows.of(store, 1))['predicted']
     at = 0
     with np.load(tmp_path / 'p.npz') as file:
         for s in sequences:
             part = slice(at, at + len(s.poses))
             at += len(s.poses)
             with torch.no_grad():
+                depth = torch.from_numpy(s.root[:, 2].copy())
                 refined = model.eval().refine(predicted[part].transpose(0, 1), torch.from_numpy(s.keypoints)[None],
-                                              torch.from_numpy(s.intrinsic)[None], torch.from_numpy(s.root_depth)[None])
+                                              torch.from_numpy(s.intrinsic)[None], depth[None])
             refined[:, :, 0] = 0
             np.testing.assert_allclose(file['refined'][part], refined[0], atol=1e-6)
 
@@ -250,8 +261,8 @@ def test_root_depth_and_intrinsic_are_the_camera_s(h36m_folder):
     (sequence, *_) = dataset.sequences(['S9'])
     camera = dataset.cameras['S9'][0]
     world = dataset.positions['S9'][sequence.action]
-    np.testing.assert_allclose(sequence.root_depth, camera.from_world(world)[:, 0, 2], rtol=1e-6)
-    assert sequence.root_depth.min() > 2
+    np.testing.assert_allclose(sequence.root[:, 2], camera.from_world(world)[:, 0, 2], rtol=1e-6)
+    assert sequence.root[:, 2].min() > 2
     np.testing.assert_array_equal(sequence.intrinsic, camera.intrinsic)
 
 
@@ -321,7 +332,7 @@ def test_the_optimizer_of_htnet_skips_a_bad_step_too(flags, refused, monkeypatch
     def watched(self, batch, epoch, *objective):
         weights.append(torch.cat([p.detach().flatten().clone() for p in self.model.parameters()]))
         loss = gradient(self, batch, epoch, *objective)
-        return loss * float('nan') if batch.step == 3 else loss
+        return loss * float('nan') if batch.number == 3 else loss
     monkeypatch.setattr(train.Trainer, 'gradient', watched)
     assert 'training diverged in epoch 1, step 4' in refused(1, *flags('run'))
     assert not torch.equal(weights[2], weights[3])
@@ -348,51 +359,53 @@ def test_two_processes_are_one_run(base, flags, tmp_path, refined):
         assert two == pytest.approx(one, rel=1e-4)
 
 
-def test_what_cannot_be(base, trained, h36m_folder, refused, flags, tmp_path):
-    data = ['--data', h36m_folder, '-k', 'gt', '-c', tmp_path / 'new', '-l', tmp_path / 'log']
-    assert '-f 243: htnet lifts every frame by itself' in refused(2, *data, '--model', 'htnet', '-f', 243)
-    assert '-f 243: htnet lifts every frame by itself' in refused(2, *data, '--evaluate', base / 'best.bin', '-f', 243)
+def test_flags_and_files_that_contradict_the_model_are_refused(base, trained, h36m_folder, refused, flags, tmp_path):
+    read = ['--data', h36m_folder, '-k', 'gt', '-c', tmp_path / 'new']
+    data = [*read, '-l', tmp_path / 'log']
+    assert '-f 243: htnet reads windows of 1 frame' in refused(2, *data, '--model', 'htnet', '-f', 243)
+    assert '-f 243: htnet reads windows of 1 frame' in refused(2, *read, '--evaluate', base / 'best.bin', '-f', 243)
     assert '--no-kpa is not for --model htnet' in refused(2, *data, '--model', 'htnet', '--no-kpa')
     assert '--hidden is not for --model ktpformer' in refused(2, *data, '--hidden', 64)
-    assert '--dropout is not for --model ktpformer' in refused(2, *data, '--evaluate', trained[0] / 'best.bin',
+    assert '--dropout is not for --model ktpformer' in refused(2, *data, '--init', trained[0] / 'best.bin',
                                                                  '--dropout', 0.1)
-    assert '-cs 50 channels cannot be divided by 3 and then among -num_heads 8' in \
+    assert '--dropout is not for --evaluate' in refused(2, *read, '--evaluate', base / 'best.bin', '--dropout', 0.1)
+    assert '-cs 50: 50 channels cannot be divided by 3 and then among 8 heads' in \
         refused(2, *data, '--model', 'htnet', '-cs', 50)
     assert 'best.bin is a KTPFormer checkpoint, which --model htnet contradicts' in \
-        refused(1, *data, '--model', 'htnet', '--evaluate', trained[0] / 'best.bin')
+        refused(1, *read, '--model', 'htnet', '--evaluate', trained[0] / 'best.bin')
     assert 'best.bin is a HTNet checkpoint, which --model ktpformer contradicts' in \
-        refused(1, *data, '--model', 'ktpformer', '--evaluate', base / 'best.bin')
+        refused(1, *read, '--model', 'ktpformer', '--evaluate', base / 'best.bin')
     state = torch.load(trained[0] / 'best.bin')['model_pos']
     torch.save({'model_pos': state, 'epoch': 1, 'lr': 1e-3}, tmp_path / 'public.bin')
     assert 'public.bin is a KTPFormer checkpoint, which --model htnet contradicts' in \
-        refused(1, *data, '--model', 'htnet', '--evaluate', tmp_path / 'public.bin')
+        refused(1, *read, '--model', 'htnet', '--evaluate', tmp_path / 'public.bin')
     torch.save({'encoder.weight': torch.zeros(3)}, tmp_path / 'other.pth')
     assert 'other.pth is not a HTNet checkpoint: pos_embed is missing' in \
-        refused(1, *data, '--model', 'htnet', '--evaluate', tmp_path / 'other.pth')
+        refused(1, *read, '--model', 'htnet', '--evaluate', tmp_path / 'other.pth')
     assert '--refine needs a trained model to stand behind: name its checkpoint with --init FILE' in \
         refused(2, *data, '--model', 'htnet', '--refine')
     assert 'best.bin holds no refinement: train one behind it with --refine --init' in \
-        refused(1, *data, '--refine', '--evaluate', base / 'best.bin')
+        refused(1, *read, '--refine', '--evaluate', base / 'best.bin')
     assert 'neither in' in refused(1, *data, '--refine', '--init', 'none.bin')
     assert '--refine starts from a trained model: say --init' in \
         refused(2, *data, '--refine', '--resume', base / 'last.bin')
     assert 'made with hidden 16, which --hidden 32 contradicts' in \
-        refused(1, *data, '--evaluate', base / 'best.bin', '--hidden', 32)
+        refused(1, *read, '--evaluate', base / 'best.bin', '--hidden', 32)
     assert not (tmp_path / 'new').exists()
 
 
-def test_no_refinement_without_what_it_reads(base, flags, refused, run, monkeypatch, tmp_path):
+def test_refinement_without_what_it_reads_is_refused(base, flags, refused, run, monkeypatch, tmp_path):
     """Cameras without intrinsics; keypoints that are not the joints."""
     from common.datasets import h36m
     positions, detections = h36m_trees({'S1': {'Walking': 30}, 'S9': {'Walking': 20}})
     cut = {s: {a: [v[:, :16] for v in views] for a, views in takes.items()} for s, takes in detections.items()}
     write_h36m(tmp_path, positions, cut, {'num_joints': 16}, 'sh_ft_h36m')
     assert run(*flags('other'), '--data', tmp_path, '-k', 'sh_ft_h36m', '-ste', 'S9', '-e', 1)[0] == 0
-    assert 'a refinement needs a keypoint for each joint, but keypoints are of layout mpii' in \
+    assert 'a refinement needs a keypoint for each joint, not mpii for h36m' in \
         refused(2, *flags('no'), '--data', tmp_path, '-k', 'sh_ft_h36m', '-ste', 'S9', '--refine', '--init',
                 tmp_path / 'other' / 'best.bin')
     blind = {subject: [replace(camera, intrinsic=None) for camera in cameras]
              for subject, cameras in h36m.CAMERAS.items()}
     monkeypatch.setattr(h36m, 'CAMERAS', blind)
-    assert "a refinement needs the cameras' intrinsics, which h36m does not have for S1" in \
+    assert "reads each camera's focal length and centre, which h36m does not tell for S1" in \
         refused(2, *flags('no'), '--refine', '--init', base / 'best.bin')

@@ -28,7 +28,7 @@ def folder(humaneva_folder):
 @pytest.mark.parametrize('name, keypoints, skeleton, layout', [
     ('humaneva15', 'gt', HUMANEVA15, HUMANEVA15), ('humaneva15', 'detectron_pt_coco', HUMANEVA15, COCO),
     ('humaneva20', None, HUMANEVA20, HUMANEVA20), ('humaneva20', 'detectron_pt_coco', HUMANEVA20, COCO)])
-def test_the_loader(folder, name, keypoints, skeleton, layout):
+def test_the_loader_gives_takes_in_chunks_and_camera_space(folder, name, keypoints, skeleton, layout):
     dataset = load_dataset(name, folder, keypoints)
     assert (dataset.skeleton, dataset.layout, dataset.fps) == (skeleton, layout, 60)
     assert sorted(dataset.detections) == ['Train/S1', 'Train/S2', 'Validate/S1', 'Validate/S2']  # none of Unlabeled/
@@ -41,7 +41,7 @@ def test_the_loader(folder, name, keypoints, skeleton, layout):
     world = dataset.positions['Train/S1']['Jog 1 chunk2']
     joints = CAMERAS['Train/S1'][1].from_world(world)
     np.testing.assert_allclose(take.poses, joints - joints[:, :1], atol=1e-6)
-    np.testing.assert_allclose(take.root_depth, joints[:, 0, 2], atol=1e-6)
+    np.testing.assert_allclose(take.root, joints[:, 0], atol=1e-6)
     assert take.intrinsic is None
     seen = dataset.detections['Train/S1']['Jog 1 chunk2'][1]
     np.testing.assert_allclose(take.keypoints, normalise(seen, 640, 480), atol=1e-6)
@@ -53,12 +53,12 @@ def test_the_loader(folder, name, keypoints, skeleton, layout):
     (['Unlabeled/S4'], None, 'unknown subject Unlabeled/S4'),
     (['Train/S1'], ['Combo'], 'unknown action Combo; there are Jog, Walking'),
 ])
-def test_selections_that_cannot_be(folder, subjects, actions, message):
+def test_unknown_subjects_and_actions_are_refused(folder, subjects, actions, message):
     with pytest.raises(FlagError, match=message):
         load_dataset('humaneva15', folder, 'detectron_pt_coco').sequences(subjects, actions)
 
 
-def test_a_subject_without_calibration(folder, tmp_path):
+def test_a_subject_without_calibration_is_refused(folder, tmp_path):
     for side in ('3d_humaneva15', '2d_humaneva15_gt'):
         members = read_npz(folder / f'data_{side}.npz')
         tree = members[f'positions_{side[:2]}']
@@ -74,7 +74,7 @@ def test_missing_files_say_where_to_get_them(tmp_path):
 
 
 @pytest.mark.parametrize('protocol', [2, 3, 4])
-def test_files_of_numpy_1(folder, tmp_path, protocol):
+def test_files_of_numpy_1_load_alike(folder, tmp_path, protocol):
     for name in ('data_3d_humaneva15', 'data_2d_humaneva15_gt'):
         path = tmp_path / f'{name}.npz'
         for member, tree in list(read_npz(folder / f'{name}.npz').items())[:1]:  # without the metadata, as some are
@@ -92,7 +92,7 @@ def test_files_of_numpy_1(folder, tmp_path, protocol):
     ('humaneva20', 'detectron_pt_coco', TINY), ('humaneva15', 'gt', HTNET), ('humaneva15', 'detectron_pt_coco', HTNET),
     ('humaneva20', 'detectron_pt_coco', HTNET),
 ], ids=lambda value: '' if isinstance(value, list) else value)
-def test_two_epochs_to_figures(folder, run, tmp_path, name, keypoints, flags):
+def test_two_epochs_train_and_their_file_repeats_the_figures(folder, run, tmp_path, name, keypoints, flags):
     """Training, its table, and the table again from the file alone, which knows the data set and its subjects."""
     common = ['--data', folder, '-c', tmp_path / 'c', '--by-subject', '--results', tmp_path / 'r.json']
     status, out, err = run('-d', name, '-k', keypoints, *SUBJECTS, '-a', 'Walk,Jog', '-l', tmp_path / 'l', *common,
@@ -123,4 +123,4 @@ def test_refinement_needs_intrinsics(folder, run, refused, tmp_path):
     flags = ['-d', 'humaneva15', *SUBJECTS, '--data', folder, '-l', tmp_path / 'l', *HTNET]
     assert run(*flags, '-c', tmp_path / 'c')[0] == 0
     line = refused(2, *flags, '-c', tmp_path / 'd', '--refine', '--init', tmp_path / 'c' / 'best.bin')
-    assert "a refinement needs the cameras' intrinsics, which humaneva15 does not have" in line
+    assert "reads each camera's focal length and centre, which humaneva15 does not tell" in line

@@ -77,12 +77,12 @@ def test_stature_is_that_of_the_person():
     ([3, 4, 6], [0, 1, 3], [3, 4, 5, 6]), ([10, 0, 5], [2, 0, 1], [0, 5, 10]), ([7], [0], [7]),
     ([None, 1], [0, 1], [0, 1]), ([5, 5], [0, 1], [0, 1]), ([1, 2, 1 << 40], [0, 1, 2], [0, 1, 2]),
 ], ids=str)
-def test_rows_of(labels, rows, numbers):
+def test_frame_numbers_become_rows_in_time(labels, rows, numbers):
     got = rows_of(labels)
     assert [part.tolist() for part in got] == [rows, numbers]
 
 
-def test_fill_and_absences():
+def test_gaps_are_filled_and_absences_found():
     points = np.arange(6.0)[:, None, None] * np.ones((1, 2, 2))
     seen = np.array([[0, 1], [1, 1], [0, 0], [1, 0], [1, 1], [0, 1]], bool)
     filled = fill(np.where(seen[..., None], points, 99), seen)
@@ -117,7 +117,7 @@ def test_hands_and_faces_behind_a_body_are_cut_off(tmp_path, count, layout):
         np.testing.assert_allclose(track.points, points[:, :len(layout)])
 
 
-def test_one_picture_of_mmpose(tmp_path):
+def test_people_of_one_mmpose_picture_are_ranked_by_score(tmp_path):
     _, pixels = clip(2)
     people = [frame['instances'][0] | {'bbox_score': score}
               for frame, score in zip(files.mmpose_frames(pixels), (0.2, 0.9), strict=True)]

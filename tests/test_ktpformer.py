@@ -2,6 +2,7 @@
 
 import functools
 import json
+from dataclasses import asdict
 
 import naive
 import numpy as np
@@ -11,7 +12,7 @@ from conftest import resize_keys
 
 from common.losses import gradient_factor, pose_loss
 from common.models import build_model, graph, layers
-from common.models.ktpformer import config_of
+from common.models.ktpformer import Config
 from common.models.layers import FRAMES, JOINTS, Attention, DropPath
 from common.skeleton import COCO, H36M, HUMANEVA15, MPI_INF_3DHP, MPII
 
@@ -72,7 +73,7 @@ def test_parameter_count_at_the_defaults(frames, millions):
 
 
 def random_model(skeleton=H36M, layout=None, train=True, drop_path=0.0, seed=0, **config):
-    """A model in float64 none of whose parameters or statistics is at a special value."""
+    """Make a model in float64 none of whose parameters or statistics is at a special value."""
     model = build_model('ktpformer', {'channels': 16, 'depth': 1, **config}, skeleton, layout or skeleton, drop_path)
     model.double().train(train)
     random = torch.Generator().manual_seed(seed)
@@ -189,7 +190,7 @@ def test_other_layouts_are_lifted_to_the_skeleton(layout):
 
 
 def naive_tokens(state, x, layout, channel):
-    """Channel of the tokens that reach the head, read through a head that lets one channel pass."""
+    """Return a channel of the tokens that reach the head, read through a head that passes one channel."""
     keep = torch.zeros(3, 16).double()
     keep[0, channel] = 1
     passing = state | {'head.1.weight': keep, 'head.1.bias': torch.zeros(3).double()}
@@ -242,11 +243,11 @@ def test_wrong_sizes_are_refused():
 
 def test_config_is_read_from_shapes(goldens, fill):
     state = fill(resize_keys(goldens[2], 27, 64, 3))
-    config = config_of(state)
+    config = asdict(Config.from_state(state))
     assert config == {'frames': 27, 'channels': 64, 'depth': 3, 'heads': 8, 'mlp_ratio': 2.0, 'kpa': True, 'tpa': True}
     build_model('ktpformer', config, H36M, H36M).load_state_dict(state)
     with pytest.raises(ValueError, match='is missing'):
-        config_of({'head.weight': torch.zeros(3)})
+        Config.from_state({'head.weight': torch.zeros(3)})
 
 
 def test_two_models_share_nothing():

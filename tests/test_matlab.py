@@ -39,7 +39,7 @@ def assert_same(got, expected):
 
 
 @pytest.mark.parametrize('compressed', [False, True])
-def test_what_scipy_writes(tmp_path, compressed):
+def test_variables_that_scipy_wrote_are_read(tmp_path, compressed):
     scipy_io.savemat(tmp_path / 'a.mat', VARIABLES, do_compression=compressed)
     for got, expected in zip(read_mat(tmp_path / 'a.mat', *VARIABLES), VARIABLES.values(), strict=True):
         assert_same(got, expected)
@@ -48,7 +48,7 @@ def test_what_scipy_writes(tmp_path, compressed):
 @pytest.mark.parametrize('name', ['testdouble', 'testmatrix', 'test3dmatrix', 'testcell', 'testcellnest', 'testminus',
                                   'testemptycell', 'testmulti', 'testbool', 'testscalarcell',
                                   'big_endian', 'little_endian'])
-def test_what_matlab_wrote(name):
+def test_files_that_matlab_wrote_are_read(name):
     """Files of MATLAB 5.3 to 8, of both byte orders; text in them comes as a word for it."""
     paths = [path for path in WRITTEN_BY_MATLAB.glob(f'{name}*.mat') if '_4' not in path.name]
     if not paths:
@@ -69,7 +69,7 @@ def assert_matlab_same(got, expected):
         assert_same(got, expected.astype(expected.dtype.newbyteorder('=')))
 
 
-def test_what_is_not_numbers(tmp_path):
+def test_other_classes_are_read_as_a_word(tmp_path):
     import scipy.sparse
     variables = {'text': 'a', 'struct': {'a': 1}, 'sparse': scipy.sparse.eye(3).tocsc(), 'complex': np.array([[1j]])}
     scipy_io.savemat(tmp_path / 'a.mat', variables)
@@ -99,7 +99,7 @@ def test_damage_ends_in_one_sentence_or_in_data(tmp_path, compressed):
     assert not [message for message in messages if '\n' in message or 'a.mat' not in message]
 
 
-def test_refusals(tmp_path):
+def test_missing_foreign_and_newer_files_are_refused(tmp_path):
     path = tmp_path / 'a.mat'
     with pytest.raises(FileError, match=r'a\.mat is missing'):
         read_mat(path, 'x')

@@ -21,7 +21,7 @@ def poses():
     return target + 0.1 * torch.randn(4, 9, 17, 3, generator=random), target
 
 
-def test_by_hand():
+def test_metrics_by_hand():
     target = torch.zeros(1, 2, 3)
     predicted = torch.tensor([[[3.0, 4, 0], [0, 0, 2]]])
     assert metrics.mpjpe(predicted, target).tolist() == [3.5]
@@ -33,20 +33,20 @@ def test_by_hand():
 
 
 @pytest.mark.parametrize('name', ['mpjpe', 'p_mpjpe', 'n_mpjpe'])
-def test_naive(poses, name):
+def test_metrics_equal_the_naive_ones(poses, name):
     predicted, target = poses
     ours = getattr(metrics, name)(predicted, target)
     assert ours.shape == (4, 9)
     assert ours.double().mean().item() == pytest.approx(getattr(naive, name)(predicted, target), rel=1e-6)
 
 
-def test_naive_velocity(poses):
+def test_velocity_error_equals_the_naive_one(poses):
     predicted, target = (p.flatten(0, 1) for p in poses)
     expected = naive.mpjve_flat(predicted, target)
     assert metrics.mpjve(predicted, target).mean().item() == pytest.approx(expected, rel=1e-6)
 
 
-def test_golden_metrics(golden):
+def test_metrics_equal_the_golden_ones(golden):
     data = np.load(golden / 'metrics.npz')
     expected = json.loads((golden / 'ktpformer.json').read_text())['metrics_metres']
     predicted, target = torch.from_numpy(data['predicted']), torch.from_numpy(data['target'])
@@ -113,7 +113,7 @@ def test_p_mpjpe_against_a_singular_value_decomposition(predicted, target):
     assert (metrics.p_mpjpe(*many)[[0, -1]] - error).abs().max() <= 1e-11 * size
 
 
-def test_p_mpjpe_of_many_poses():
+def test_p_mpjpe_of_every_pose_equals_the_naive_one():
     """Each pose by itself, a tenth of them reflections: the mean of all would hide one that did not converge."""
     random = np.random.default_rng(2)
     target = random.normal(size=(2000, 17, 3))
@@ -131,7 +131,7 @@ def test_p_mpjpe_of_a_pose_and_itself_is_rounding(poses, scale):
         assert metrics.p_mpjpe(predicted, target).max() < 1e-13 * scale
 
 
-def test_p_mpjpe_where_a_joint_is_all_there_is():
+def test_p_mpjpe_of_poses_of_rank_one():
     """A prediction whose joints coincide stays a point: its error is the target's own size."""
     target = torch.from_numpy(POSE)
     size = (target - target.mean(dim=0)).norm(dim=-1).mean().item()
@@ -185,7 +185,7 @@ def test_degenerate_poses_give_finite_errors():
 
 
 @pytest.mark.parametrize('frames', [1, 2, 9])
-def test_loss_parts(poses, frames):
+def test_loss_parts_equal_the_naive_ones(poses, frames):
     predicted, target = (p[:, :frames] for p in poses)
     ours = pose_loss(predicted, target, torch.tensor(H36M.loss_weights))
     expected = naive.loss_parts(predicted, target, naive.h36m_weights())

@@ -1,6 +1,7 @@
 """MPI-INF-3DHP: from raw files to tables, PCK and AUC by hand, and who may count in them."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,11 +12,14 @@ from common import metrics
 from common.augment import mirror
 from common.datasets import load_dataset, mpi_inf_3dhp
 from common.datasets.synthetic import motion
-from common.evaluation.evaluate import TestWindows, predictions, predictions_by_frame, validation_figures
 from common.evaluation.marked import summarise_marked, table_marked, tally_marked
-from common.sampler import SequenceStore
+from common.evaluation.sums import predictions_by_frame, validation_figures
+from common.models.lifter import Lifter
+from common.models.lifting import predictions
+from common.sampler import TestWindows
 from common.skeleton import H36M, MPI_INF_3DHP, correspondence
 from common.storage.npz import write_npz
+from common.store import SequenceStore
 from data import prepare_data_3dhp
 
 SMALL = ['-d', '3dhp', '-f', '9', '-cs', '16', '-dep', '1', '-b', '90', '-s', '9', '-lr', '1e-3', '--device', 'cpu']
@@ -23,21 +27,21 @@ VALID = {'TS1': [0, 3, 4, 5, 20, 39], 'TS5': [0, 1, 2, 30]}
 
 
 def walk(frames, seed, joints=MPI_INF_3DHP):
-    """(frames, 17, 3) millimetres in camera axes: a synthetic walk, four metres away."""
+    """Return (frames, 17, 3) millimetres in camera axes: a synthetic walk, four metres away."""
     world = motion('Walking', 1.0, frames, np.random.default_rng(seed))
     poses = np.einsum('jk,fkc->fjc', correspondence(joints, H36M), world)
     return 1000 * np.stack([poses[..., 0], 1 - poses[..., 2], 4 + poses[..., 1]], axis=-1)
 
 
 def screen(poses, name):
-    """(F, 17, 2) pixels of millimetres in camera axes, by the calibration of a test sequence."""
+    """Project millimetres in camera axes to pixels (F, 17, 2), by the calibration of a test sequence."""
     intrinsics = {'TS1': (1500.172, 1500.832, 1017.387, 1043.032), 'TS5': (1683.983, 1672.594, 939.858, 560.141)}
     fx, fy, cx, cy = intrinsics.get(name, intrinsics['TS1'])
     return poses[..., :2] / poses[..., 2:] * [fx, fy] + [cx, cy]
 
 
 def write_files(folder, frames=40):
-    """The two npz files, as P-STMO's converter writes them, with activities in TS5."""
+    """Write the two npz files as P-STMO's converter writes them, with activities in TS5."""
     train = {f'S{subject} Seq1': [{str(camera): {'data_2d': screen(p, ''), 'data_3d': p} for camera, p in
                                    ((c, walk(frames, 10 * subject + c)) for c in (0, 1))}, 25] for subject in (1, 2)}
     test = {}
@@ -63,14 +67,14 @@ def store_of(folder, subjects=('TS1', 'TS5')):
     return SequenceStore(sequences, MPI_INF_3DHP, MPI_INF_3DHP, torch.device('cpu'))
 
 
-class Oracle(torch.nn.Module):
+class Oracle(Lifter):
     """Knows the pose behind every frame of a store, and of its mirror image, and says it with an offset."""
 
     def __init__(self, store, frames, offset=(0, 0, 0)):
-        super().__init__()
-        self.frames, self.offset = frames, torch.tensor(offset)
-        self.seen = torch.cat([store.keypoints, mirror(store.keypoints, store.keypoint_mirror)]).flatten(1)
-        self.poses = torch.cat([store.poses, mirror(store.poses, store.joint_mirror)])
+        super().__init__(SimpleNamespace(frames=frames))
+        self.offset = torch.tensor(offset)
+        self.seen = torch.cat([store.keypoints, mirror(store.keypoints, store.mirror.keypoints)]).flatten(1)
+        self.poses = torch.cat([store.poses, mirror(store.poses, store.mirror.joints)])
 
     def forward(self, keypoints):
         found = torch.cdist(keypoints.flatten(0, 1).flatten(1).double(), self.seen.double()).argmin(dim=1)
@@ -79,7 +83,7 @@ class Oracle(torch.nn.Module):
 
 @pytest.mark.parametrize('target', ['centre', 'all', 'last'])
 @pytest.mark.parametrize('frames', [1, 9, 8, 81])
-def test_a_perfect_predictor(folder, target, frames):
+def test_a_perfect_predictor_scores_zero_and_full_pck(folder, target, frames):
     store = store_of(folder)
     windows = TestWindows.of(store, frames, target=target)
     predicted = predictions(Oracle(store, frames), store, windows, 'zero')['predicted']
@@ -93,7 +97,7 @@ def test_a_perfect_predictor(folder, target, frames):
         assert f'{figures["pck"]:.3f} {figures["auc"]:.3f}' == '100.000 96.774'
 
 
-def test_a_predictor_that_is_off_by_a_known_offset(folder):
+def test_a_known_offset_gives_known_figures(folder):
     """32.5 mm too deep everywhere; the root is set to 0, so that 16 of 17 joints are off."""
     store = store_of(folder)
     windows = TestWindows.of(store, 9, target='centre')
@@ -107,7 +111,7 @@ def test_a_predictor_that_is_off_by_a_known_offset(folder):
 
 @pytest.mark.parametrize('error, pck, auc', [(0, 100, 30 / 31), (32.5, 100, 24 / 31), (149.9, 100, 1 / 31),
                                              (150, 0, 0), (150.1, 0, 0), (5, 100, 29 / 31), (4.9, 100, 30 / 31)])
-def test_constant_errors(error, pck, auc):
+def test_pck_and_auc_of_constant_errors(error, pck, auc):
     """Strictly below a threshold, 31 of them, in float64 so that 150 is 150."""
     target = torch.zeros(4, 14, 3, dtype=torch.float64)
     predicted = target + torch.tensor([0, error / 1000, 0], dtype=torch.float64)
@@ -156,8 +160,9 @@ def test_averages_a_b_and_c_of_the_six_column_table():
 
 def test_a_table_whose_poses_are_right_but_for_their_place_says_so():
     good, lost = (np.array([50.0, 50 * mpjpe, 50 * 0.04, 50, 40]) for mpjpe in (0.05, 0.4))
-    assert 'warning' not in table_marked(summarise_marked({('TS1', 0): good}), 'centre')
-    assert 'warning: MPJPE 400.0 is 10.0 times P-MPJPE' in table_marked(summarise_marked({('TS1', 0): lost}), 'all')
+    assert 'warning' not in table_marked({'predicted': summarise_marked({('TS1', 0): good})}, 'centre')
+    said = table_marked({'predicted': summarise_marked({('TS1', 0): lost})}, 'all')
+    assert 'warning: MPJPE 400.0 is 10.0 times P-MPJPE' in said
 
 
 def test_counts_of_the_averages_are_the_known_ones():
@@ -166,7 +171,7 @@ def test_counts_of_the_averages_are_the_known_ones():
     assert sum(frames for frames, _ in prepare_data_3dhp.TRAINING.values()) * 8 == 1_052_736
 
 
-def test_what_the_loader_makes_of_the_files(folder):
+def test_the_loader_gives_root_relative_metres_and_screen_coordinates(folder):
     dataset = load_dataset('3dhp', folder)
     assert dataset.skeleton.root == 14
     train = dataset.sequences(['S1', 'S2'])
@@ -190,7 +195,7 @@ def test_what_the_loader_makes_of_the_files(folder):
         np.testing.assert_allclose(camera.project(walk(40, 99) / 1000), screen(walk(40, 99), s.subject), atol=0.02)
 
 
-def test_normalisation_of_a_real_frame():
+def test_a_real_frame_is_normalised_as_published():
     """TS5, frame 0, pelvis: (841.303, 489.26) px."""
     from common.geometry.camera import normalise
     camera = mpi_inf_3dhp._test_camera('TS5')
@@ -226,8 +231,10 @@ def test_frames_that_do_not_count_change_nothing(folder, tmp_path, run):
 def test_centre_windows_by_hand(folder):
     store = store_of(folder)
     windows = TestWindows.of(store, 5, target='centre')
-    assert windows.rows.tolist()[:2] == [[0, 0, 0, 1, 2], [1, 2, 3, 4, 5]]
-    assert windows.rows.tolist()[6] == [40, 40, 40, 41, 42]  # the first of TS5: edges are its own
+    read = store.frame_index(windows.sequence, windows.start, 5)
+    assert read.tolist()[:2] == [[0, 0, 0, 1, 2], [1, 2, 3, 4, 5]]
+    assert windows.rows.shape == (10, 1)  # what is kept of each window
+    assert read.tolist()[6] == [40, 40, 40, 41, 42]  # the first of TS5: edges are its own
     assert windows.frame[windows.first].tolist() == [*VALID['TS1'], *VALID['TS5']]
     rows = predictions_by_frame({'predicted': store.poses[windows.rows]}, store, windows)
     assert rows['frame'].tolist() == [*VALID['TS1'], *VALID['TS5']]
@@ -250,7 +257,7 @@ def test_the_logged_figure_is_over_frames_that_count(folder):
                                    ['--model', 'htnet', '-cs', '24', '-dep', '1', '--hidden', '16', '-b', '30']],
                          ids=['ktpformer', 'htnet'])
 @pytest.mark.parametrize('flag', ['', '--annot3'])
-def test_from_raw_files_to_figures(tmp_path, run, capfd, model, flag):
+def test_raw_files_are_converted_trained_and_evaluated(tmp_path, run, capfd, model, flag):
     """annot.mat and annot_data.mat in their real layouts -> converter -> loader -> two epochs -> tables and files."""
     for name, seed in (('S1/Seq1', 1), ('S2/Seq2', 2)):
         write_training(tmp_path / 'raw', name, **training(12, seed))
@@ -333,7 +340,7 @@ def test_numpy_1_pickles_load_alike(tmp_path, folder):
     (lambda test: test['TS1'].update(data_3d=np.full((40, 17, 3), np.nan)), 'holds NaN or infinite coordinates'),
     (lambda test: test.update({5: test['TS1']}), 'a sequence is called 5, expected text'),
 ], ids=lambda x: x[:30] if isinstance(x, str) else '')
-def test_broken_files(tmp_path, refused, break_it, message):
+def test_broken_files_are_refused_by_place(tmp_path, refused, break_it, message):
     _, test = write_files(tmp_path)
     break_it(test)
     write_npz(tmp_path / 'data_test_3dhp.npz', data=test)
@@ -343,7 +350,7 @@ def test_broken_files(tmp_path, refused, break_it, message):
     assert not (tmp_path / 'c').exists()
 
 
-def test_what_cannot_be(tmp_path, refused, folder):
+def test_flags_and_files_that_do_not_fit_3dhp_are_refused(tmp_path, refused, folder):
     data = [*SMALL, '--data', folder, '-c', tmp_path / 'c', '-l', tmp_path / 'l']
     assert '-d 3dhp has no keypoints cpn; there are gt, gt_ori' in refused(2, *data, '-k', 'cpn')
     assert '--protocol means nothing for -d 3dhp' in refused(2, *data, '--protocol', 'exact')
@@ -358,7 +365,7 @@ def test_what_cannot_be(tmp_path, refused, folder):
     assert 'S1 Seq1 is not a pair of cameras and frames per second' in refused(1, *data, '--data', tmp_path)
 
 
-def test_check_data(folder, tmp_path, run, monkeypatch):
+def test_check_data_compares_counts_and_fits_each_lens(folder, tmp_path, run, monkeypatch):
     """Counts are those of a whole copy; lenses differ between the cameras of a subject, and each is fitted."""
     status, out, _ = run('-d', '3dhp', '--data', folder, '--check-data')
     assert status == 1
@@ -384,7 +391,7 @@ def test_check_data(folder, tmp_path, run, monkeypatch):
     assert '1. TS5: ' in out
 
 
-def test_test_subjects_without_a_frame_that_counts(tmp_path, refused):
+def test_test_subjects_without_a_frame_that_counts_are_refused(tmp_path, refused):
     """And a refinement, which would read lenses that nobody knows."""
     _, test = write_files(tmp_path)
     test['TS1']['valid'] = (np.arange(40) == 3).astype(float)
@@ -401,5 +408,5 @@ def test_training_subjects_can_be_evaluated_and_refinement_is_refused(folder, tm
     status, again, _ = run('-c', tmp_path / 'c', '--data', folder, '--evaluate', 'best.bin', '--device', 'cpu')
     assert status == 0
     assert closing.split('Target')[1] == again.split('Target')[1]
-    assert 'has no lenses for its training' in \
-        refused(2, *flags, '--refine', '--init', tmp_path / 'c' / 'best.bin', '--overwrite')
+    assert "reads each camera's focal length and centre, which 3dhp does not tell for S1" in \
+        refused(2, *flags, '--refine', '--init', tmp_path / 'c' / 'best.bin', '-c', tmp_path / 'd')

@@ -20,7 +20,7 @@ TREE = {
 
 
 def write_pickled(path, payload: bytes, member='positions_3d.npy'):
-    """An npz with one 0-d object array whose pickle is `payload`."""
+    """Write an npz with one 0-d object array whose pickle is `payload`."""
     header = io.BytesIO()
     np.lib.format.write_array_header_1_0(header, {'descr': '|O', 'fortran_order': False, 'shape': ()})
     with zipfile.ZipFile(path, 'w') as archive:
@@ -51,7 +51,7 @@ def assert_same(got, expected):
         assert got == expected
 
 
-def test_what_we_write_comes_back(tmp_path):
+def test_written_data_come_back(tmp_path):
     write_npz(tmp_path / 'a.npz', positions_3d=TREE, plain=np.arange(3))
     members = read_npz(tmp_path / 'a.npz')
     assert_same(members['positions_3d'], TREE)
@@ -61,7 +61,7 @@ def test_what_we_write_comes_back(tmp_path):
 
 @pytest.mark.parametrize('protocol', range(6))
 @pytest.mark.parametrize('numpy_major', [1, 2])
-def test_every_pickle_protocol_of_both_numpys(tmp_path, protocol, numpy_major):
+def test_every_pickle_protocol_of_both_numpys_is_read(tmp_path, protocol, numpy_major):
     payload = pickle.dumps(zero_d(TREE), protocol=protocol)
     if numpy_major == 1:  # numpy 1 wrote the same pickle under the module's old name, of another length
         payload = rename_numpy_core(payload, protocol)
@@ -130,7 +130,7 @@ def test_broken_pickles_end_in_one_sentence(tmp_path, payload):
         read_npz(tmp_path / 'a.npz')
 
 
-def test_truncated_and_foreign_files(tmp_path):
+def test_truncated_and_foreign_files_are_refused(tmp_path):
     write_npz(tmp_path / 'a.npz', positions_3d=TREE)
     whole = (tmp_path / 'a.npz').read_bytes()
     for content in (whole[:len(whole) // 2], whole[:-30], b'', b'<html>not found</html>'):

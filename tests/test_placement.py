@@ -9,7 +9,7 @@ LENS = (1145.0, 1143.5, 512.5, 515.4)
 
 
 def scene(frames=30, noise=0.0):
-    """(poses (T, 17, 3) relative to the root, the root's way (T, 3), exact pixels (T, 17, 2)), camera axes, metres."""
+    """Return root-relative poses (T, 17, 3), the root (T, 3) and exact pixels (T, 17, 2); metres in camera axes."""
     world = motion('Walking', 1.0, frames, np.random.default_rng(0)).astype(np.float64)
     poses = np.stack([world[..., 0], -world[..., 2], world[..., 1]], axis=-1)
     poses -= poses[:, :1]
@@ -36,7 +36,7 @@ def test_unseen_joints_do_not_count_and_unseen_frames_are_interpolated():
     assert np.linalg.norm(found - root, axis=-1).max() < 1e-2
 
 
-def test_it_is_the_least_squares_solution():
+def test_the_root_is_the_least_squares_solution():
     """No neighbour of the found root fits noisy keypoints better."""
     poses, _, pixels = scene(noise=5.0)
     found = root_by_reprojection(poses, pixels, np.ones(pixels.shape[:2], bool), LENS)
@@ -49,13 +49,13 @@ def test_it_is_the_least_squares_solution():
             assert (misfit(found + step * np.eye(3)[axis]) > misfit(found)).all()
 
 
-def test_nothing_to_go_by():
+def test_frames_without_enough_joints_are_refused():
     poses, _, pixels = scene()
     with pytest.raises(ValueError, match='no frame shows 4 joints'):
         root_by_reprojection(poses, pixels, np.zeros(pixels.shape[:2], bool), LENS)
 
 
-def test_lens_of_view():
+def test_lens_of_view_finds_the_root_within_10_cm():
     assert lens_of_view(90, 1000, 600) == pytest.approx((500, 500, 500, 300))
     poses, root, pixels = scene()
     focal = (LENS[0] + LENS[1]) / 2
@@ -64,7 +64,7 @@ def test_lens_of_view():
     assert np.linalg.norm(found - root, axis=-1).max() < 0.1  # the real centre is 14 pixels off the middle
 
 
-def test_upright_and_floors():
+def test_upright_is_a_rotation_and_floors_put_feet_at_zero():
     poses, root, _ = scene()
     world = upright(poses + root[:, None])
     feet = (3, 6)

@@ -3,6 +3,7 @@
 import json
 import resource
 import time
+from types import SimpleNamespace
 
 import keypoint_files as files
 import numpy as np
@@ -10,16 +11,17 @@ import pytest
 import torch
 from conftest import SHARED, SMALL, h36m_trees, write_h36m
 
-from common.commands.predict import blend, windows_over
-from common.datasets import Sequence
 from common.datasets.h36m import CAMERAS
 from common.datasets.synthetic import motion
-from common.evaluation.evaluate import predict
 from common.geometry.camera import normalise
 from common.models import build_model
-from common.sampler import SequenceStore
+from common.models.lifter import Lifter
+from common.models.lifting import blend, predictions
+from common.sampler import TestWindows
+from common.sequences import Sequence
 from common.skeleton import BODY25, BODY25B, COCO, H36M, HALPE26, MPII, SKELETONS
 from common.storage.npz import read_npz
+from common.store import SequenceStore
 from common.windows import blend_weights, first_cover, overlapping_starts, test_starts
 
 F = 9  # frames of a window of the fixture `trained`
@@ -28,7 +30,7 @@ REAL = SHARED / 'real2d' / 'pose2sim'
 
 
 def clip(frames, seed=3):
-    """(poses (T, 17, 3) in metres in camera axes relative to the root, pixels (T, 17, 2)) of one walk."""
+    """Return root-relative poses (T, 17, 3), metres in camera axes, and pixels (T, 17, 2) of a walk."""
     camera = CAMERAS['S9'][0]
     world = motion('Walking', 1.0, max(frames, 2), np.random.default_rng(seed))[:frames].astype(np.float64)
     seen = camera.from_world(world)
@@ -232,7 +234,7 @@ def test_output_says_all_it_takes_to_use_it(lift, tmp_path):
 
 
 @pytest.mark.parametrize('lens', [['--intrinsics', 1145, 1145, 512, 515], ['--fov', 47]], ids=lambda x: x[0])
-def test_trajectory(lift, tmp_path, lens):
+def test_trajectory_gives_the_root_and_a_world_on_the_floor(lift, tmp_path, lens):
     _truth, pixels = clip(20)
     files.npz(tmp_path / 'in.npz', pixels)
     got, out = lift(tmp_path / 'in.npz', '--layout', 'h36m', '--trajectory', *lens)
@@ -272,7 +274,7 @@ def test_a_person_away_for_two_seconds_is_named(lift, tmp_path):
     assert np.isfinite(got['poses']).all()
 
 
-def test_people(lift, bad, tmp_path):
+def test_people_are_picked_by_number_or_score(lift, bad, tmp_path):
     """By number where the file has numbers, else by score; a stranger in single frames is left out."""
     _, pixels = clip(30)
     files.alphapose(tmp_path / 'in.json', pixels, idx=7)
@@ -337,8 +339,9 @@ def refuse_cases():
         'has 17 keypoints, but --layout mpii has 16; it can be coco, h36m, 3dhp': (1, pixels, ['--layout', 'mpii']),
         'there is no frame or no keypoint in it': (1, np.zeros((0, 17, 2)), []),
         'expected one array (frames, keypoints, 2 or 3)': (1, pixels[0], []),
-        '--overlap 9: windows have 9 frames': (2, pixels, ['--overlap', 9]),
+        '--overlap 9: windows answer for 9 frames': (2, pixels, ['--overlap', 9]),
         '-ste other': (2, 'custom', ['-ste', 'other']),
+        'are for --trajectory': (2, pixels, ['--fov', 40]),
     }
 
 
@@ -381,12 +384,12 @@ TEXTS = {
 
 
 @pytest.mark.parametrize('message', TEXTS)
-def test_broken_json(bad, tmp_path, message):
+def test_broken_json_is_refused(bad, tmp_path, message):
     (tmp_path / 'in.json').write_text(TEXTS[message])
     assert message in bad(1, tmp_path / 'in.json', *SIZE)
 
 
-def test_broken_files(bad, tmp_path):
+def test_broken_files_are_refused(bad, tmp_path):
     assert 'none.npz is missing' in bad(1, tmp_path / 'none.npz', *SIZE)
     (tmp_path / 'empty').mkdir()
     assert 'empty holds no .json file' in bad(1, tmp_path / 'empty', *SIZE)
@@ -406,7 +409,7 @@ def test_broken_files(bad, tmp_path):
     assert 'boxes and keypoints are not two lists of as many frames' in bad(1, tmp_path / 'd.npz', *SIZE)
 
 
-def test_output_that_cannot_be_written(refused, trained, tmp_path):
+def test_unwritable_output_is_refused(refused, trained, tmp_path):
     _, pixels = clip(4)
     files.npz(tmp_path / 'in.npz', pixels)
     flags = ['-c', trained[0], '--evaluate', 'best.bin', '--predict', tmp_path / 'in.npz', '--layout', 'h36m']
@@ -424,14 +427,16 @@ def test_output_that_cannot_be_written(refused, trained, tmp_path):
     (['--predict', 'x', '--evaluate', 'y'], '--predict needs --output FILE.npz'),
     (['--output', 'x.npz'], '--output is for --predict'), (['--fov', '40'], '--fov is for --predict'),
     (['--predict', 'x', '--evaluate', 'y', '--output', 'o.npz', '--trajectory'], '--trajectory needs the lens'),
-    (['--predict', 'x', '--evaluate', 'y', '--output', 'o.npz', '--fov', '40'], 'are for --trajectory'),
+    (['--predict', 'x', '--evaluate', 'y', '--output', 'o.npz', '--fov', '40', '--intrinsics', '1', '1', '1', '1'],
+     'exclude each other'),
     (['--predict', 'x', '--evaluate', 'y', '--output', 'o.npz', '--layout', 'hand'], "invalid choice: 'hand'"),
-    (['--predict', 'x', '--evaluate', 'y', '--output', 'o.npz', '--results', 'r'], 'is for a data set with the truth'),
-    (['--predict', 'x', '--evaluate', 'y', '--output', 'o.npz', '--subset', '0.5'], 'is for a data set with the truth'),
+    (['--predict', 'x', '--evaluate', 'y', '--output', 'o.npz', '--results', 'r'], '--results is not for --predict'),
+    (['--predict', 'x', '--evaluate', 'y', '--output', 'o.npz', '--subset', '0.5'], '--subset is not for --predict'),
     (['--predict', 'x', '--evaluate', 'y', '--output', 'o.npz', '--image-size', '0', '5'], 'above 0'),
-    (['--causal'], '--causal needs the checkpoint'), (['--causal', '--evaluate', 'x', '--target', 'all'], 'leave one'),
+    (['--causal'], '--causal needs the checkpoint'),
+    (['--causal', '--evaluate', 'x', '--target', 'all'], 'exclude each other'),
 ], ids=lambda x: ' '.join(x) if isinstance(x, list) else '')
-def test_flags_that_cannot_be(refused, flags, message):
+def test_contradicting_flags_are_refused(refused, flags, message):
     assert message in refused(2, *flags)
 
 
@@ -455,7 +460,7 @@ def test_real_detections_go_in_and_come_out(lift, camera):
     assert (height[:, H36M.joints.index('head')] > height[:, [3, 6]].max(axis=1)).all()
 
 
-def test_a_refinement_is_left_out(run, trained, h36m_folder, tmp_path):
+def test_a_refinement_is_left_out_of_predict(run, trained, h36m_folder, tmp_path):
     """It reads the true depth of the root, which nobody knows here."""
     assert run('-k', 'gt', '--data', h36m_folder, '-str', 'S1', *SMALL, '-e', 1, '--refine', '--init',
                trained[0] / 'best.bin', '-c', tmp_path / 'c', '-l', tmp_path / 'l')[0] == 0
@@ -463,13 +468,13 @@ def test_a_refinement_is_left_out(run, trained, h36m_folder, tmp_path):
     status, out, err = run('-c', tmp_path / 'c', '--evaluate', 'last.bin', '--predict', tmp_path / 'in.npz', '--output',
                            tmp_path / 'out.npz', '--layout', 'h36m')
     assert (status, err) == (0, '')
-    assert 'its refinement, which reads the true depth of the root, is left out' in out
+    assert 'used without what reads each camera\'s focal length and centre, and the true depth of the root' in out
 
 
 @pytest.mark.parametrize('name, layout, flags', [
     ('h36m', 'h36m', []), ('3dhp', '3dhp', ['-d', '3dhp']), ('h36m', 'coco', ['-k', 'detectron_pt_coco']),
     ('humaneva15', 'humaneva15', ['-d', 'humaneva15'])])
-def test_public_files_are_what_the_flags_say(run, tmp_path, name, layout, flags):
+def test_layouts_of_public_files_come_from_flags(run, tmp_path, name, layout, flags):
     config = {'frames': 9, 'channels': 32, 'depth': 1, 'heads': 8, 'kpa': True, 'tpa': True}
     model = build_model('ktpformer', config, SKELETONS[name], SKELETONS[layout])
     torch.save({'epoch': 3, 'lr': 1e-4, 'model_pos': model.state_dict()}, tmp_path / 'public.bin')
@@ -482,18 +487,17 @@ def test_public_files_are_what_the_flags_say(run, tmp_path, name, layout, flags)
 
 
 @pytest.mark.parametrize('overlap', [0, 3])
-def test_windows_over_a_store(overlap):
+def test_windows_over_a_store_cover_its_frames(overlap):
     store = SequenceStore([_sequence(np.zeros((20, 17, 2), np.float32))], H36M, H36M, torch.device('cpu'))
-    windows = windows_over(store, F, overlap)
+    windows = TestWindows.overlapping(store, F, overlap)
     assert windows.rows.shape == (len(windows.start), F)
     assert windows.rows.max() == 19
-    assert predict(_Still(F), store, windows).shape == (len(windows.start), F, 17, 3)
+    assert predictions(_Still(F), store, windows)['predicted'].shape == (len(windows.start), F, 17, 3)
 
 
-class _Still(torch.nn.Module):
+class _Still(Lifter):
     def __init__(self, frames):
-        super().__init__()
-        self.frames = frames
+        super().__init__(SimpleNamespace(frames=frames))
 
     def forward(self, keypoints):
         return torch.zeros(*keypoints.shape[:-1], 3)

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from common.commands.render import LEVEL, azimuth_of, stand_up, stands
-from common.drawing.pictures import LEFT, MIDDLE, RIGHT, MotionPicture, project, render_motion
+from common.drawing.pictures import LEFT, MIDDLE, RIGHT, MotionPicture, render_motion, viewed_from
 from common.geometry.camera import Camera
 from common.skeleton import COCO, H36M, HUMANEVA15, MPI_INF_3DHP, MPII
 
@@ -36,14 +36,14 @@ def picture_of(panels, skeleton=H36M, truth=None, **changes):
 
 
 def pixel_of(picture, axes, points):
-    """Where points (..., 2) in the axes' own coordinates are in the image: integer rows and columns."""
+    """Return the integer rows and columns in the image of points (..., 2) in the axes' own coordinates."""
     height = picture.figure.bbox.height
     shown = axes.transData.transform(np.atleast_2d(points))
     return np.stack([height - shown[:, 1], shown[:, 0]], axis=1).astype(int)
 
 
 def near(image, at, colour):
-    """Whether a pixel within one of `at` = (row, column) has a colour, '#rrggbb'."""
+    """Return True where a pixel within one of `at` = (row, column) has a colour, '#rrggbb'."""
     wanted = np.array([int(colour[k:k + 2], 16) for k in (1, 3, 5)])
     row, column = at
     patch = image[row - 1:row + 2, column - 1:column + 2].astype(int)
@@ -51,7 +51,7 @@ def near(image, at, colour):
 
 
 def middle_of(skeleton, name):
-    """The middle of the bone that ends at a joint, relative to the root's place on the floor."""
+    """Return the middle of the bone that ends at a joint, relative to the root's place on the floor."""
     joint = skeleton.joints.index(name)
     return (pose(skeleton)[0, joint] + pose(skeleton)[0, skeleton.parents[joint]]) / 2
 
@@ -64,7 +64,7 @@ def test_every_bone_is_where_it_must_be_in_the_colour_of_its_side(skeleton):
     for joint, _ in skeleton.edges:
         name = skeleton.joints[joint]
         colour = LEFT if name.startswith('left') else RIGHT if name.startswith('right') else MIDDLE
-        at = pixel_of(picture, axes, project(middle_of(skeleton, name), FRONT)[0])[0]
+        at = pixel_of(picture, axes, viewed_from(middle_of(skeleton, name), FRONT)[0])[0]
         assert near(image, at, colour), name
 
 
@@ -76,9 +76,9 @@ def test_left_is_right_of_the_picture_when_the_person_looks_at_us_and_up_is_up()
     assert np.argwhere(left[body])[:, 1].min() > np.argwhere(right[body])[:, 1].max()
     picture = picture_of({'prediction': pose()})
     axes = picture.views['prediction'][2].axes
-    rows = {name: pixel_of(picture, axes, project(np.array(STANDING[name]), FRONT)[0])[0][0] for name in STANDING}
+    rows = {name: pixel_of(picture, axes, viewed_from(np.array(STANDING[name]), FRONT)[0])[0][0] for name in STANDING}
     assert rows['head'] < rows['thorax'] < rows['hip'] < rows['left_knee'] < rows['left_ankle']
-    assert near(picture.draw(0), pixel_of(picture, axes, project(middle_of(H36M, 'head'), FRONT)[0])[0], MIDDLE)
+    assert near(picture.draw(0), pixel_of(picture, axes, viewed_from(middle_of(H36M, 'head'), FRONT)[0])[0], MIDDLE)
 
 
 def test_a_metre_is_as_long_across_as_upwards():
@@ -88,7 +88,7 @@ def test_a_metre_is_as_long_across_as_upwards():
     assert across[0] - origin[0] == pytest.approx(up[1] - origin[1], rel=0.01)
 
 
-def test_what_is_nearer_hides_what_is_behind():
+def test_near_bones_hide_far_ones():
     """The right forearm crosses before the trunk, the left one behind it."""
     crossed = pose()
     for name, place in {'right_elbow': (-0.3, -0.3, 1.45), 'right_wrist': (0.3, -0.3, 1.45),
@@ -97,7 +97,7 @@ def test_what_is_nearer_hides_what_is_behind():
     picture = picture_of({'prediction': crossed})
     image = picture.draw(0)
     axes = picture.views['prediction'][2].axes
-    before, behind = pixel_of(picture, axes, project(np.array([(0, -0.3, 1.45), (0, 0.3, 1.1)]), FRONT)[0])
+    before, behind = pixel_of(picture, axes, viewed_from(np.array([(0, -0.3, 1.45), (0, 0.3, 1.1)]), FRONT)[0])
     assert near(image, before, RIGHT) and not near(image, before, MIDDLE)
     assert near(image, behind, MIDDLE) and not near(image, behind, LEFT)
 
@@ -122,7 +122,7 @@ def test_an_error_is_told_and_its_ghost_is_seen():
     image = picture.draw(0)
     assert picture.marks['prediction'].get_text() == 'error 100.0 mm'
     axes = picture.views['prediction'][2].axes
-    assert near(image, pixel_of(picture, axes, project(middle_of(H36M, 'head'), FRONT)[0])[0], '#AAAAAA')
+    assert near(image, pixel_of(picture, axes, viewed_from(middle_of(H36M, 'head'), FRONT)[0])[0], '#AAAAAA')
 
 
 def test_input_is_drawn_over_the_frame_of_the_video():
@@ -236,7 +236,7 @@ def test_frames_are_forgotten_as_they_are_written(tmp_path, suffix):
     assert 1 <= most <= 5
 
 
-def test_what_cannot_be_drawn_is_refused(tmp_path):
+def test_empty_nan_and_unequal_poses_are_refused(tmp_path):
     with pytest.raises(ValueError, match='one pose a frame'):
         render_motion(tmp_path / 'a.gif', H36M, {'a': pose(frames=2), 'b': pose(frames=3)}, 25)
     with pytest.raises(ValueError, match='NaN'):

@@ -22,7 +22,7 @@ from common.storage.npz import read_npz, write_npz
 
 @pytest.fixture
 def render(trained, h36m_folder):
-    """The flags that render with the small trained model."""
+    """Return the flags that render with the small trained model."""
     return ['-c', trained[0], '--data', h36m_folder, '--evaluate', 'best.bin', '--render', '--device', 'cpu']
 
 
@@ -30,7 +30,7 @@ def entries(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_a_film_and_its_export(run, render, trained, h36m_folder, tmp_path):
+def test_a_film_is_written_and_its_export_is_the_prediction(run, render, trained, h36m_folder, tmp_path):
     """The export is the prediction of the table: --export-predictions writes the same numbers."""
     flags = ['--viz-subject', 'S9', '--viz-action', 'SittingDown', '--viz-camera', 2]
     status, out, err = run(*render, *flags, '--viz-output', tmp_path / 'a.gif', '--viz-size', 2, '--viz-export',
@@ -50,7 +50,7 @@ def test_a_film_and_its_export(run, render, trained, h36m_folder, tmp_path):
     assert entries(tmp_path) == ['a.gif', 'a.npy', 'e.npz']
 
 
-def test_defaults_limits_and_the_npz_export(run, render, tmp_path):
+def test_limits_shorten_the_film_but_not_the_export(run, render, tmp_path):
     status, out, _ = run(*render, '--viz-output', tmp_path / 'a.gif', '--viz-limit', 9, '--viz-downsample', 2,
                          '--viz-size', 1, '--viz-no-ground-truth', '--viz-export', tmp_path / 'a.npz')
     assert status == 0
@@ -63,7 +63,7 @@ def test_defaults_limits_and_the_npz_export(run, render, tmp_path):
     assert list(export['joints']) == list(H36M.joints)
 
 
-def test_two_checkpoints_side_by_side(run, render, trained, tmp_path):
+def test_two_checkpoints_are_drawn_side_by_side(run, render, trained, tmp_path):
     status, out, _ = run(*render, '--viz-compare', 'epoch_1.bin', '--viz-output', tmp_path / 'a.png', '--viz-size', 1)
     assert status == 0
     assert 'KTPFormer checkpoint/best.bin: ' in out and 'KTPFormer checkpoint/epoch_1.bin: ' in out
@@ -71,7 +71,7 @@ def test_two_checkpoints_side_by_side(run, render, trained, tmp_path):
         assert strip.size == (400, 500)
 
 
-def test_mp4_over_a_video(run, render, tmp_path):
+def test_an_mp4_is_drawn_over_a_video(run, render, tmp_path):
     pytest.importorskip('av')
     write_film(tmp_path / 'v.mp4', (np.full((100, 100, 3), 10 * k, np.uint8) for k in range(14)), 50)
     status, out, _ = run(*render, '--viz-video', tmp_path / 'v.mp4', '--viz-skip', 4, '--viz-output',
@@ -88,7 +88,7 @@ def test_a_video_of_another_shape_is_told(run, render, tmp_path):
     assert 'is it the right video' in out
 
 
-def test_a_take_of_one_frame(run, trained, tmp_path):
+def test_a_take_of_one_frame_is_drawn(run, trained, tmp_path):
     write_h36m(tmp_path, *h36m_trees({'S1': {'Walking': 1}}))
     for name in ('a.gif', 'a.png'):
         status, _, err = run('-c', trained[0], '--data', tmp_path, '--evaluate', 'best.bin', '--render',
@@ -123,7 +123,7 @@ def custom_file(folder, keypoints, layout=COCO, size=(640, 480), **changes):
 
 @pytest.fixture(scope='module')
 def coco_model(tmp_path_factory):
-    """The checkpoint folder of a model trained on COCO keypoints."""
+    """Return the checkpoint folder of a model trained on COCO keypoints."""
     folder = tmp_path_factory.mktemp('coco')
     positions, detections = h36m_trees({'S1': {'Walking': 30}})
     sides = [list(COCO.left), list(COCO.right)]
@@ -161,7 +161,7 @@ def test_custom_videos_cannot_be_trained_on_or_measured(refused, coco_model, tmp
         assert '2D without 3D' in line
 
 
-def test_broken_custom_files(refused, coco_model, trained, tmp_path):
+def test_broken_custom_files_are_refused(refused, coco_model, trained, tmp_path):
     flags = ('-d', 'custom', '-k', 'mine', '--data', tmp_path, '--render', '--viz-output', tmp_path / 'a.gif')
     good = keypoints_of(20)
     assert 'prepare_data_2d.py' in refused(1, *flags, '-c', coco_model, '--evaluate', 'last.bin')
@@ -182,7 +182,7 @@ def test_broken_custom_files(refused, coco_model, trained, tmp_path):
 
 
 def test_a_data_set_without_intrinsics_or_places_stands_upright():
-    """As HumanEva's cameras tell no lens, and MPI-INF-3DHP's stand at the origin with y down."""
+    """HumanEva's cameras have no known lens, and MPI-INF-3DHP's stand at the origin with y down."""
     dataset = load_dataset('synthetic', None)
     placed = dataset.cameras['S5'][0]
     for camera in (replace(placed, intrinsic=None), Camera(np.array([1, 0, 0, 0], np.float32), np.zeros(3, np.float32),
@@ -201,7 +201,7 @@ def test_a_data_set_without_intrinsics_or_places_stands_upright():
         assert limb == pytest.approx(np.linalg.norm(moved[:, 1] - moved[:, 2], axis=-1), abs=1e-5)
 
 
-def test_where_the_person_really_is():
+def test_truth_before_a_placed_camera_stands_in_the_world():
     """With a camera that was placed, truth is the world itself, but for the height of the floor."""
     dataset = load_dataset('synthetic', None)
     sequence = dataset.view('S5', 'Walking', 1, downsample=3)
@@ -218,10 +218,10 @@ def test_a_refinement_needs_truth(h36m_folder):
     model = build_model('htnet', config, H36M, H36M)
     assert set(lift(model, sequence, dataset, 'zero', torch.device('cpu'))) == {'predicted', 'refined'}
     with pytest.raises(FlagError, match='true depth of the root'):
-        lift(model, replace(sequence, poses=None, root_depth=None), dataset, 'zero', torch.device('cpu'))
+        lift(model, replace(sequence, poses=None, root=None), dataset, 'zero', torch.device('cpu'))
 
 
-def test_what_a_user_lifts_is_filmed(trained, run, refused, tmp_path):
+def test_predict_with_render_films_every_frame(trained, run, refused, tmp_path):
     """--predict with --render: the keypoints beside the pose, as many frames as went in."""
     (sequence,) = load_dataset('synthetic', None).sequences(['S5'], ['Walking'])[:1]
     points = 500 * (sequence.keypoints[:12] + 1)
@@ -232,7 +232,7 @@ def test_what_a_user_lifts_is_filmed(trained, run, refused, tmp_path):
     assert (status, err) == (0, '')
     with Image.open(tmp_path / 'o.gif') as film:
         assert (film.n_frames, film.size) == (12, (200, 100))
-    assert '--viz-subject means nothing for --predict' in refused(
+    assert '--viz-subject is not for --predict' in refused(
         2, *flags, '--viz-output', tmp_path / 'p.gif', '--viz-subject', 'S1')
     assert '--render needs --viz-output' in refused(2, *flags)
 
@@ -268,16 +268,16 @@ def test_select_takes_whole_names_first(h36m_folder):
     (['--viz-bitrate', '9'], 'ends in .mp4'),
     (['--viz-skip', '9'], 'needs --viz-video'),
     (['--viz-size', '0'], 'of at least 1'),
-    (['--by-subject'], 'exclude each other'),
-    (['--plots', 'x'], 'exclude each other'),
+    (['--by-subject'], '--by-subject is not for --render'),
+    (['--plots', 'x'], '--plots is not for --render'),
     (['--viz-export', 'a.csv'], 'ends in .npy or .npz'),
 ])
-def test_flags_that_cannot_be(refused, render, tmp_path, flags, words):
+def test_bad_values_of_render_flags_are_refused(refused, render, tmp_path, flags, words):
     assert words in refused(2, *render, '--viz-output', tmp_path / 'a.gif', *flags)
     assert not entries(tmp_path)
 
 
-def test_flags_that_do_not_go_together(refused, render, tmp_path):
+def test_render_flags_that_lack_another_flag_are_refused(refused, render, tmp_path):
     assert 'needs --render' in refused(2, '--evaluate', 'best.bin', '--viz-camera', 0)
     assert 'name it with --evaluate' in refused(2, '--render', '--viz-output', 'a.gif')
     assert 'needs --viz-output FILE or --viz-export' in refused(2, *render)
@@ -285,7 +285,7 @@ def test_flags_that_do_not_go_together(refused, render, tmp_path):
     assert '--viz-limit needs --viz-output' in refused(2, *render, '--viz-export', 'a.npy', '--viz-limit', 3)
 
 
-def test_files_that_cannot_be_read_or_written(refused, render, trained, tmp_path):
+def test_files_that_cannot_be_read_or_written_are_refused(refused, render, trained, tmp_path):
     missing = tmp_path / 'none' / 'a.gif'
     assert f'folder {missing.parent} is missing' in refused(1, *render, '--viz-output', missing)
     output = ['--viz-output', tmp_path / 'a.gif']
@@ -300,7 +300,7 @@ def test_files_that_cannot_be_read_or_written(refused, render, trained, tmp_path
     assert entries(tmp_path) == ['v.mp4']
 
 
-def test_diverged_weights(refused, trained, h36m_folder, tmp_path):
+def test_diverged_weights_are_refused(refused, trained, h36m_folder, tmp_path):
     shutil.copy(trained[0] / 'best.bin', tmp_path / 'nan.bin')
     saved = torch.load(tmp_path / 'nan.bin', weights_only=True)
     for tensor in saved['model_pos'].values():
@@ -321,9 +321,10 @@ def test_no_file_is_written_over_another(refused, render, tmp_path):
     plain = [flag for flag in render if flag != '--render']
     assert 'is also --results: choose another name' in \
         refused(2, *plain, '--results', same[0], '--export-predictions', same[1])
-    assert '--causal and --render exclude each other' in \
+    assert '--causal is not for --render' in \
         refused(2, *render, '--viz-output', tmp_path / 'a.gif', '--causal')
-    assert '--results means nothing with --check-data' in \
+    assert '--results is not for --check-data' in \
         refused(2, '-d', 'synthetic', '--check-data', '--results', tmp_path / 'r.json')
-    assert '--plots is for a data set with the truth' in \
-        refused(2, *plain, '--predict', tmp_path / 'k.npy', '--output', tmp_path / 'o.npz', '--plots', tmp_path)
+    assert '--plots is not for --predict' in \
+        refused(2, '--evaluate', 'best.bin', '--predict', tmp_path / 'k.npy', '--output', tmp_path / 'o.npz', '--plots',
+                tmp_path)

@@ -23,7 +23,7 @@ TIMINGS = ('seconds', 'frames_per_second')
 
 
 def flags_in(folder: Path, data: Path, name: str, *more) -> list[str]:
-    """Flags of a run of three epochs of twelve steps, drop path on, in folder/name."""
+    """Return the flags of a run of three epochs of twelve steps, drop path on, in folder/name."""
     return [str(f) for f in ('-k', 'gt', '--data', data, '-str', 'S1', '-ste', 'S9', *SMALL, '-e', 3,
                              '-c', folder / name, '-l', folder / f'{name}-log', *more)]
 
@@ -34,14 +34,14 @@ def flags(h36m_folder, tmp_path):
 
 
 def epochs_of(folder: Path) -> list[dict]:
-    """The lines of the only run folder, without timings."""
+    """Return the lines of the only run folder, without timings."""
     (run,) = folder.iterdir()
     lines = [json.loads(line) for line in (run / 'metrics.jsonl').read_text().splitlines()]
     return [{key: value for key, value in line.items() if key not in TIMINGS} for line in lines]
 
 
 def assert_same_run(a: Path, b: Path):
-    """Bit for bit: weights, optimizer state, where the run stands and what it wrote down."""
+    """Compare two runs bit for bit: weights, optimizer state, position and records."""
     one, two = (torch.load(folder / 'last.bin', weights_only=True) for folder in (a, b))
     for key, value in one['model_pos'].items():
         assert torch.equal(value, two['model_pos'][key]), key
@@ -57,7 +57,7 @@ def assert_same_run(a: Path, b: Path):
 
 @pytest.fixture(scope='module')
 def undisturbed(h36m_folder, tmp_path_factory):
-    """The checkpoint folder of a run that nothing disturbed; not to be written to."""
+    """Return the checkpoint folder of an undisturbed run; not to be written to."""
     folder = tmp_path_factory.mktemp('undisturbed')
     status, _, err = run_alone('run_ktpformer.py', *flags_in(folder, h36m_folder, 'whole'))
     assert (status, err) == (0, '')
@@ -65,7 +65,7 @@ def undisturbed(h36m_folder, tmp_path_factory):
 
 
 @pytest.mark.parametrize('more', [(), ('--save-every-steps', '3')], ids=['every epoch', 'every 3 steps'])
-def test_killed_at_random_moments(flags, undisturbed, tmp_path, more):
+def test_a_run_killed_at_random_moments_resumes_exactly(flags, undisturbed, tmp_path, more):
     """SIGKILL, again and again, at moments that no one chose; each time `--resume` goes on."""
     chance = random.Random(0)
     kills = 0
@@ -93,7 +93,7 @@ def test_killed_at_random_moments(flags, undisturbed, tmp_path, more):
 
 
 @pytest.mark.parametrize('number, status', [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_stopped_inside_an_epoch(flags, undisturbed, tmp_path, number, status):
+def test_a_signal_saves_the_step_and_the_run_resumes_there(flags, undisturbed, tmp_path, number, status):
     """The first signal saves at the end of the step, inside the epoch; the run then goes on from that very step."""
     process = Process('run_ktpformer.py', *flags('stopped'))
     while not (tmp_path / 'stopped' / 'last.bin').exists():
@@ -155,7 +155,7 @@ def test_a_damaged_last_falls_back_to_the_save_before(flags, run, refused, tmp_p
     assert 'is not a readable checkpoint' in refused(1, *flags('run'), '--resume')
 
 
-def test_resume_without_a_checkpoint_or_past_the_end(flags, run, refused, tmp_path):
+def test_resume_without_a_checkpoint_is_refused_and_past_the_end_evaluates(flags, run, refused, tmp_path):
     assert 'last.bin is neither in' in refused(1, *flags('run'), '--resume')
     assert not (tmp_path / 'run').exists()
     assert run(*flags('run'))[0] == 0
@@ -166,7 +166,7 @@ def test_resume_without_a_checkpoint_or_past_the_end(flags, run, refused, tmp_pa
         assert 'average, protocol paper: MPJPE' in out
 
 
-def test_init_takes_weights_only(flags, run, refused, tmp_path):
+def test_init_takes_only_weights(flags, run, refused, tmp_path):
     assert run(*flags('first'))[0] == 0
     status, out, _ = run(*flags('second', '--init', tmp_path / 'first' / 'last.bin', '-lr', 1e-9, '-e', 1))
     assert status == 0
@@ -201,7 +201,7 @@ def test_the_optimizer_skips_from_the_bad_step_on(monkeypatch, flags, run, tmp_p
     def watched(self, batch, epoch, *objective):
         weights.append(torch.cat([p.detach().flatten().clone() for p in self.model.parameters()]))
         loss = gradient(self, batch, epoch, *objective)
-        return loss * float('nan') if batch.step == 4 else loss
+        return loss * float('nan') if batch.number == 4 else loss
     monkeypatch.setattr(train.Trainer, 'gradient', watched)
     assert run(*flags('run'))[0] == 1
     assert not torch.equal(weights[3], weights[4])
@@ -209,7 +209,7 @@ def test_the_optimizer_skips_from_the_bad_step_on(monkeypatch, flags, run, tmp_p
     assert len(weights) == 13  # twelve steps and the one done again to find the parameter
 
 
-def test_what_lies_in_the_folder_is_not_deleted(flags, run, trained, tmp_path):
+def test_resuming_deletes_no_checkpoint_in_the_folder(flags, run, trained, tmp_path):
     """Neither the file that is resumed nor any other epoch_N.bin, unless --overwrite says so."""
     (tmp_path / 'run').mkdir()
     state = torch.load(trained[0] / 'best.bin')['model_pos']
@@ -254,7 +254,7 @@ def test_a_full_disk_keeps_the_last_good_checkpoint(flags, tmp_path):
     assert not [p.name for p in (tmp_path / 'run').iterdir() if p.name.startswith('.')]
 
 
-def test_curves_summary_and_training_error(flags, run, tmp_path):
+def test_a_run_writes_curves_summary_and_training_error(flags, run, tmp_path):
     status, out, _ = run(*flags('run', '--export-training-curves', '--eval-train'))
     assert status == 0
     (folder,) = (tmp_path / 'run-log').iterdir()
@@ -295,7 +295,7 @@ def test_the_average_is_what_is_evaluated_and_saved(flags, run, tmp_path):
     assert run(*flags('slow')[:4], '-c', tmp_path / 'slow', '--evaluate', 'last.bin')[0] == 0
 
 
-def test_inspect(flags, run, trained, tmp_path):
+def test_inspect_describes_ours_public_and_foreign_files(flags, run, trained, tmp_path):
     status, out, _ = run('-c', trained[0], '--inspect', 'best.bin')
     assert status == 0
     for words in ('a checkpoint of this program', "'frames': 9", 'h36m, 17 joints: hip, right_hip', 'gt of h36m',

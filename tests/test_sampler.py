@@ -3,10 +3,11 @@ import numpy as np
 import pytest
 import torch
 
-from common.datasets import Sequence
 from common.distributed import World
-from common.sampler import SequenceStore, WindowSampler
+from common.sampler import WindowSampler
+from common.sequences import Sequence
 from common.skeleton import COCO, H36M
+from common.store import SequenceStore
 from common.windows import chunk_starts
 
 LENGTHS = [5, 27, 40, 1]
@@ -38,7 +39,7 @@ def test_an_epoch_is_the_published_one(sequences, frames, layout):
     for draw in (0, 1):
         expected = [windows[i] for i in naive.epoch_order(len(windows), draw)]
         position = 0
-        for batch in sampler.epoch(draw, batch=4):
+        for _, _, _, batch in sampler.epoch(draw, batch=4):
             for x, y in zip(batch.keypoints.numpy(), batch.poses.numpy(), strict=True):
                 index, start, flip = expected[position]
                 position += 1
@@ -59,13 +60,13 @@ def test_orders_can_be_asked_for_in_any_order(sequences):
 def test_without_augmentation_nothing_is_mirrored(sequences):
     sampler = make(sequences, 9, flip=False)
     assert len(sampler) == len(naive.epoch_windows(LENGTHS, 9)) // 2
-    seen = torch.cat([batch.keypoints for batch in sampler.epoch(0, 4)]).flatten(0, 1)
+    seen = torch.cat([step.batch.keypoints for step in sampler.epoch(0, 4)]).flatten(0, 1)
     assert {tuple(frame.flatten().tolist()) for frame in seen} == \
         {tuple(frame.flatten().tolist()) for s in sequences for frame in s.keypoints}
 
 
 def test_batches_are_not_views_of_one_buffer(sequences):
-    batches = list(make(sequences, 9).epoch(0, 2))
+    batches = [step.batch for step in make(sequences, 9).epoch(0, 2)]
     first = batches[0].keypoints.clone()
     batches[1].keypoints.zero_()
     assert torch.equal(batches[0].keypoints, first)
@@ -78,20 +79,20 @@ def test_ranks_share_every_step_without_overlap_or_loss(sequences, size):
     whole = list(sampler.epoch(1, 6))
     shares = [list(sampler.epoch(1, 6, World(rank, size).share)) for rank in range(size)]
     assert len(sampler) % 6  # the last step is short
-    for step, batch in enumerate(whole):
-        parts = [share[step] for share in shares]
-        assert torch.equal(torch.cat([part.keypoints for part in parts]), batch.keypoints)
-        assert torch.equal(torch.cat([part.poses for part in parts]), batch.poses)
-        assert [part.before for part in parts] == np.cumsum([0, *(len(p.poses) for p in parts[:-1])]).tolist()
+    for number, (_, _, _, batch) in enumerate(whole):
+        parts = [share[number] for share in shares]
+        assert torch.equal(torch.cat([part.batch.keypoints for part in parts]), batch.keypoints)
+        assert torch.equal(torch.cat([part.batch.poses for part in parts]), batch.poses)
+        assert [part.before for part in parts] == np.cumsum([0, *(len(p.batch.poses) for p in parts[:-1])]).tolist()
         assert {part.whole for part in parts} == {len(batch.poses)}
 
 
 def test_an_epoch_can_begin_at_any_step(sequences):
     sampler = make(sequences, 9)
     whole = list(sampler.epoch(0, 4))
-    for batch, again in zip(whole[2:], sampler.epoch(0, 4, first_step=2), strict=True):
-        assert again.step == batch.step
-        assert torch.equal(again.keypoints, batch.keypoints)
+    for step, again in zip(whole[2:], sampler.epoch(0, 4, first_step=2), strict=True):
+        assert again.number == step.number
+        assert torch.equal(again.batch.keypoints, step.batch.keypoints)
 
 
 @pytest.mark.parametrize('step', [1, 3, 8])

@@ -57,7 +57,7 @@ def test_mirrored_graph_is_the_graph(skeleton):
     (BODY25, [5, 6, 7, 12, 13, 14, 16, 18, 19, 20, 21], [2, 3, 4, 9, 10, 11, 15, 17, 22, 23, 24]),
     (BODY25B, [1, 3, 5, 7, 9, 11, 13, 15, 19, 20, 21], [2, 4, 6, 8, 10, 12, 14, 16, 22, 23, 24]),
 ])
-def test_published_sides(skeleton, left, right):
+def test_sides_are_the_published_ones(skeleton, left, right):
     assert sorted(skeleton.left) == left
     assert sorted(skeleton.right) == right
 
@@ -72,7 +72,7 @@ def test_loss_weights_follow_names_not_positions():
         assert dict(zip(other.joints, other.loss_weights, strict=True)).items() <= by_name.items()
 
 
-def test_the_ends_of_a_joint_are_its_ends():
+def test_humaneva20_ends_of_joints_map_and_weigh_like_the_joint():
     """HumanEva's 20 joints: the tree, the weights, and what stands for the ends of elbows and knees."""
     assert sorted(HUMANEVA20.edges) == sorted([(1, 0), (2, 1), (3, 1), (4, 3), (5, 4), (6, 5), (7, 1), (8, 7), (9, 8),
                                                (10, 9), (11, 0), (12, 11), (13, 12), (14, 13), (15, 0), (16, 15),
@@ -103,7 +103,7 @@ def test_correspondence_takes_a_pose_to_the_same_pose(joints, keypoints):
     np.testing.assert_array_equal(matrix[list(joints.mirror)][:, list(keypoints.mirror)], matrix)
 
 
-def test_correspondence_midpoints():
+def test_correspondence_averages_stand_ins():
     coco = correspondence(H36M, COCO)
     assert np.flatnonzero(coco[0]).tolist() == [11, 12]  # hip from the two hips
     assert np.flatnonzero(coco[8]).tolist() == [5, 6]  # thorax from the two shoulders

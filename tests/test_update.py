@@ -3,12 +3,12 @@ import math
 import pytest
 import torch
 
-from common.training.optimiser import FiniteCheck, MovingAverage, Recipe, learning_rate
+from common.config import Train
+from common.training.optimiser import FiniteCheck, MovingAverage, learning_rate
 
 
 def recipe(**more):
-    return Recipe(**{'epochs': 10, 'windows': 8, 'lr': 1e-3, 'lr_decay': 0.9, 'weight_decay': 0.1,
-                     'objective': 'plain', 'seed': 1, **more})
+    return Train(**{'epochs': 10, 'batch': 8, 'stride': 1, 'lr': 1e-3, 'lr_decay': 0.9, 'lr_drop_every': 0, **more})
 
 
 def test_exponential_schedule():

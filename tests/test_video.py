@@ -19,7 +19,7 @@ def frames_of(count, size=(48, 64)):
 
 @pytest.fixture(scope='module')
 def clip(tmp_path_factory):
-    """Twenty frames, 25 a second, 64 wide and 48 high; the red of the left half is four times the frame's number."""
+    """Write twenty frames, 25 a second, 64 × 48; the red of the left half is four times the frame's number."""
     pytest.importorskip('av')
     path = tmp_path_factory.mktemp('video') / 'clip.mp4'
     write_film(path, frames_of(20), 25, bitrate=2000)
@@ -109,7 +109,7 @@ def one_line(error):
     return str(error.value)
 
 
-def test_videos_that_cannot_be_read(tmp_path, clip):
+def test_videos_that_cannot_be_read_are_refused(tmp_path, clip):
     empty, garbage, cut = tmp_path / 'empty.mp4', tmp_path / 'garbage.mp4', tmp_path / 'cut.mp4'
     empty.touch()
     garbage.write_bytes(np.random.default_rng(0).bytes(5000))

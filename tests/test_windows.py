@@ -13,7 +13,7 @@ def test_starts_agree_with_the_naive_ones(length, frames):
     assert test_starts(length, frames).tolist() == naive.test_starts(length, frames)
 
 
-def test_chunks_by_hand():
+def test_training_windows_by_hand():
     assert chunk_starts(10, 4).tolist() == [-1, 3, 7]  # 12 places for 10 frames: one before, one behind
     assert chunk_starts(8, 4).tolist() == [0, 4]
     assert chunk_starts(3, 4).tolist() == [0]
@@ -25,7 +25,7 @@ def test_test_windows_by_hand():
     assert test_starts(3, 4).tolist() == [0]
 
 
-def test_sequences_keep_their_order():
+def test_windows_of_keeps_the_order_of_sequences():
     sequence, start = windows_of([10, 3, 8], 4, test_starts)
     assert sequence.tolist() == [0, 0, 0, 1, 2, 2]
     assert start.tolist() == [0, 4, 6, 0, 0, 4]

@@ -1,1 +1,45 @@
 """What the program does, a file for each command."""
+
+import importlib
+import os
+
+import torch
+
+from common import distributed
+from common.commands.session import Session, choose_device
+from common.config import CHECK_DATA, INSPECT, Config
+from common.errors import ContractError, DivergedError, FileError, FlagError
+
+
+def run(config: Config) -> None:
+    """Run the command that a configuration asks for.
+
+    Raises FileError, FlagError, ContractError, DivergedError, and Stopped on a signal while training.
+    """
+    command = importlib.import_module(f'common.commands.{config.command}')
+    if config.command in (CHECK_DATA, INSPECT):
+        command.run(Session(config, torch.device('cpu'), distributed.ALONE, say))
+        return
+    device = choose_device(config.run.device)
+    if config.run.deterministic:
+        os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')  # read when cuBLAS starts
+        torch.use_deterministic_algorithms(True)
+    try:
+        with distributed.join(device.type) as world:
+            try:
+                command.run(Session(config, device, world, say if world.first else _silent))
+            except (ContractError, DivergedError, FileError, FlagError) as error:
+                if world.said_by_first(str(error)):
+                    raise SystemExit(error.exit_status) from None
+                raise
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+def say(line: str) -> None:
+    """Print a line at once."""
+    print(line, flush=True)
+
+
+def _silent(line: str) -> None:
+    """Say nothing: the first process speaks for all."""

@@ -4,12 +4,11 @@ Three kinds of check, each a function that returns sentences: files and what the
 copy, and, in `plausibility`, what the numbers look like. Nothing is trained and no model is built.
 """
 
-import argparse
 from pathlib import Path
 
 import numpy as np
 
-from common.cli.parser import DEFAULTS
+from common.commands.session import Session
 from common.datasets import DATASETS, Count, PoseDataset, action_name, files_of, load_dataset, missing, plausibility
 from common.datasets.plausibility import View, to_body
 from common.errors import FileError
@@ -18,10 +17,11 @@ FRAMES = 100  # of each take that `plausibility` looks at
 COUNTS_NAMED = 3  # of those that differ
 
 
-def run(args: argparse.Namespace) -> None:
+def run(session: Session) -> None:
     """Print what is there, then OK or a numbered list of problems. Raises FileError where there are any."""
-    name, folder = args.dataset or DEFAULTS['dataset'], Path(args.data)
-    keypoints = args.keypoints or DATASETS[name].keypoints
+    asked = session.config.data
+    name, folder = asked.dataset, Path(asked.folder)
+    keypoints = asked.keypoints or DATASETS[name].keypoints
     print(f'data set {name}, keypoints {keypoints}, folder {folder}')
     problems = [*look_at_files(name, folder, keypoints)]
     if not problems:
@@ -112,10 +112,10 @@ def views_of(dataset: PoseDataset, subject: str) -> list[View]:
         tracks = dataset.detections.get(subject, {}).get(take, ())
         rows = np.unique(np.linspace(0, len(motion) - 1, FRAMES).round().astype(int))
         for index, (camera, track) in enumerate(zip(dataset.cameras.get(subject, ()), tracks, strict=False)):
-            if len(track) >= len(motion) and np.isfinite(motion[rows]).all() and np.isfinite(track[rows]).all():
+            if len(track) >= len(motion) and np.isfinite(motion[rows]).all() and np.isfinite(track[rows, :, :2]).all():
                 joints = to_body(camera.from_world(motion[rows]), dataset.skeleton)
                 # Where each camera's view is a take of its own, the end of the take's name says which camera it is.
                 lens = take.split(' ')[-1] if len(dataset.cameras[subject]) == 1 else index
-                views.append(View(subject, take, lens, joints, to_body(track[rows], dataset.layout),
+                views.append(View(subject, take, lens, joints, to_body(track[rows, :, :2], dataset.layout),
                                   (camera.width, camera.height), camera.intrinsic))
     return views

@@ -3,44 +3,30 @@
 Letters: T frames, L keypoints of the lifter, J joints, F frames of a window, W windows.
 """
 
-import argparse
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import torch
 
-from common.commands import prepare
-from common.commands.prepare import Session
-from common.commands.settings import fill
-from common.datasets import DATASETS, Sequence
+from common.commands.evaluate import resolve_for
+from common.commands.session import Session, check_writable, identify_for, load_evaluated, read_checkpoint
+from common.config import Config
+from common.datasets import DATASETS
 from common.datasets.poses import keypoint_layout
-from common.errors import DivergedError, FileError, FlagError
-from common.evaluation.evaluate import TestWindows, predictions
+from common.errors import ContractError, DivergedError, FileError, FlagError
 from common.evaluation.latency import latency
+from common.geometry.camera import pinhole_intrinsic
 from common.geometry.placement import feet_on_floor, floor_below, lens_of_view, root_by_reprojection, upright
-from common.keypoints.clip import Clip, load_clip
-from common.models import MODELS, Refined, computing, recognise
-from common.sampler import SequenceStore
+from common.keypoints.clip import Asked, Clip, load_clip
+from common.models import computing, model_class
+from common.models.lifter import LoadedLifter, describe_model, describe_needs
+from common.models.lifting import clip_store, lift_store
 from common.skeleton import H36M, SKELETONS, Skeleton
-from common.storage import checkpoint
 from common.storage.files import atomic_path
 from common.storage.npz import write_npz
-from common.windows import blend_weights, first_cover, overlapping_starts
 
 CAMERA_AXES = 'camera: x right, y down, z forward; metres, relative to the root joint'
-
-
-@dataclass(frozen=True)
-class Lifter:
-    """A trained model, and what it reads and predicts; `settings` are those of its evaluation."""
-
-    model: torch.nn.Module
-    layout: Skeleton
-    skeleton: Skeleton
-    settings: dict
-    path: Path
 
 
 @dataclass(frozen=True)
@@ -63,112 +49,106 @@ class Lifted:
     root: np.ndarray | None
 
 
-def run(session: Session) -> Lifted:
-    """Read, lift, place and write. Raises FileError, FlagError, and DivergedError for weights that are not finite."""
-    args, say = session.args, session.say
-    prepare.check_writable(args.output, args.csv, args.viz_output)
+def run(session: Session) -> None:
+    """Read, lift, place, write and draw.
+
+    Raises FileError, FlagError, and DivergedError for weights that are not finite.
+    """
+    session.alone('--predict')
+    config, say = session.config, session.say
+    asked = config.predict
+    check_writable(asked.npz, asked.csv, config.render.output)
+    videos = config.data.subjects_test or (None,)
+    if len(videos) > 1:
+        raise FlagError('-ste names several videos: --predict lifts one at a time')
     lifter = load_lifter(session)
-    clip = load_clip(args, lifter.layout, say)
-    precision = computing.set_up_evaluation(lifter.model, args, session.device)
+    clip = load_clip(Asked(asked.predict or '', asked.layout, asked.image_size, asked.fps, asked.person, videos[0],
+                           asked.min_score, asked.zoom, asked.as_is), lifter.layout, say)
+    precision = computing.evaluation_precision(config.run.precision, session.device)
+    computing.set_up(lifter.model, session.device, config.run.compile)
     with computing.computing_in(lifter.model, precision):
         poses = lift(lifter, clip, session)
     if not np.isfinite(poses).all():
         raise DivergedError(f'{lifter.path} predicts NaN or infinite coordinates: its weights diverged')
-    lifted = place(poses, clip, lifter, args)
+    lifted = place(poses, clip, lifter, config)
     say(f'world: z up, metres; {lifted.placement}')
-    write(lifted, lifter, args)
-    say(f'{args.output}: {len(poses):,} frames, {poses.shape[1]} joints')
-    return lifted
+    write(lifted, lifter, config)
+    say(f'{asked.npz}: {len(poses):,} frames, {poses.shape[1]} joints')
+    if config.render.render:
+        from common.commands.render import render_lifted  # matplotlib takes a second to import
+        render_lifted(session, lifted)
 
 
-def load_lifter(session: Session) -> Lifter:
-    """The model of the checkpoint that --evaluate names. Raises FileError or FlagError."""
-    args = session.args
-    saved = checkpoint.load(checkpoint.find(args.evaluate, Path(args.checkpoint)))
-    name, config = prepare.model_of_file(args, saved)
-    settings = fill(args, name, saved.settings, config)
-    skeleton, layout = saved.skeleton, saved.layout
+def load_lifter(session: Session) -> LoadedLifter:
+    """Return the model of the checkpoint that --evaluate names. Raises FileError or FlagError."""
+    given = session.config
+    saved = read_checkpoint(given, given.evaluate.evaluate)
+    name, sizes, how = identify_for(given, saved)
+    config = resolve_for(given, name, sizes, saved.settings)
+    layout = skeleton = None
     if saved.public:
-        skeleton = SKELETONS.get(settings['dataset'], H36M)  # as the data sets call theirs, or Human3.6M's
-        keypoints = settings['keypoints'] or DATASETS[settings['dataset']].keypoints
-        count = saved.state[MODELS[recognise(saved.state)].positions].shape[1]
+        dataset = config.data.dataset
+        skeleton = SKELETONS.get(dataset, H36M)  # as the data sets call theirs, or Human3.6M's
+        keypoints = config.data.keypoints or DATASETS[dataset].keypoints
         try:
-            layout = keypoint_layout(keypoints, skeleton)({}, count)
+            layout = keypoint_layout(keypoints, skeleton)({}, model_class(name).keypoints_of(saved.state))
         except ValueError as error:
             raise FileError(f'{saved.path} takes {error}: say with -d and -k what it was trained on') from None
-    lifter = Lifter(None, layout, skeleton, settings, saved.path)
-    model = prepare.build(saved, settings, config, lifter).to(session.device)
-    checkpoint.load_weights(model, saved)
-    said = ''
-    if isinstance(model, Refined):
-        model, said = model.base, '; its refinement, which reads the true depth of the root, is left out'
-    session.say(f'{saved.path}: {MODELS[name].title}, {model.frames} frame{"s" * (model.frames > 1)}, keypoints of '
-                f'layout {layout.name}, joints of {skeleton.name}{said}')
-    return Lifter(model.eval(), layout, skeleton, settings, saved.path)
+    lifter = load_evaluated(session, config, saved, name, sizes, how, layout, skeleton)
+    model, said = lifter.model.without_truth(), ''
+    if model is not lifter.model:
+        said = f'; it is used without what reads {describe_needs(lifter.model.needs)}'
+    session.say(f'{saved.path}: {describe_model(model)}, keypoints of layout {lifter.layout.name}, joints of '
+                f'{lifter.skeleton.name}{said}')
+    return replace(lifter, model=model, settings=config.settings())
 
 
-def lift(lifter: Lifter, clip: Clip, session: Session) -> np.ndarray:
-    """(T, J, 3) float32 metres in camera axes, relative to the root; mirrored and averaged as in evaluation."""
-    args, frames = session.args, lifter.model.frames
-    overlap = frames // 4 if args.overlap is None else args.overlap
-    if overlap >= frames:
-        raise FlagError(f'--overlap {overlap}: windows have {frames} frames and must share fewer')
-    nothing = np.zeros((len(clip.screen), len(lifter.skeleton), 3), np.float32)
-    store = SequenceStore([Sequence('', '', 0, clip.screen, nothing)], lifter.layout, lifter.skeleton, session.device)
-    root = lifter.settings['root']
-    if args.causal:
-        windows = TestWindows.of(store, frames, target='last')
-        poses = predictions(lifter.model, store, windows, root)['predicted'][:, 0].cpu().numpy()
-        session.say(f'lifted {len(poses):,} frames, each from the {frames} that end at it')
-        session.say(latency(lifter.model, store, windows))
-        return poses
-    windows = windows_over(store, frames, overlap)
-    poses = blend(predictions(lifter.model, store, windows, root)['predicted'].cpu().numpy(),
-                  windows.start.cpu().numpy(), len(store), overlap)
-    session.say(f'lifted {len(poses):,} frames in {len(windows.start):,} windows of {frames}, {overlap} shared with '
-                f'the next')
+def lift(lifter: LoadedLifter, clip: Clip, session: Session) -> np.ndarray:
+    """Return poses (T, J, 3) float32, metres in camera axes, relative to the root; the headline prediction.
+
+    Mirrored and averaged as in evaluation. Raises FlagError for flags, FileError for a model that do not fit a clip.
+    """
+    asked, causal, model = session.config.predict, session.config.evaluate.causal, lifter.model
+    lens = lens_of(session.config, clip)
+    if lens and not asked.trajectory and 'intrinsic' not in model.needs:
+        raise FlagError('--intrinsics and --fov are for --trajectory, which estimates where the person stands, and for '
+                        'models that read the lens')
+    intrinsic = None if lens is None else pinhole_intrinsic(lens[:2], lens[2:], (0, 0, 0), (0, 0), *clip.size)
+    store = clip_store(lifter, clip.screen, clip.confidence, intrinsic)
+    try:
+        predicted, windows = lift_store(lifter, store, lifter.settings['root'], asked.overlap, causal)
+    except ContractError:
+        raise
+    except ValueError as error:
+        raise FlagError(f'--overlap {asked.overlap}: {error}') from None
+    poses = list(predicted.values())[-1]
+    if causal:
+        session.say(f'lifted {len(poses):,} frames, each from the {model.frames} that end at it')
+        session.say(latency(model, store, windows))
+    else:
+        shared = int(windows.start[0] + len(windows.answers) - windows.start[1]) if len(windows) > 1 else 0
+        session.say(f'lifted {len(poses):,} frames in {len(windows):,} windows of {model.frames}, {max(shared, 0)} '
+                    f'shared with the next')
     return poses
 
 
-def windows_over(store: SequenceStore, frames: int, overlap: int) -> TestWindows:
-    """Windows over the one sequence of a store, each sharing `overlap` frames with the next."""
-    start = overlapping_starts(len(store), frames, overlap)
-    sequence = np.zeros_like(start)
-    first = first_cover(sequence, start, [len(store)], frames)
-    sequence, start, first = (torch.from_numpy(x).to(store.device) for x in (sequence, start, first))
-    rows = store.frame_index(sequence, start, frames)
-    return TestWindows(sequence, start, frames, rows, first, rows)
+def lens_of(config: Config, clip: Clip) -> tuple[float, float, float, float] | None:
+    """Return fx, fy, cx, cy of the lens that the flags describe, in pixels; None where none does."""
+    asked = config.predict
+    if asked.fov is not None:
+        return lens_of_view(asked.fov, *clip.size)
+    return asked.intrinsics
 
 
-def blend(predicted: np.ndarray, start: np.ndarray, length: int, overlap: int) -> np.ndarray:
-    """(T, J, 3): windows (W, F, J, 3) that start at frames (W,), laid over each other and cut to T = length frames.
-
-    Without overlap, a frame that the last window covers again is taken from the window before, as in evaluation.
-    """
-    frames = predicted.shape[1]
-    weights = blend_weights(frames, overlap)
-    total = np.zeros((length, *predicted.shape[2:]))
-    weight = np.zeros((length, 1, 1))
-    covered = 0
-    for window, begin in zip(predicted, start, strict=True):
-        since = 0 if overlap else max(0, covered - begin)
-        until = min(frames, length - begin)
-        here = slice(begin + since, begin + until)
-        total[here] += weights[since:until, None, None] * window[since:until]
-        weight[here] += weights[since:until, None, None]
-        covered = begin + until
-    return (total / weight).astype(np.float32)
-
-
-def place(poses: np.ndarray, clip: Clip, lifter: Lifter, args: argparse.Namespace) -> Lifted:
+def place(poses: np.ndarray, clip: Clip, lifter: LoadedLifter, config: Config) -> Lifted:
     """Put root-relative poses (T, J, 3) into a world: where the lens says, or with the feet on the floor."""
     skeleton = lifter.skeleton
     feet = tuple(skeleton.joints.index(f'{side}_ankle') for side in ('left', 'right'))
-    if not args.trajectory:
+    lens = lens_of(config, clip)
+    if not config.predict.trajectory or lens is None:
         return Lifted(clip, skeleton, lifter.layout, poses, feet_on_floor(upright(poses), feet),
                       'the camera taken as level, the lower foot of each frame put on the floor; where the person '
                       'stands is not estimated (--trajectory)', None)
-    lens = args.intrinsics or lens_of_view(args.fov, *clip.size)
     world, root = _by_trajectory(poses, clip, lifter, lens)
     return Lifted(clip, skeleton, lifter.layout, poses, floor_below(world, feet),
                   f'the root where its joints are seen as the keypoints are, by least squares of the reprojection with '
@@ -190,20 +170,20 @@ def _by_trajectory(poses, clip, lifter, lens) -> tuple[np.ndarray, np.ndarray]:
     return upright(poses + root[:, None]), root
 
 
-def write(lifted: Lifted, lifter: Lifter, args: argparse.Namespace) -> None:
+def write(lifted: Lifted, lifter: LoadedLifter, config: Config) -> None:
     """The npz, without pickles, and the csv of the world if asked for. Raises FileError when one cannot be written."""
     clip, skeleton = lifted.clip, lifted.skeleton
     root = {} if lifted.root is None else {'root': lifted.root}
-    write_npz(Path(args.output), poses=lifted.poses, world=lifted.world, **root, joints=np.array(skeleton.joints),
-              parents=np.array(skeleton.parents), frame=clip.frames, present=clip.present, fps=np.float64(clip.fps),
-              keypoints=clip.pixels, keypoints_seen=clip.seen, keypoint_names=np.array(lifter.layout.joints),
-              size=np.array(clip.size), units='metres', axes=CAMERA_AXES, world_axes='x right, y away from the camera, '
-              'z up', placement=lifted.placement, layout=skeleton.name, source=clip.source, checkpoint=str(lifter.path),
-              command=shlex.join(args.command))
-    if args.csv:
+    write_npz(Path(config.predict.npz or ''), poses=lifted.poses, world=lifted.world, **root,
+              joints=np.array(skeleton.joints), parents=np.array(skeleton.parents), frame=clip.frames,
+              present=clip.present, fps=np.float64(clip.fps), keypoints=clip.pixels, keypoints_seen=clip.seen,
+              keypoint_names=np.array(lifter.layout.joints), size=np.array(clip.size), units='metres',
+              axes=CAMERA_AXES, world_axes='x right, y away from the camera, z up', placement=lifted.placement,
+              layout=skeleton.name, source=clip.source, checkpoint=str(lifter.path), command=shlex.join(config.argv))
+    if config.predict.csv:
         head = ','.join(['frame', 'seconds', *(f'{name}_{axis}' for name in skeleton.joints for axis in 'xyz')])
         seconds = np.arange(len(clip.frames)) / clip.fps
         rows = np.column_stack([clip.frames, seconds, lifted.world.reshape(len(clip.frames), -1)])
-        with atomic_path(Path(args.csv)) as temporary:
+        with atomic_path(Path(config.predict.csv)) as temporary:
             np.savetxt(temporary, rows, fmt=['%d', '%.4f', *['%.5f'] * (rows.shape[1] - 2)], delimiter=',', header=head,
                        comments='')

@@ -3,7 +3,6 @@
 Letters: T frames of the sequence, J joints.
 """
 
-import argparse
 import contextlib
 from dataclasses import replace
 from pathlib import Path
@@ -11,99 +10,105 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from common.cli.parser import CONFIG_FLAGS
-from common.commands import prepare
-from common.commands.closing import ROOTS
+from common.commands.evaluate import ROOTS, load_tested, resolve_for
 from common.commands.predict import Lifted
-from common.commands.prepare import Session
-from common.commands.settings import fill
-from common.datasets import DATASETS, PoseDataset, Sequence, load_dataset
+from common.commands.session import (
+    Session,
+    check_layouts,
+    check_outputs,
+    check_test_flags,
+    identify_for,
+    load_evaluated,
+    read_checkpoint,
+)
+from common.config import Model
+from common.datasets import PoseDataset
 from common.drawing.pictures import render_motion
 from common.drawing.video import read_video
 from common.errors import DivergedError, FlagError
-from common.evaluation.evaluate import TestWindows, predictions
 from common.geometry import quaternion
 from common.geometry.camera import Camera, denormalise
-from common.models import MODELS, Refined
-from common.sampler import SequenceStore
-from common.storage import checkpoint
-from common.storage.checkpoint import Checkpoint
+from common.models.lifter import Lifter, LoadedLifter, describe_needs
+from common.models.lifting import predictions
+from common.sampler import TestWindows
+from common.sequences import Sequence
 from common.storage.files import atomic_path
 from common.storage.npz import write_npz
+from common.store import SequenceStore
 
 # Camera axes to a world whose z is up, for a camera of which nobody knows how it stood: taken as level.
 LEVEL = np.array([0.5**0.5, -0.5**0.5, 0, 0], np.float32)
-ASSUMED_FPS = 25  # where neither the data set nor a video tells
+FPS_UNKNOWN = 25  # where neither the data set nor a video tells
 ASIDE = 40  # degrees the viewer stands aside of the camera, from where no error of depth could be seen
 LARGEST_FRAME = 1000  # pixels: more of a video than a panel shows
 
 
-def render(session: Session, model: torch.nn.Module, saved: Checkpoint, dataset: PoseDataset, settings: dict) -> None:
-    """Lift one sequence with the model of a checkpoint, and write the film and the export that the flags name.
+def run(session: Session) -> None:
+    """Lift one sequence with the checkpoint of --evaluate, and write the film and the export that the flags name.
 
     Raises FlagError for a selection that is not there, FileError for files, DivergedError for predictions of NaN.
     """
-    args = session.args
-    if session.world.size > 1:
-        raise FlagError('--render runs in one process: start it without torchrun')
-    subject, take, camera = select(dataset, args.viz_subject, args.viz_action, args.viz_camera or 0)
-    sequence = dataset.view(subject, take, camera, settings['downsample'])
-    candidates = [(model, saved, settings)]
-    if args.viz_compare:
-        candidates.append(_other(session, dataset))
+    session.alone('--render')
+    check_outputs(session.config)
+    saved = read_checkpoint(session.config, session.config.evaluate.evaluate)
+    name, sizes, how = identify_for(session.config, saved)
+    config = resolve_for(session.config, name, sizes, saved.settings)
+    check_test_flags(config)
+    asked, downsample = config.render, config.data.downsample
+    dataset = load_tested(config, {asked.subject} if asked.subject else set())
+    check_layouts(saved, name, dataset)
+    lifter = load_evaluated(session, config, saved, name, sizes, how, dataset.layout, dataset.skeleton)
+    session.say(f'{saved.path}: {lifter.describe()}, epoch {saved.epoch}')
+    subject, take, camera = select(dataset, asked.subject, asked.action, asked.camera)
+    sequence = dataset.view(subject, take, camera, downsample)
+    candidates = [(lifter, config.evaluate.root)]
+    if asked.compare:
+        candidates.append(_other(session, asked.compare, dataset))
     lifted = {}
-    for its_model, its_file, its_settings in candidates:
-        poses = lift(its_model, sequence, dataset, its_settings['root'], session.device)
-        which = f'{MODELS[its_settings["model"]].title} {_named(its_file.path)}' if args.viz_compare else ''
-        lifted |= {_label(which, kind): value for kind, value in poses.items()}
+    for candidate, root in candidates:
+        which = f'{candidate.model.title} {_named(candidate.path)}' if asked.compare else ''
+        poses = lift(candidate.model, sequence, dataset, root, session.device)
+        lifted |= {_label(which, kind, index): value for index, (kind, value) in enumerate(poses.items())}
         if not all(np.isfinite(value).all() for value in poses.values()):
-            raise DivergedError(f'{its_file.path} predicts NaN or infinite coordinates: its weights diverged, or the '
+            raise DivergedError(f'{candidate.path} predicts NaN or infinite coordinates: its weights diverged, or the '
                                 f'keypoints are not pixels')
     session.say(f'{dataset.name}, keypoints {dataset.keypoints}: {subject} {take}, camera {camera}, '
                 f'{len(sequence.keypoints):,} frames')
-    for name, poses in lifted.items():
-        if sequence.poses is not None:
+    if sequence.poses is not None:
+        for label, poses in lifted.items():
             error = 1000 * np.linalg.norm(poses - sequence.poses, axis=-1).mean()
-            session.say(f'{name}: {error:.2f} mm MPJPE over these frames')
-    if args.viz_output:
-        _film(session, sequence, lifted, dataset, settings['downsample'])
-    if args.viz_export:
-        _export(Path(args.viz_export), next(iter(lifted.values())), dataset, settings)
-        session.say(f'wrote {args.viz_export}: the prediction in camera axes, metres')
+            session.say(f'{label}: {error:.2f} mm MPJPE over these frames')
+    if asked.output:
+        _film(session, sequence, lifted, dataset, downsample)
+    if asked.export:
+        _export(Path(asked.export), next(iter(lifted.values())), dataset, config.evaluate.root)
+        session.say(f'wrote {asked.export}: the prediction in camera axes, metres')
 
 
 def render_lifted(session: Session, lifted: Lifted) -> None:
     """The film of what --predict made, seen from aside of the camera. Raises FileError."""
-    args, clip = session.args, lifted.clip
+    asked, clip = session.config.render, lifted.clip
     with contextlib.ExitStack() as stack:
         film = None
-        if args.viz_video:
-            film = stack.enter_context(read_video(args.viz_video, LARGEST_FRAME, args.viz_skip or 0, 1))
+        if asked.video:
+            film = stack.enter_context(read_video(asked.video, LARGEST_FRAME, asked.skip, 1))
         drawn = render_motion(
-            Path(args.viz_output), lifted.skeleton, {'prediction': lifted.world}, clip.fps, keypoints=clip.pixels,
+            Path(asked.output or ''), lifted.skeleton, {'prediction': lifted.world}, clip.fps, keypoints=clip.pixels,
             layout=lifted.layout, picture_size=clip.size, video=film and film.frames,
-            azimuth=azimuth_of(LEVEL) + ASIDE, size=args.viz_size or 4, title=clip.source, limit=args.viz_limit,
-            step=args.viz_downsample or 1, bitrate=args.viz_bitrate)
-    session.say(f'wrote {args.viz_output}: {drawn:,} frames')
+            azimuth=azimuth_of(LEVEL) + ASIDE, size=asked.size, title=clip.source, limit=asked.limit,
+            step=asked.step, bitrate=asked.bitrate)
+    session.say(f'wrote {asked.output}: {drawn:,} frames')
 
 
 def _named(path: Path) -> str:
     return f'{path.parent.name}/{path.name}' if path.parent.name else path.name
 
 
-def _label(which: str, kind: str) -> str:
-    """What a panel is called: `which` tells two checkpoints apart, `kind` is predicted or refined."""
-    return ', '.join(filter(None, [which, kind if kind == 'refined' else '' if which else 'prediction']))
-
-
-def load_for(args: argparse.Namespace, settings: dict) -> PoseDataset:
-    """The data set to draw or test from: without its training subjects' file unless one of them is asked for."""
-    name, folder, keypoints = settings['dataset'], Path(args.data), settings['keypoints']
-    dataset = load_dataset(name, folder, keypoints, training=False)
-    asked = {args.viz_subject} - {None} if args.render else set(settings['subjects_test'] or ())
-    if DATASETS[name].split_paths and not asked <= set(dataset.detections):
-        dataset = load_dataset(name, folder, keypoints)
-    return dataset
+def _label(which: str, kind: str, index: int) -> str:
+    """Return what a panel is called: `which` tells two checkpoints apart, `kind` several predictions of one."""
+    if index:
+        return f'{which}, {kind}' if which else kind
+    return which or 'prediction'
 
 
 def select(dataset: PoseDataset, subject: str | None, action: str | None, camera: int) -> tuple[str, str, int]:
@@ -133,33 +138,29 @@ def _few(names) -> str:
     return ', '.join(names[:30]) + (f' and {len(names) - 30} more' if len(names) > 30 else '')
 
 
-def _other(session: Session, dataset: PoseDataset) -> tuple[torch.nn.Module, Checkpoint, dict]:
-    """The checkpoint of --viz-compare, with its model: what the flags say of the first model is not asked of it."""
-    saved = checkpoint.load(checkpoint.find(session.args.viz_compare, Path(session.args.checkpoint)))
-    flags = {name for config in CONFIG_FLAGS.values() for name in config} | {'model', 'root'}
-    plain = argparse.Namespace(**vars(session.args) | dict.fromkeys(flags))
-    name, config = prepare.model_of_file(plain, saved)
-    settings = fill(plain, name, saved.settings, config)
-    prepare.check_layouts(saved, dataset)
-    model = prepare.build(saved, settings, config, dataset).to(session.device)
-    checkpoint.load_weights(model, saved)
-    return model, saved, settings
+def _other(session: Session, file: str, dataset: PoseDataset) -> tuple[LoadedLifter, str]:
+    """Return the checkpoint of --viz-compare and its root: what flags say of the first model is not asked of it."""
+    config = session.config
+    given = frozenset(name for name in config.given if not name.startswith(('model.', 'train.', 'evaluate.root')))
+    plain = replace(config, model=Model(), given=given)
+    saved = read_checkpoint(plain, file)
+    name, sizes, how = identify_for(plain, saved)
+    check_layouts(saved, name, dataset)
+    lifter = load_evaluated(session, plain, saved, name, sizes, how, dataset.layout, dataset.skeleton)
+    return lifter, resolve_for(plain, name, sizes, saved.settings).evaluate.root
 
 
-def lift(model: torch.nn.Module, sequence: Sequence, dataset: PoseDataset, root: str,
+def lift(model: Lifter, sequence: Sequence, dataset: PoseDataset, root: str,
          device: torch.device) -> dict[str, np.ndarray]:
-    """Predictions (T, J, 3) of every frame by name, metres in camera axes relative to the root, as the test makes them.
+    """Return predictions (T, J, 3) of every frame by name, metres in camera axes, as the test makes them.
 
-    Raises FlagError for a refinement of a sequence that lacks what it reads.
+    Raises FlagError for a model of which the sequence lacks what it reads.
     """
-    poses = sequence.poses
-    if poses is None:  # the store tells frames by poses
-        poses = np.zeros((len(sequence.keypoints), len(dataset.skeleton), 3), np.float32)
-    store = SequenceStore([replace(sequence, poses=poses, marks=None)], dataset.layout, dataset.skeleton, device)
-    if isinstance(model, Refined) and store.intrinsics is None:
-        raise FlagError(f'a refinement reads the camera and the true depth of the root, which {dataset.name} does not '
-                        f'have for {sequence.subject} {sequence.action}')
-    windows = TestWindows.of(store, model.frames)
+    store = SequenceStore([replace(sequence, marks=None)], dataset.layout, dataset.skeleton, device)
+    if store.lacks(model.needs):
+        raise FlagError(f'{model.title} reads {describe_needs(model.needs)}, which {dataset.name} does not have for '
+                        f'{sequence.subject} {sequence.action}')
+    windows = TestWindows.of(store, model.frames, answers=model.answers)
     return {name: predicted[windows.first].cpu().numpy()
             for name, predicted in predictions(model, store, windows, root).items()}
 
@@ -207,32 +208,32 @@ def scene(sequence: Sequence, lifted: dict[str, np.ndarray], dataset: PoseDatase
 
 
 def _film(session: Session, sequence: Sequence, lifted: dict, dataset: PoseDataset, downsample: int) -> None:
-    args = session.args
+    asked = session.config.render
     camera = dataset.cameras[sequence.subject][sequence.camera]
     size = camera.width, camera.height
     panels, truth, orientation = scene(sequence, lifted, dataset, downsample)
     with contextlib.ExitStack() as stack:
         film = None
-        if args.viz_video:
-            film = stack.enter_context(read_video(args.viz_video, LARGEST_FRAME, args.viz_skip or 0, downsample))
+        if asked.video:
+            film = stack.enter_context(read_video(asked.video, LARGEST_FRAME, asked.skip, downsample))
             if abs(film.size[0] * size[1] / (film.size[1] * size[0]) - 1) > 0.02:
-                session.say(f'{args.viz_video} has pictures of {film.size[0]}x{film.size[1]}, the keypoints are in '
+                session.say(f'{asked.video} has pictures of {film.size[0]}x{film.size[1]}, the keypoints are in '
                             f'pixels of {size[0]}x{size[1]}: is it the right video?')
         fps = dataset.fps or (film and film.fps)
         if not fps:
-            session.say(f'frames a second are not known: {ASSUMED_FPS} are assumed')
+            session.say(f'frames a second are not known: {FPS_UNKNOWN} are assumed')
         drawn = render_motion(
-            Path(args.viz_output), dataset.skeleton, panels, (fps or ASSUMED_FPS) / downsample,
-            truth=None if args.viz_no_ground_truth else truth,
+            Path(asked.output or ''), dataset.skeleton, panels, (fps or FPS_UNKNOWN) / downsample,
+            truth=truth if asked.truth else None,
             keypoints=denormalise(sequence.keypoints, *size), layout=dataset.layout, picture_size=size,
-            video=film and film.frames, azimuth=azimuth_of(orientation) + ASIDE, size=args.viz_size or 4,
+            video=film and film.frames, azimuth=azimuth_of(orientation) + ASIDE, size=asked.size,
             title=f'{dataset.name}, keypoints {dataset.keypoints}: {sequence.subject} {sequence.action}, camera '
-                  f'{sequence.camera}', limit=args.viz_limit, step=args.viz_downsample or 1,
-            bitrate=args.viz_bitrate)
-    session.say(f'wrote {args.viz_output}: {drawn:,} frames')
+                  f'{sequence.camera}', limit=asked.limit, step=asked.step,
+            bitrate=asked.bitrate)
+    session.say(f'wrote {asked.output}: {drawn:,} frames')
 
 
-def _export(path: Path, poses: np.ndarray, dataset: PoseDataset, settings: dict) -> None:
+def _export(path: Path, poses: np.ndarray, dataset: PoseDataset, root: str) -> None:
     """The prediction (T, J, 3) alone as .npy, or with what explains it as .npz. Raises FileError."""
     if path.suffix == '.npy':
         with atomic_path(path) as temporary:
@@ -240,4 +241,4 @@ def _export(path: Path, poses: np.ndarray, dataset: PoseDataset, settings: dict)
     else:
         write_npz(path, prediction=poses, joints=list(dataset.skeleton.joints), parents=list(dataset.skeleton.parents),
                   units='metres', axes='camera: x right, y down, z forward; relative to the root joint, predicted root '
-                  + ROOTS[settings['root']])
+                  + ROOTS[root])

@@ -1,14 +1,15 @@
 """The data sets by the name that -d gives them."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from common.datasets import cmu, custom, h36m, humaneva, mpi_inf_3dhp, synthetic
-from common.datasets.poses import Count, PoseDataset, Sequence, action_name
+from common.datasets.poses import Count, PoseDataset, action_name
 from common.errors import FileError, FlagError
 
-__all__ = ['DATASETS', 'Count', 'PoseDataset', 'Sequence', 'action_name', 'files_of', 'load_dataset']
+__all__ = ['DATASETS', 'Count', 'PoseDataset', 'action_name', 'check_files', 'files_of', 'load_dataset']
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class _Entry:
         split_paths: (folder, keypoints) -> the training and the test file, where these are files of their own.
         marked: whether test frames are marked, so that only some count, and PCK and AUC are measured.
         truth: whether there is 3D; a data set without can be rendered and exported only.
+        settings: what its own test says otherwise than a model's recipe, by field of the configuration.
     """
 
     load: Callable[..., PoseDataset]
@@ -34,6 +36,7 @@ class _Entry:
     split_paths: Callable[[Path, str], tuple[Path, Path]] | None = None
     marked: bool = False
     truth: bool = True
+    settings: dict[str, Any] = field(default_factory=dict)
 
 
 def _humaneva(joints: int) -> str:
@@ -49,7 +52,7 @@ DATASETS = {
     'humaneva20': _Entry(humaneva.load20, 'gt', _humaneva(20), humaneva.counts),
     '3dhp': _Entry(mpi_inf_3dhp.load, 'gt', 'ask for MPI-INF-3DHP at http://vcai.mpi-inf.mpg.de/3dhp-dataset and run '
                    'data/prepare_data_3dhp.py on its folder', mpi_inf_3dhp.counts, mpi_inf_3dhp.KEYPOINTS,
-                   split_paths=mpi_inf_3dhp.paths, marked=True),
+                   split_paths=mpi_inf_3dhp.paths, marked=True, settings={'root': 'zero'}),
     'cmu': _Entry(cmu.load, 'noisy', 'fetch ASF/AMC files from http://mocap.cs.cmu.edu and run '
                   'data/prepare_data_cmu.py on their folder'),
     'synthetic': _Entry(synthetic.load, 'gt', None, keypoints_known=synthetic.KEYPOINTS),
@@ -79,6 +82,22 @@ def missing(name: str, path: Path) -> str | None:
     return f'{path} is missing{found}: {DATASETS[name].origin}; -d synthetic needs no file'
 
 
+def check_files(name: str, folder: Path, keypoints: str | None = None, training: bool = True) -> None:
+    """Raise FileError for a file of a data set that is not there, and FlagError for keypoints that it does not have.
+
+    Args:
+        training: False where only test subjects are asked for: a file of training subjects alone is then not needed.
+    """
+    entry = DATASETS[name]
+    keypoints = keypoints or entry.keypoints
+    if entry.keypoints_known and keypoints not in entry.keypoints_known:
+        raise FlagError(f'-d {name} has no keypoints {keypoints}; there are {", ".join(entry.keypoints_known)}')
+    test_only = entry.split_paths is not None and not training
+    for path in files_of(name, folder, keypoints)[test_only:]:
+        if problem := missing(name, path):
+            raise FileError(problem)
+
+
 def load_dataset(name: str, folder: Path, keypoints: str | None = None, training: bool = True) -> PoseDataset:
     """Read the data set called `name` with its 2D file called `keypoints` (default: the usual one) from a folder.
 
@@ -89,12 +108,7 @@ def load_dataset(name: str, folder: Path, keypoints: str | None = None, training
         FileError: a file is missing (the message says where to get it), broken or of another form.
         FlagError: the data set has no such keypoints.
     """
+    check_files(name, folder, keypoints, training)
     entry = DATASETS[name]
-    keypoints = keypoints or entry.keypoints
-    if entry.keypoints_known and keypoints not in entry.keypoints_known:
-        raise FlagError(f'-d {name} has no keypoints {keypoints}; there are {", ".join(entry.keypoints_known)}')
     test_only = entry.split_paths is not None and not training
-    for path in files_of(name, folder, keypoints)[test_only:]:
-        if problem := missing(name, path):
-            raise FileError(problem)
-    return entry.load(folder, keypoints, **{'training': False} if test_only else {})
+    return entry.load(folder, keypoints or entry.keypoints, **{'training': False} if test_only else {})

@@ -1,14 +1,16 @@
-"""Acclaim's ASF skeletons and AMC motion, the format of the CMU database, and the joints that they put where.
+"""Reading Acclaim's ASF skeletons and AMC motion, the format of the CMU database, and posing them.
 
-The format is J. Lander's "Working with Motion Capture File Formats" (Game Developer, January 1998); units and axes are
-as the database's FAQ explains them (http://mocap.cs.cmu.edu/faqs.php). Letter: T frames.
+The format is described in J. Lander, "Working with Motion Capture File Formats" (Game Developer, January 1998); units
+and axes follow the database's FAQ (http://mocap.cs.cmu.edu/faqs.php). Letter: T frames.
 """
 
 import gzip
 import math
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -17,8 +19,8 @@ from common.skeleton import H36M
 
 CENTIMETRES_PER_INCH = 2.54  # one unit is 1/length inches
 
-# The bones whose ends are averaged to give each joint. The root itself lies 0.1 m above the line of the hips, which is
-# why the hip is their middle.
+# Each joint is the mean of the ends of these bones. The hip is the middle of the hip bones because the root itself lies
+# 0.1 m above the line between them.
 BONES_OF_JOINTS = {
     'hip': ('lhipjoint', 'rhipjoint'),
     'right_hip': ('rhipjoint',), 'right_knee': ('rfemur',), 'right_ankle': ('rtibia',),
@@ -31,13 +33,15 @@ BONES_OF_JOINTS = {
 
 @dataclass(frozen=True)
 class Bone:
-    """A bone of an ASF file as it is written there; two bones are equal where all their numbers are.
+    """A bone as an ASF file describes it; two bones are equal where all their numbers are.
 
     Attributes:
-        direction, length: where the bone points in the rest pose (world axes), and how far, in ASF units.
-        angles: degrees about the axes of `order`, which make the frame C in which the motion's angles are meant.
-        order: the axes in the order in which rotations about them follow each other, such as 'xyz'.
-        dof: the names of the numbers that a frame gives for this bone, such as ('rx', 'ry', 'rz').
+        direction: in which the bone points in the rest pose, in world axes.
+        length: ASF units.
+        angles: degrees about the axes of `order`: the rotation of the bone's own frame C, to which the motion's angles
+            refer.
+        order: axes in the order in which the rotations about them are applied, such as 'xyz'.
+        dof: names of the values that a frame of motion has for this bone, such as ('rx', 'ry', 'rz').
     """
 
     direction: tuple[float, ...] = (0.0, 0.0, 0.0)
@@ -49,7 +53,14 @@ class Bone:
 
 @dataclass
 class Skeleton:
-    """An ASF file: bones by name with `root` among them, the children of each, metres per ASF unit."""
+    """The content of an ASF file.
+
+    Attributes:
+        bones: by name, `root` among them.
+        children: bone -> the bones that hang on it.
+        root_position: ASF units.
+        unit: metres per ASF unit.
+    """
 
     bones: dict[str, Bone] = field(default_factory=dict)
     children: dict[str, tuple[str, ...]] = field(default_factory=dict)
@@ -58,7 +69,7 @@ class Skeleton:
 
 
 def read_text(path: Path) -> str:
-    """The text of a plain or gzipped file. Raises FileError where it cannot be read or is empty."""
+    """Read the text of a plain or gzipped file. Raises FileError where it cannot be read or is empty."""
     try:
         raw = path.read_bytes()
         text = (gzip.decompress(raw) if path.suffix.lower() == '.gz' else raw).decode('utf-8-sig', errors='replace')
@@ -71,8 +82,8 @@ def read_text(path: Path) -> str:
     return text
 
 
-def lines_of(path: Path):
-    """Yield (line number, words) of the lines of a file that are neither empty nor a comment."""
+def lines_of(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """Yield (line number, words) of each line of a file that is neither empty nor a comment."""
     for number, line in enumerate(read_text(path).split('\n'), 1):
         words = line.split()
         if words and words[0][0] != '#':
@@ -80,7 +91,7 @@ def lines_of(path: Path):
 
 
 def numbers(words: list[str], count: int) -> tuple[float, ...]:
-    """Exactly `count` finite numbers; raises ValueError with what is wrong."""
+    """Convert words to exactly `count` finite numbers. Raises ValueError that says what is wrong."""
     if len(words) != count:
         raise ValueError(f'{len(words)} values, expected {count}')
     try:
@@ -94,7 +105,8 @@ def numbers(words: list[str], count: int) -> tuple[float, ...]:
 
 def read_asf(path: Path) -> Skeleton:
     """Parse an ASF skeleton. Raises FileError, with the line, where it cannot be understood or lacks a bone."""
-    skeleton, section, bone = Skeleton(bones={'root': Bone()}), '', {}
+    skeleton, section = Skeleton(bones={'root': Bone()}), ''
+    bone: dict[str, Any] = {}
     for number, words in lines_of(path):
         try:
             if words[0].startswith(':'):
@@ -153,7 +165,7 @@ def _axis_order(words: list[str]) -> str:
 
 
 def _read_bone(skeleton: Skeleton, bone: dict, words: list[str]) -> dict:
-    """Take in one line of :bonedata; returns the fields of the bone that is being read, none between two bones."""
+    """Parse one line of :bonedata; return the fields read so far of the current bone, empty after its end."""
     key, values = words[0], words[1:]
     if key == 'end':
         missing = [name for name in ('name', 'direction', 'length', 'axis') if name not in bone]
@@ -176,7 +188,7 @@ def _read_bone(skeleton: Skeleton, bone: dict, words: list[str]) -> dict:
         bone['dof'] = tuple(word.lower() for word in values)
         if not set(bone['dof']) <= {'rx', 'ry', 'rz'} or len(set(bone['dof'])) < len(values):
             raise ValueError(f'dof {" ".join(values)}, expected some of rx ry rz')
-    return bone  # `begin`, `id` and `limits` say nothing about where the bone is
+    return bone  # `begin`, `id` and `limits` do not affect positions
 
 
 def _read_children(skeleton: Skeleton, words: list[str]) -> None:
@@ -191,7 +203,7 @@ def _read_children(skeleton: Skeleton, words: list[str]) -> None:
 
 
 def _top_down(skeleton: Skeleton) -> dict[str, str]:
-    """Bone -> parent for all that hangs on the root, parents first."""
+    """Return bone -> parent for all bones below the root, parents first."""
     parents, reached = {}, ['root']
     for parent in reached:
         for child in skeleton.children.get(parent, ()):
@@ -201,13 +213,13 @@ def _top_down(skeleton: Skeleton) -> dict[str, str]:
 
 
 def read_amc(path: Path, skeleton: Skeleton) -> dict[str, np.ndarray]:
-    """Parse an AMC motion: bone -> (T, len(dof)) float64 as the file has them, for every bone that moves.
+    """Parse an AMC motion: for every bone that moves, its values (T, len(dof)), float64, as the file has them.
 
-    Raises FileError, with the line, for values that are missing, too many or no numbers, and for frames that lack a
-    bone or do not follow each other.
+    Raises FileError, with the line, for values that are missing, too many or not numbers, and for frames that lack a
+    bone or are not consecutive.
     """
     moving = {name: len(bone.dof) for name, bone in skeleton.bones.items() if bone.dof}
-    frames = {}
+    frames: dict[int, dict] = {}
     for number, words in lines_of(path):
         try:
             _read_frame_line(frames, moving, words)
@@ -223,7 +235,7 @@ def read_amc(path: Path, skeleton: Skeleton) -> dict[str, np.ndarray]:
 
 
 def _read_frame_line(frames: dict[int, dict], moving: dict[str, int], words: list[str]) -> None:
-    """Take in one line, a frame's number or a bone's values, as part of the last of `frames`."""
+    """Parse one line, a frame's number or a bone's values, into `frames`; values belong to the last frame."""
     name = words[0]
     if name.startswith(':'):
         if name.lower() == ':radians':
@@ -249,7 +261,7 @@ def _read_frame_line(frames: dict[int, dict], moving: dict[str, int], words: lis
 
 
 def _check_last_frame(frames: dict[int, dict], moving: dict[str, int]) -> int:
-    """The number of the last frame; raises ValueError where it lacks a bone, or there is none."""
+    """Return the number of the last frame. Raises ValueError where it lacks a bone, or there is no frame."""
     if not frames:
         raise ValueError('there is no frame')
     number = next(reversed(frames))
@@ -260,7 +272,7 @@ def _check_last_frame(frames: dict[int, dict], moving: dict[str, int]) -> int:
 
 
 def rotation(angles: np.ndarray, order: str) -> np.ndarray:
-    """Rotation matrices (..., 3, 3) from angles (..., 3) in degrees about the fixed axes named by `order`, in turn."""
+    """Return matrices (..., 3, 3) that rotate by angles (..., 3), degrees, about the fixed axes of `order`, in turn."""
     matrix = np.eye(3)
     for axis, angle in zip(order, np.moveaxis(np.radians(angles), -1, 0), strict=True):
         i, j, k = {'x': (0, 1, 2), 'y': (1, 2, 0), 'z': (2, 0, 1)}[axis]
@@ -274,7 +286,7 @@ def rotation(angles: np.ndarray, order: str) -> np.ndarray:
 
 
 def _local_rotation(bone: Bone, values: np.ndarray) -> np.ndarray:
-    """C M C^-1 (T, 3, 3): the rotation by which a bone leaves its rest pose, from its values (T, len(dof))."""
+    """Return C M C^-1 (T, 3, 3), a bone's rotation out of its rest pose, from its values (T, len(dof))."""
     by_axis = dict(zip(bone.dof, values.T, strict=True))
     angles = np.stack([by_axis.get(f'r{axis}', np.zeros(len(values))) for axis in bone.order], axis=-1)
     frame = rotation(np.array(bone.angles), bone.order)
@@ -282,7 +294,7 @@ def _local_rotation(bone: Bone, values: np.ndarray) -> np.ndarray:
 
 
 def joint_positions(skeleton: Skeleton, motion: dict[str, np.ndarray]) -> np.ndarray:
-    """Forward kinematics: the 17 joints (T, 17, 3) float64 in the source's axes (y up) and in ASF units."""
+    """Return the 17 joints (T, 17, 3), float64, in the source's axes (y up) and ASF units, by forward kinematics."""
     root, values = skeleton.bones['root'], motion['root']
     place = np.stack([values[:, root.dof.index(channel)] for channel in ('tx', 'ty', 'tz')], axis=-1)
     ends, turns = {'root': place + skeleton.root_position}, {'root': _local_rotation(root, values)}

@@ -1,11 +1,12 @@
-"""CMU motion capture seen by virtual cameras: the npz files that data/prepare_data_cmu.py makes.
+"""CMU motion capture seen by virtual cameras, from the npz files that data/prepare_data_cmu.py makes.
 
-`data_3d_cmu.npz` holds beside `positions_3d` its own `cameras` and `metadata` (fps, subjects_train, subjects_test),
-since no camera ever filmed it.
+Since no real camera filmed it, `data_3d_cmu.npz` holds its own `cameras` and `metadata` (fps, subjects_train,
+subjects_test) beside `positions_3d`.
 """
 
 import math
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 
@@ -14,7 +15,7 @@ from common.errors import FileError
 from common.geometry.camera import Camera
 from common.skeleton import H36M
 
-NUMBERS = {'orientation': 4, 'translation': 3, 'intrinsic': 9}  # of a camera, by what they say
+NUMBERS = {'orientation': 4, 'translation': 3, 'intrinsic': 9}  # the vectors of a camera and their lengths
 
 
 def load(folder: Path, keypoints: str) -> PoseDataset:
@@ -37,7 +38,7 @@ def load(folder: Path, keypoints: str) -> PoseDataset:
 
 
 def _cameras(tree, subjects) -> dict[str, list[Camera]]:
-    """The cameras of every subject; raises ValueError where some are missing or of another form."""
+    """Return the cameras of every subject. Raises ValueError where some are missing or of another form."""
     if not isinstance(tree, dict):
         raise ValueError('cameras is not there, or not a dict of subjects')
     cameras = {}
@@ -62,29 +63,30 @@ def _camera(entry, where: str) -> Camera:
     return Camera(**vectors, width=int(sides['width']), height=int(sides['height']))
 
 
-def _vector(values, count: int, what: str) -> np.ndarray:
+def _vector(values, count: int, name: str) -> np.ndarray:
     try:
         vector = np.asarray(values, dtype=np.float32)
     except (TypeError, ValueError):
-        vector = np.empty(0)
+        vector = np.empty(0, np.float32)
     if vector.shape != (count,) or not np.isfinite(vector).all():
-        raise ValueError(f'{what} is not {count} finite numbers')
+        raise ValueError(f'{name} is not {count} finite numbers')
     return vector
 
 
 def _metadata(metadata, subjects) -> tuple[float, tuple[str, ...], tuple[str, ...]]:
-    """(fps, subjects_train, subjects_test); raises ValueError where one is missing or of another form."""
+    """Return (fps, subjects_train, subjects_test). Raises ValueError where one is missing or of another form."""
     metadata = metadata if isinstance(metadata, dict) else {}
     fps = metadata.get('fps')
     if isinstance(fps, bool) or not isinstance(fps, (int, float, np.number)) or not 0 < fps < math.inf:
         raise ValueError(f'metadata says fps {str(fps)[:20]!r}, expected frames per second')
-    sides = []
-    for name in ('subjects_train', 'subjects_test'):
-        side = metadata.get(name)
-        if not isinstance(side, (list, tuple)) or not side or not all(isinstance(s, str) for s in side):
-            raise ValueError(f'metadata has no {name}, or not as a list of names')
-        unknown = [subject for subject in side if subject not in subjects]
-        if unknown:
-            raise ValueError(f'{name} names {unknown[0]}, which positions_3d has not')
-        sides.append(tuple(side))
-    return fps, *sides
+    return cast(float, fps), _names(metadata, 'subjects_train', subjects), _names(metadata, 'subjects_test', subjects)
+
+
+def _names(metadata: dict, name: str, subjects) -> tuple[str, ...]:
+    side = metadata.get(name)
+    if not isinstance(side, (list, tuple)) or not side or not all(isinstance(s, str) for s in side):
+        raise ValueError(f'metadata has no {name}, or not as a list of names')
+    unknown = [subject for subject in side if subject not in subjects]
+    if unknown:
+        raise ValueError(f'{name} names {unknown[0]}, which positions_3d has not')
+    return tuple(side)

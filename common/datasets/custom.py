@@ -1,10 +1,11 @@
-"""Videos of one's own: 2D keypoints without any 3D, `data_2d_custom_<name>.npz` as data/prepare_data_2d.py makes it.
+"""A user's own videos: 2D keypoints without 3D, from `data_2d_custom_<name>.npz` as data/prepare_data_2d.py makes it.
 
-A subject is a video, its one action is `custom`, its one camera is at hand: nothing is known of it but the size of its
-pictures. The joints that come out are those of Human3.6M. Nothing can be trained or tested on such videos.
+Each subject is a video with a single action, `custom`, and a single camera, of which only the picture size is known.
+The lifted joints are those of Human3.6M. Such videos cannot be trained or tested on.
 """
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -12,9 +13,9 @@ from common.datasets.h36m import CAMERAS
 from common.datasets.poses import PoseDataset, keypoint_layout, read_detections
 from common.errors import FileError
 from common.geometry.camera import Camera
-from common.skeleton import COCO, H36M
+from common.skeleton import COCO, H36M, Skeleton
 
-# Somebody has to stand somewhere: poses are turned upright as if Human3.6M's first camera had filmed them.
+# The real orientation is unknown: poses are turned upright as if Human3.6M's first camera had filmed them.
 ORIENTATION = CAMERAS['S1'][0].orientation
 
 
@@ -24,9 +25,10 @@ def load(folder: Path, keypoints: str) -> PoseDataset:
     Raises FileError for a file that is missing, broken or of another form.
     """
     path = folder / f'data_2d_custom_{keypoints}.npz'
-    about, rule = {}, keypoint_layout(keypoints, COCO)
+    about: dict[str, Any] = {}
+    rule = keypoint_layout(keypoints, COCO)
 
-    def layout_of(metadata: dict, count: int):
+    def layout_of(metadata: dict, count: int) -> Skeleton:
         about.update(metadata)
         return rule(metadata, count)
 
@@ -44,8 +46,9 @@ def load(folder: Path, keypoints: str) -> PoseDataset:
 
 def _camera(path: Path, video: str, sizes) -> Camera:
     size = sizes.get(video) if isinstance(sizes, dict) else None
-    sides = [size.get(side) if isinstance(size, dict) else None for side in 'wh']
+    size = size if isinstance(size, dict) else {}
+    sides = [size.get(side) for side in 'wh']
     if not all(isinstance(n, (int, np.integer)) and not isinstance(n, bool) and n > 0 for n in sides):
         raise FileError(f'{path}: video_metadata does not tell w and h of {video} in pixels; make it again with '
                         f'data/prepare_data_2d.py')
-    return Camera(ORIENTATION, np.zeros(3, np.float32), *map(int, sides))
+    return Camera(ORIENTATION, np.zeros(3, np.float32), int(size['w']), int(size['h']))

@@ -1,9 +1,10 @@
-"""Human3.6M in VideoPose3D's npz layout: 32 mocap joints of which 17 are kept, four calibrated cameras a subject."""
+"""Human3.6M in VideoPose3D's npz layout: 17 of 32 mocap joints, four calibrated cameras for each subject."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from common.datasets.poses import Count, PoseDataset, keypoint_layout, read_detections, read_positions
 from common.geometry.camera import Camera, pinhole_intrinsic
@@ -12,13 +13,13 @@ from common.skeleton import H36M, H36M_OF_32
 SUBJECTS_TRAIN = ('S1', 'S5', 'S6', 'S7', 'S8')
 SUBJECTS_TEST = ('S9', 'S11')
 FPS = 50
-# Frames of one camera on either side of the split, as VideoPose3D reports them.
+# Frames of one camera in the training and the test set, as VideoPose3D reports them.
 FRAMES_TRAIN, FRAMES_TEST = 389_938, 135_836
 
 
 @dataclass(frozen=True)
-class _Lens:
-    """What belongs to a physical camera, wherever it stands: pixels, and dimensionless distortion."""
+class Lens:
+    """The properties of a camera that do not depend on where it stands: pixels, and dimensionless distortion."""
 
     width: int
     height: int
@@ -27,26 +28,26 @@ class _Lens:
     radial: tuple[float, float, float]
     tangential: tuple[float, float]
 
-    def at(self, orientation, translation_mm) -> Camera:
-        """The camera that this lens makes at a place, millimetres."""
+    def at(self, orientation: ArrayLike, translation_mm: ArrayLike) -> Camera:
+        """Return the camera with this lens, orientation (4,) and position (3,) in millimetres."""
         return Camera(
             np.asarray(orientation, np.float32), np.asarray(translation_mm, np.float32) / 1000, self.width, self.height,
             pinhole_intrinsic(self.focal, self.centre, self.radial, self.tangential, self.width, self.height))
 
 
 LENSES = (
-    _Lens(1000, 1002, (1145.0494384765625, 1143.7811279296875), (512.54150390625, 515.4514770507812),
-          (-0.20709891617298126, 0.24777518212795258, -0.0030751503072679043),
-          (-0.0009756988729350269, -0.00142447161488235)),
-    _Lens(1000, 1000, (1149.6756591796875, 1147.5916748046875), (508.8486328125, 508.0649108886719),
-          (-0.1942136287689209, 0.2404085397720337, 0.006819975562393665),
-          (-0.0016190266469493508, -0.0027408944442868233)),
-    _Lens(1000, 1000, (1149.1407470703125, 1148.7989501953125), (519.8158569335938, 501.40264892578125),
-          (-0.2083381861448288, 0.25548800826072693, -0.0024604974314570427),
-          (0.0014843869721516967, -0.0007599993259645998)),
-    _Lens(1000, 1002, (1145.5113525390625, 1144.77392578125), (514.9682006835938, 501.88201904296875),
-          (-0.198384091258049, 0.21832367777824402, -0.008947807364165783),
-          (-0.0005872055771760643, -0.0018133620033040643)),
+    Lens(1000, 1002, (1145.0494384765625, 1143.7811279296875), (512.54150390625, 515.4514770507812),
+         (-0.20709891617298126, 0.24777518212795258, -0.0030751503072679043),
+         (-0.0009756988729350269, -0.00142447161488235)),
+    Lens(1000, 1000, (1149.6756591796875, 1147.5916748046875), (508.8486328125, 508.0649108886719),
+         (-0.1942136287689209, 0.2404085397720337, 0.006819975562393665),
+         (-0.0016190266469493508, -0.0027408944442868233)),
+    Lens(1000, 1000, (1149.1407470703125, 1148.7989501953125), (519.8158569335938, 501.40264892578125),
+         (-0.2083381861448288, 0.25548800826072693, -0.0024604974314570427),
+         (0.0014843869721516967, -0.0007599993259645998)),
+    Lens(1000, 1002, (1145.5113525390625, 1144.77392578125), (514.9682006835938, 501.88201904296875),
+         (-0.198384091258049, 0.21832367777824402, -0.008947807364165783),
+         (-0.0005872055771760643, -0.0018133620033040643)),
 )
 
 # subject -> per camera (quaternion camera to world, position in millimetres)
@@ -125,11 +126,11 @@ PLACES = {
 CAMERAS = {
     subject: [lens.at(*place) for lens, place in zip(LENSES, places, strict=True)] for subject, places in PLACES.items()
 }
-# Two takes of each of 15 actions, but for S11's Directions, whose video is corrupt.
+# Two takes of each of 15 actions, except one of S11's Directions, whose video is corrupt.
 TAKES = {subject: 30 - (subject == 'S11') for subject in PLACES}
 
-UNSEEN = ('S2', 'S3', 'S4')  # whose 3D is not given out: their keypoints can be drawn only
-UNPLACED = [lens.at((1, 0, 0, 0), (0, 0, 0)) for lens in LENSES]  # and nobody knows where their cameras stood
+UNSEEN = ('S2', 'S3', 'S4')  # their 3D is withheld, so their keypoints can only be drawn
+UNPLACED = [lens.at((1, 0, 0, 0), (0, 0, 0)) for lens in LENSES]  # where their cameras stood is unknown
 
 
 def load(folder: Path, keypoints: str) -> PoseDataset:
@@ -152,7 +153,7 @@ def load(folder: Path, keypoints: str) -> PoseDataset:
 
 
 def counts(dataset: PoseDataset) -> list[Count]:
-    """The takes of each subject, and the frames of all cameras on either side of the split, beside the known ones."""
+    """Count the takes of each subject and the frames of the training and test set, beside the known numbers."""
     positions, cameras = dataset.positions, len(LENSES)
     frames = {subject: cameras * sum(map(len, takes.values())) for subject, takes in positions.items()}
     return [*(Count(f'takes of {subject}', len(positions.get(subject, ())), known) for subject, known in TAKES.items()),

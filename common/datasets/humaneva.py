@@ -1,8 +1,7 @@
-"""HumanEva-I in VideoPose3D's npz layout: 15 or 20 joints, three cameras a subject of which only the place is known.
+"""HumanEva-I in VideoPose3D's npz layout: 15 or 20 joints, three cameras for each subject, known only by place.
 
-`Train/S1` and `Validate/S1` are the two parts of the same takes of S1: the data set's own split. A take is cut into
-chunks where its frames have no pose: `Walking 1 chunk0`. A file of detections also holds `Unlabeled/...` subjects, of
-whom there is no 3D.
+`Train/S1` and `Validate/S1` are two parts of the same takes of S1: the data set's own split. A take is cut into chunks,
+`Walking 1 chunk0`, where frames have no pose. Files of detections also hold `Unlabeled/...` subjects, which have no 3D.
 """
 
 from functools import partial
@@ -46,8 +45,8 @@ CAMERAS = {
 
 UNPLACED = [Camera(np.array([1, 0, 0, 0], np.float32), np.zeros(3, np.float32), WIDTH, HEIGHT)] * 3
 
-# subject -> take -> where its training part starts and ends in the video's synchronised frames; the part to validate
-# on lies before it, from frame FIRST. S3's ThrowCatch, whose stream is damaged, belongs to neither.
+# subject -> take -> start and end of the training part in the video's synchronised frames. The validation part lies
+# before it, from frame FIRST. S3's ThrowCatch is in neither, because its stream is damaged.
 TRAINING = {
     'S1': {'Walking 1': (590, 1203), 'Jog 1': (367, 740), 'ThrowCatch 1': (473, 945), 'Gestures 1': (395, 801),
            'Box 1': (385, 789)},
@@ -64,7 +63,7 @@ RANGES = {(f'{split}/{subject}', take): (start, end) if split == 'Train' else (F
 def load(folder: Path, keypoints: str, skeleton: Skeleton) -> PoseDataset:
     """Read `data_3d_<skeleton>.npz` and `data_2d_<skeleton>_<keypoints>.npz` of a folder.
 
-    Detections of videos without 3D can be drawn only; where the cameras of a subject stood may be unknown (S4).
+    Detections of videos without 3D can only be drawn; the cameras of a subject may have no known place (S4).
     Raises FileError for a file that is missing, broken or of another form.
     """
     name = skeleton.name
@@ -85,7 +84,7 @@ load20 = partial(load, skeleton=HUMANEVA20)
 
 
 def counts(dataset: PoseDataset) -> list[Count]:
-    """The frames of each take beside those of its part of the split, of which some have no pose."""
+    """Count the frames of each take, beside the frames of its part of the split, of which some have no pose."""
     found = dict.fromkeys(RANGES, 0)
     for subject, takes in dataset.positions.items():
         for take, motion in takes.items():

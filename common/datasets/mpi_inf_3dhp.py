@@ -1,14 +1,16 @@
 """MPI-INF-3DHP in the npz layout of P-STMO, as data/prepare_data_3dhp.py makes it.
 
-Training: eight actors, two sequences each, seen by eight cameras. Test: six sequences, of whose frames only some count
-(`valid`). 2D is the ground truth's; 3D is in each camera's own axes, so that every camera's view of a sequence is a
-take of its own, before a camera at the origin. Source: Mehta et al., "Monocular 3D Human Pose Estimation In The Wild
-Using Improved CNN Supervision", 3DV 2017; its test set's calibration for the intrinsics.
+Training: eight actors, two sequences each, seen by eight cameras. Test: six sequences, of which only some frames count
+(`valid`). 2D is ground truth. 3D is in each camera's own axes, so that each camera's view of a sequence is a take of
+its own, with the camera at the origin. Source: Mehta et al., "Monocular 3D Human Pose Estimation In The Wild Using
+Improved CNN Supervision", 3DV 2017; its test set's calibration for the intrinsics.
 
 Letters: F frames, J joints (17).
 """
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -31,26 +33,26 @@ TRAINING = {
 # test sequence -> frames, frames that count
 TEST = {'TS1': (6151, 603), 'TS2': (6080, 540), 'TS3': (5838, 506), 'TS4': (6007, 558), 'TS5': (320, 276),
         'TS6': (492, 392)}
-CAMERAS = (0, 1, 2, 4, 5, 6, 7, 8)  # of the fourteen
-FPS = 25  # of most sequences; some have 50, and nobody resamples them
-SIDE = 2048  # pixels, of all pictures but those of the two sequences outdoors
+CAMERAS = (0, 1, 2, 4, 5, 6, 7, 8)  # those used of the fourteen
+FPS = 25  # of most sequences; some have 50, and by custom are not resampled
+SIDE = 2048  # pixels; only the two outdoor sequences have pictures of another size
 OUTDOORS = ('TS5', 'TS6')
 IDENTITY = np.array([1, 0, 0, 0], np.float32)
-# (millimetres of the sensor, of the focal length, of the centre's offset; height over width of a pixel)
+# (sensor, focal length and offset of the centre in millimetres; height over width of a pixel)
 _STUDIO = (10, 10), 7.32506, (-0.0322884, 0.0929296), 1.00044
 _OUTSIDE = (10, 5.625), 8.770747185, (-0.104908645, 0.104899704), 0.993236423
 SCENES = {'TS1': 'studio, green screen', 'TS2': 'studio, green screen', 'TS3': 'studio, no green screen',
           'TS4': 'studio, no green screen', 'TS5': 'outdoors', 'TS6': 'outdoors'}
 ACTIVITIES = ('Standing/Walking', 'Exercising', 'Sitting', 'Reaching/Crouching', 'On The Floor', 'Sports',
               'Miscellaneous')
-# Test frames that count in the annotations' older release: the weights of P-STMO's published averages.
+# Test frames that count in an older release of the annotations. P-STMO's published averages are weighted by them.
 OLDER_COUNTS = {'TS1': 603, 'TS2': 540, 'TS3': 505, 'TS4': 553, 'TS5': 276, 'TS6': 452}
-# Joints that PCK and AUC leave out, by the names that the program gives them: pelvis, spine and head of the data set.
+# Joints that PCK and AUC leave out, by this program's names: the pelvis, spine and head of the data set.
 NOT_IN_PCK = ('hip', 'spine', 'neck')
 
 
 def paths(folder: Path, keypoints: str) -> tuple[Path, Path]:
-    """The training and the test file."""
+    """Return the paths of the training and the test file."""
     suffix = keypoints.removeprefix('gt')
     return folder / f'data_train_3dhp{suffix}.npz', folder / f'data_test_3dhp{suffix}.npz'
 
@@ -61,7 +63,10 @@ def load(folder: Path, keypoints: str, training: bool = True) -> PoseDataset:
     Raises FileError for a file that is missing, broken or of another form.
     """
     path_train, path_test = paths(folder, keypoints)
-    positions, detections, cameras, marks = {}, {}, {}, {}
+    positions: dict[str, dict] = {}
+    detections: dict[str, dict] = {}
+    cameras: dict[str, list[Camera]] = {}
+    marks = {}
     source = f'{path_train} with {path_test.name}' if training else str(path_test)
     if training:
         for subject, take, data in _training_views(path_train):
@@ -78,8 +83,9 @@ def load(folder: Path, keypoints: str, training: bool = True) -> PoseDataset:
 
 
 def counts(dataset: PoseDataset) -> list[Count]:
-    """The frames of each sequence over its cameras, and the test frames that count."""
-    frames, counted = {}, {}
+    """Count the frames of each sequence over its cameras, and the test frames that are valid."""
+    frames: dict[str, int] = {}
+    counted: dict[str, int] = {}
     for subject, takes in dataset.positions.items():
         for take, motion in takes.items():
             name = subject if subject == take else f'{subject} {take.split(" ")[0]}'
@@ -93,7 +99,7 @@ def counts(dataset: PoseDataset) -> list[Count]:
 
 
 def _members(path: Path) -> dict:
-    """The dict `data` that either file holds. Raises FileError."""
+    """Read the dict `data` of either file. Raises FileError."""
     members = read_npz(path)
     if not isinstance(members.get('data'), dict):
         raise FileError(f'{path} holds no dict `data`: make it with data/prepare_data_3dhp.py')
@@ -103,8 +109,8 @@ def _members(path: Path) -> dict:
     return members['data']
 
 
-def _training_views(path: Path):
-    """(subject, take, dict) of every camera of every training sequence. Raises FileError."""
+def _training_views(path: Path) -> Iterator[tuple[str, str, Any]]:
+    """Yield (subject, take, data) of every camera of every training sequence. Raises FileError."""
     for name, sequence in _members(path).items():
         subject, _, take = name.partition(' ')
         pair = isinstance(sequence, (list, tuple)) and len(sequence) == 2
@@ -115,7 +121,7 @@ def _training_views(path: Path):
 
 
 def _add(path: Path, subject: str, take: str, data, positions: dict, detections: dict) -> None:
-    """Enter the view of one camera: millimetres in its axes, pixels. Raises FileError."""
+    """Add the view of one camera (3D in millimetres in its axes, 2D in pixels) to both dicts. Raises FileError."""
     where = f'{subject} {take}'
     for name in ('data_2d', 'data_3d'):
         if not isinstance(data, dict) or name not in data:
@@ -127,7 +133,7 @@ def _add(path: Path, subject: str, take: str, data, positions: dict, detections:
 
 
 def _test_camera(name: str) -> Camera:
-    """The camera of a test sequence. Its pictures' distortion is not in the published 2D."""
+    """Return the camera of a test sequence, without lens distortion, which the published 2D does not have."""
     width, height = (1920, 1080) if name in OUTDOORS else (SIDE, SIDE)
     sensor, focal, offset, aspect = _OUTSIDE if name in OUTDOORS else _STUDIO
     fx = focal * width / sensor[0]
@@ -137,7 +143,7 @@ def _test_camera(name: str) -> Camera:
 
 
 def _marks(path: Path, name: str, data: dict, frames: int) -> np.ndarray:
-    """(F,) int64: 0 for a frame that does not count, else its activity from 1 to 7, or -1 where that is not annotated.
+    """Return (F,) int64: 0 for frames that do not count, else the activity, 1 to 7, or -1 where it is not annotated.
 
     Raises FileError.
     """
@@ -145,7 +151,7 @@ def _marks(path: Path, name: str, data: dict, frames: int) -> np.ndarray:
     for key, allowed in (('valid', (0, 1)), ('activity', range(1, len(ACTIVITIES) + 1))):
         column = data.get(key)
         if column is None and key == 'activity':
-            continue  # files of other programs have none
+            continue  # files of other programs lack it
         if not isinstance(column, np.ndarray) or column.size != frames or column.dtype.kind not in 'fiub':
             raise FileError(f'{path}: {name} {key} is not a number for each of its {frames} frames')
         if not np.isin(column, allowed).all():

@@ -1,8 +1,8 @@
-"""Whether 3D and 2D can be those of people: pure checks, each of which returns what is wrong in a sentence, or None.
+"""Checks that 3D and 2D can belong to people; each returns one sentence that says what is wrong, or None.
 
-All layouts are first taken, by joint names, to the 15 joints of BODY, so that each check is written once. The limits
-are wide, to let every person and detector pass. What they were held against: 20 subjects of CMU's motion capture, seen
-exactly and with a detector's noise. Letters: T frames, K keypoints.
+All layouts are first converted, by joint names, to the 15 joints of BODY, so that each check is written once. The
+limits are wide, so that every person and detector passes. They were tried on 20 subjects of CMU's motion capture, with
+exact 2D and with a detector's noise. Letters: T frames, K keypoints.
 """
 
 from dataclasses import dataclass, replace
@@ -10,27 +10,28 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from common.geometry.camera import denormalise, project
-from common.skeleton import HUMANEVA15, correspondence
+from common.skeleton import HUMANEVA15, Skeleton, correspondence
 
 BODY = HUMANEVA15
 JOINT = {name: index for index, name in enumerate(BODY.joints)}
 LIMBS = [index for name, index in JOINT.items() if name.startswith(('left_', 'right_'))]
-# Joints without their sides, and between which lengths in metres their distance lies in people.
+# Pairs of joints, without their sides, and the range of their distance in people, metres.
 LENGTHS = {
     ('hip', 'knee'): (0.25, 0.60), ('knee', 'ankle'): (0.25, 0.60), ('shoulder', 'elbow'): (0.15, 0.45),
     ('elbow', 'wrist'): (0.10, 0.40), ('hip', 'shoulder'): (0.30, 0.80),
 }
-UNITS = ((30, 300, 'centimetres'), (300, 3000, 'millimetres'))  # how many times too long bones look then
-LARGEST_STRETCH = 0.5  # of a bone between frames, of its length
-LARGEST_ASYMMETRY = 0.3  # between a left bone and its right one, of their length
-# How far keypoints may lie from the projected 3D, of the person's size in the picture: FURTHER times as far as in the
-# middle one of a subject's views, within the two limits of FURTHEST. Of CMU's walks,
-# each with the keypoints of another by the same person, this finds 132 of 134, and 122 under a detector's noise.
+# The likely unit, where bones are between so and so many times as long as in metres.
+UNITS = ((30, 300, 'centimetres'), (300, 3000, 'millimetres'))
+LARGEST_STRETCH = 0.5  # variation of a bone's length over frames, as a share of that length
+LARGEST_ASYMMETRY = 0.3  # difference of a left bone and its right one, as a share of their length
+# Keypoints may lie FURTHER times as far from the projected 3D as in the subject's median view, but this limit is kept
+# within FURTHEST; distances are shares of the person's size in the picture. Of 134 walks of CMU, each paired with the
+# keypoints of another by the same person, this finds 132, and 122 under a detector's noise.
 FURTHER = 4
 FURTHEST = (0.03, 0.1)
-MIRRORED = -0.4  # `handedness` that says left is not on the left; CMU's people have 0.60 to 0.96, mirrored minus that
-BENT = 0.01  # metres that knees and elbows must be out of line, on average, to tell
-SHARE = 0.5  # of the frames, or keypoints, that must be as expected
+MIRRORED = -0.4  # below this `handedness`, sides are swapped; CMU's people have 0.60 to 0.96, mirrored ones minus that
+BENT = 0.01  # metres by which knees and elbows must be out of line, on average, for `handedness` to mean something
+SHARE = 0.5  # of the frames, or keypoints, must be as expected
 
 
 @dataclass(frozen=True)
@@ -38,11 +39,11 @@ class View:
     """Some frames of one take seen by one camera, as joints of BODY.
 
     Attributes:
-        subject, take, camera: which.
+        subject, take, camera: where the frames come from.
         joints: (T, 15, 3) metres in camera axes: x right, y down, z forward.
         pixels: (T, 15, 2) keypoints.
         size: width and height of the picture.
-        intrinsic: (9,), the camera's (`Camera.intrinsic`); None where unknown.
+        intrinsic: (9,) of the camera (`Camera.intrinsic`); None where unknown.
     """
 
     subject: str
@@ -57,8 +58,11 @@ class View:
         return f'{self.take} camera {self.camera}'
 
 
-def to_body(points: np.ndarray, layout) -> np.ndarray:
-    """Points (T, K, 2 or 3) of a layout as joints of BODY, float64. Raises ValueError where it lacks one."""
+def to_body(points: np.ndarray, layout: Skeleton) -> np.ndarray:
+    """Convert points (T, K, 2 or 3) of a layout to the joints of BODY, float64.
+
+    Raises ValueError where the layout has nothing for one of them.
+    """
     return correspondence(BODY, layout).astype(np.float64) @ points.astype(np.float64)
 
 
@@ -66,14 +70,15 @@ def to_body(points: np.ndarray, layout) -> np.ndarray:
 
 
 def bone_lengths(joints: np.ndarray) -> dict[tuple[str, str], np.ndarray]:
-    """(joint, joint) -> (T,) distance, for both sides of what LENGTHS names; joints are (T, 15, 3)."""
+    """Return (joint, joint) -> distance (T,) for the pairs of LENGTHS on both sides; joints are (T, 15, 3)."""
     return {(f'{side}_{a}', f'{side}_{b}'):
             np.linalg.norm(joints[:, JOINT[f'{side}_{a}']] - joints[:, JOINT[f'{side}_{b}']], axis=-1)
             for a, b in LENGTHS for side in ('left', 'right')}
 
 
 def _limits(bone: tuple[str, str]) -> tuple[float, float]:
-    return LENGTHS[tuple(name.partition('_')[2] for name in bone)]
+    start, end = (name.partition('_')[2] for name in bone)
+    return LENGTHS[start, end]
 
 
 def _all_joints(views: list[View]) -> np.ndarray:
@@ -81,7 +86,7 @@ def _all_joints(views: list[View]) -> np.ndarray:
 
 
 def unit_problem(views: list[View]) -> str | None:
-    """Whether the 3D is in metres: people are neither three times as large nor as small."""
+    """Check that the 3D is in metres: people are neither three times too large nor three times too small."""
     lengths = bone_lengths(_all_joints(views))
     factor = np.median([np.median(length) / np.mean(_limits(bone)) for bone, length in lengths.items()])
     if 1 / 3 < factor < 3:
@@ -91,7 +96,7 @@ def unit_problem(views: list[View]) -> str | None:
 
 
 def bone_problem(views: list[View]) -> str | None:
-    """Whether the joints are in order: bones have a person's lengths, keep them, and left ones have those of right."""
+    """Check the order of the joints: bones have a person's lengths, constant over time and equal left and right."""
     lengths = bone_lengths(_all_joints(views))
     medians = {bone: np.median(length) for bone, length in lengths.items()}
     order = ': the joints may be in another order'
@@ -102,14 +107,15 @@ def bone_problem(views: list[View]) -> str | None:
         shortest, longest = np.percentile(length, (10, 90))
         if longest - shortest > LARGEST_STRETCH * median:
             return f'{name} is between {shortest:.2f} and {longest:.2f} m long, as no bone is{order}'
-        other = medians[tuple(joint.replace('left_', 'right_') for joint in bone)]
+        start, end = (joint.replace('left_', 'right_') for joint in bone)
+        other = medians[start, end]
         if abs(median - other) > LARGEST_ASYMMETRY * median:
             return f'{name} is {median:.2f} m long, its right twin {other:.2f} m{order}'
     return None
 
 
 def upright_problem(views: list[View]) -> str | None:
-    """Whether up is up: in most frames the head is higher in the picture than the ankles."""
+    """Check that up is up: in most frames the head is higher in the picture than the ankles."""
     joints = _all_joints(views)
     ankles = joints[:, [JOINT['left_ankle'], JOINT['right_ankle']], 1].mean(axis=1)
     share = np.mean(joints[:, JOINT['head'], 1] < ankles)
@@ -120,12 +126,12 @@ def upright_problem(views: list[View]) -> str | None:
 
 
 def handedness(joints: np.ndarray) -> float | None:
-    """How surely left is on the left, from -1 to 1; None where nobody bends a limb. joints are (T, 15, 3).
+    """Return how surely left is on the left, from -1 to 1; None where no limb is bent. joints are (T, 15, 3).
 
-    Knees bend forwards and elbows backwards. Forwards is across the hips (or shoulders), from the right to the left,
-    times up the trunk: it turns round when left and right are swapped, or the world is a mirror image. What is weighed
-    is by how much each knee and elbow lies out of the line between its neighbours, so straight limbs say nothing. That
-    the trunk itself says where up is makes it hold for people who lie or turn somersaults too.
+    Knees bend forwards and elbows backwards. Forwards is the cross product of the vector from the right to the left hip
+    (or shoulder) and the vector up the trunk, so it is reversed when left and right are swapped or the world is a
+    mirror image. Each knee and elbow is weighed by its distance from the line between its neighbours, so that straight
+    limbs say nothing. Because up is taken from the trunk, this works for people who lie or turn somersaults too.
     """
     up = joints[:, JOINT['thorax']] - joints[:, JOINT['hip']]
     forwards = bends = 0.0
@@ -146,7 +152,7 @@ def _unit(vectors: np.ndarray) -> np.ndarray:
 
 
 def side_problem(views: list[View]) -> str | None:
-    """Whether left is on the left: the same for arms and legs, and for where knees and elbows bend to."""
+    """Check that left is on the left: arms agree with legs, and knees and elbows bend the right way."""
     joints = _all_joints(views)
     hips, shoulders = (_unit(joints[:, JOINT[f'left_{name}']] - joints[:, JOINT[f'right_{name}']])
                        for name in ('hip', 'shoulder'))
@@ -163,7 +169,7 @@ def side_problem(views: list[View]) -> str | None:
 
 
 def pixel_problem(views: list[View]) -> str | None:
-    """Whether the 2D is in pixels of the pictures."""
+    """Check that the 2D is in pixels and inside the pictures."""
     if max(np.abs(view.pixels).max() for view in views) < 5:
         return 'the keypoints are normalised, expected pixels'
     inside = np.mean(np.concatenate([((view.pixels >= 0) & (view.pixels <= view.size)).all(-1).ravel()
@@ -175,9 +181,9 @@ def pixel_problem(views: list[View]) -> str | None:
 
 
 def fit_lens(slopes: np.ndarray, pixels: np.ndarray) -> np.ndarray:
-    """The focal lengths and centre [[fx, cx], [fy, cy]] in pixels that take X/Z and Y/Z (N, 2) to pixels (N, 2).
+    """Fit focal lengths and centre [[fx, cx], [fy, cy]], pixels, that map X/Z and Y/Z (N, 2) to pixels (N, 2).
 
-    Least squares, then twice again for the better half, so that what does not belong has no say.
+    Least squares, repeated twice with the better-fitting half of the points, so that outliers have no influence.
     """
     kept = np.ones(len(slopes), bool)
     for _ in range(3):
@@ -189,7 +195,7 @@ def fit_lens(slopes: np.ndarray, pixels: np.ndarray) -> np.ndarray:
 
 
 def projections(views: list[View]) -> list[np.ndarray]:
-    """The 3D of each view in pixels (T, 15, 2): through its camera's lens or, where unknown, a fitted one."""
+    """Project the 3D of each view to pixels (T, 15, 2), through its camera's lens or, where unknown, a fitted one."""
     slopes = [view.joints[..., :2] / view.joints[..., 2:] for view in views]
     lenses = {}
     for camera in {view.camera for view in views if view.intrinsic is None}:
@@ -202,7 +208,7 @@ def projections(views: list[View]) -> list[np.ndarray]:
 
 
 def distance(pixels: np.ndarray, projected: np.ndarray) -> float:
-    """How far keypoints lie from the projection, both (T, 15, 2): the limbs' median, over the person's size."""
+    """Return the limbs' median distance of keypoints from the projection, both (T, 15, 2), over the person's size."""
     pixels, projected = pixels[:, LIMBS], projected[:, LIMBS]
     size = np.linalg.norm(np.ptp(pixels, axis=1), axis=-1)
     return float(np.median(np.linalg.norm(pixels - projected, axis=-1)) / max(np.median(size), 1e-9))
@@ -213,7 +219,7 @@ def _distances(views: list[View]) -> np.ndarray:
 
 
 def agreement_problem(views: list[View]) -> str | None:
-    """Whether the 2D is of the 3D: keypoints lie on its projection, nearer than with left and right swapped."""
+    """Check that 2D and 3D belong together: keypoints lie on the projected 3D, and nearer than with sides swapped."""
     distances = _distances(views)
     swapped = _distances([replace(view, pixels=view.pixels[:, BODY.mirror]) for view in views])
     if swapped.mean() < distances.mean() / 2:
@@ -228,16 +234,16 @@ def agreement_problem(views: list[View]) -> str | None:
             f"{distances[worst]:.0%} of the person's size away in {views[worst]}: they may be {cause}")
 
 
-# What is checked of the views of a subject, in this order. After the first that fails the others of its side would only
-# repeat it; the last needs both sides to be sound.
+# The checks of a subject's views, in order. Of each group only the first failure counts, since the checks after it
+# would mostly repeat it. The last group needs sound 3D and 2D.
 CHECKS_3D = {'units': unit_problem, 'bones': bone_problem, 'upright': upright_problem, 'left and right': side_problem}
 CHECKS_2D = {'pixels': pixel_problem}
 CHECKS_BOTH = {'2D on the projected 3D': agreement_problem}
 
 
 def problems_of(views: list[View]) -> dict[str, str]:
-    """What is wrong with the views of one subject: name of the check -> sentence."""
-    problems = {}
+    """Run all checks on the views of one subject; return name of the failed check -> sentence."""
+    problems: dict[str, str] = {}
     for checks in (CHECKS_3D, CHECKS_2D, CHECKS_BOTH):
         if checks is CHECKS_BOTH and problems:
             break

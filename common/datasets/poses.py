@@ -12,30 +12,9 @@ import numpy as np
 
 from common.errors import FileError, FlagError
 from common.geometry.camera import Camera, normalise
+from common.sequences import Sequence
 from common.skeleton import COCO, MPII, SKELETONS, Skeleton
 from common.storage.npz import read_npz
-
-
-@dataclass(frozen=True)
-class Sequence:
-    """One take of one subject seen by one camera, in network units.
-
-    Attributes:
-        keypoints: (T, K, 2) float32 normalised screen coordinates.
-        poses: (T, J, 3) float32 metres in camera axes, relative to the root; None where there is no 3D.
-        root_depth: (T,) float32 metres from the camera to the root along its axis; None where nothing tells.
-        intrinsic: (9,) float32, the camera's (`Camera.intrinsic`); None where unknown.
-        marks: (T,) int64 which frames count, as `PoseDataset.marks`; None where all do.
-    """
-
-    subject: str
-    action: str
-    camera: int
-    keypoints: np.ndarray
-    poses: np.ndarray | None
-    root_depth: np.ndarray | None = None
-    intrinsic: np.ndarray | None = None
-    marks: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -47,7 +26,8 @@ class PoseDataset:
         skeleton, layout: the joints of the 3D poses and those of the 2D keypoints.
         fps: frames per second; None where nothing tells.
         positions: subject -> action -> (T, J, 3) float32 world positions, metres.
-        detections: subject -> action -> one (T', K, 2) float32 array of pixels per camera, T' >= T.
+        detections: subject -> action -> one (T', K, 2) float32 array of pixels per camera, T' >= T; (T', K, 3) where
+            the file tells the detector's confidence.
         cameras: subject -> its cameras, in the order of the detections.
         subjects_train, subjects_test: the split used where the command line names none.
         source_3d, source_2d: what error messages call the two sides.
@@ -107,10 +87,10 @@ class PoseDataset:
             return list(self._sequences_of_take(subject, take, downsample, 1.0))[camera]
         views = self.detections.get(subject) or self.unlabeled[subject]
         pixels, seen_by = views[take][camera], self.cameras[subject][camera]
-        if not np.isfinite(pixels).all():
+        if not np.isfinite(pixels[..., :2]).all():
             raise FileError(f'{self.source_2d} holds NaN or infinite coordinates in {subject} {take} camera {camera}')
-        return Sequence(subject, take, camera, normalise(pixels[::downsample], seen_by.width, seen_by.height), None,
-                        intrinsic=seen_by.intrinsic)
+        keypoints, confidence = _on_screen(pixels[::downsample], seen_by)
+        return Sequence(subject, take, camera, keypoints, None, intrinsic=seen_by.intrinsic, confidence=confidence)
 
     def _check_subject(self, subject: str) -> None:
         sides = {self.source_3d: self.positions, self.source_2d: self.detections}
@@ -168,12 +148,19 @@ class PoseDataset:
                                 f'{self.source_3d} has {len(positions)}')
             # Some videos run on for a few frames after the motion ends: the tail is cut, as VideoPose3D does.
             pixels = pixels[:len(positions)]
-            if not np.isfinite(pixels).all():
+            if not np.isfinite(pixels[..., :2]).all():
                 raise FileError(f'{self.source_2d} holds NaN or infinite coordinates in {where} camera {index}')
             poses = camera.from_world(positions[kept])
             root = poses[:, [self.skeleton.root]]
-            yield Sequence(subject, take, index, normalise(pixels[kept], camera.width, camera.height), poses - root,
-                           root[:, 0, 2], camera.intrinsic, None if marks is None else marks[kept])
+            keypoints, confidence = _on_screen(pixels[kept], camera)
+            yield Sequence(subject, take, index, keypoints, poses - root, root[:, 0], camera.intrinsic,
+                           None if marks is None else marks[kept], confidence)
+
+
+def _on_screen(pixels: np.ndarray, camera: Camera) -> tuple[np.ndarray, np.ndarray | None]:
+    """Return normalised keypoints (T, K, 2) and, where there is a third column, the confidence (T, K)."""
+    confidence = np.nan_to_num(pixels[..., 2]) if pixels.shape[-1] == 3 else None
+    return normalise(pixels[..., :2], camera.width, camera.height), confidence
 
 
 class Count(NamedTuple):
@@ -299,7 +286,10 @@ def _is_list(views) -> bool:
 
 
 def as_frames(path: Path, where: str, array, joints: int, channels: int) -> np.ndarray:
-    """float32 (T, joints, channels); a detector's score after x and y is cut off. Raises FileError for other arrays."""
+    """Return float32 (T, joints, channels), or (T, joints, 3) where a detector's score stands after x and y.
+
+    Raises FileError for other arrays.
+    """
     shape = getattr(array, 'shape', type(array).__name__)
     fits = isinstance(array, np.ndarray) and array.ndim == 3 and array.shape[1] == joints and array.dtype.kind in 'fiu'
     if not fits or not (array.shape[2] == channels or (channels == 2 and array.shape[2] == 3)):
@@ -307,4 +297,4 @@ def as_frames(path: Path, where: str, array, joints: int, channels: int) -> np.n
     if not len(array):
         raise FileError(f'{path}: {where} has no frames')
     with np.errstate(over='ignore'):  # what does not fit becomes infinite, and is refused where it is selected
-        return array[..., :channels].astype(np.float32, copy=False)
+        return array.astype(np.float32, copy=False)

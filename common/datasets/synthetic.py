@@ -1,6 +1,6 @@
-"""An articulated figure with smooth random motion, made in memory from a seed: a data set that needs no file.
+"""An articulated figure in smooth random motion: a data set that needs no file, made in memory from a seed.
 
-It exists so that a fresh machine can run the whole program. Its numbers say nothing about people.
+It lets a fresh machine run the whole program. Numbers measured on it say nothing about people.
 """
 
 from pathlib import Path
@@ -18,7 +18,7 @@ SUBJECTS_TEST = ('S5', 'S6')
 TAKES = ('', ' 1')
 FRAMES = 220
 
-# Where each joint lies from its parent in the rest pose, metres: x right, y forward, z up.
+# Offset of each joint from its parent in the rest pose, metres: x right, y forward, z up.
 REST = {
     'right_hip': (0.13, 0, 0), 'right_knee': (0, 0, -0.44), 'right_ankle': (0, 0, -0.42),
     'left_hip': (-0.13, 0, 0), 'left_knee': (0, 0, -0.44), 'left_ankle': (0, 0, -0.42),
@@ -26,8 +26,8 @@ REST = {
     'left_shoulder': (-0.15, 0, 0), 'left_elbow': (0, 0, -0.28), 'left_wrist': (0, 0, -0.25),
     'right_shoulder': (0.15, 0, 0), 'right_elbow': (0, 0, -0.28), 'right_wrist': (0, 0, -0.25),
 }
-# action -> joint -> (mean, amplitude) of its rotation about x (forward) and y (sideways, towards the right), radians. A
-# joint turns the bones that start at it; `hip` turns the trunk.
+# action -> joint -> (mean, amplitude) of its rotation about x (forward) and y (sideways, to the right), radians. Each
+# joint rotates the bones that start at it; `hip` rotates the trunk.
 ACTIONS = {
     'Walking': {'hip': ((0.0, 0.05), (0.0, 0.03)),
                 'right_hip': ((0.1, 0.5), (0, 0.05)), 'left_hip': ((0.1, 0.5), (0, 0.05)),
@@ -51,7 +51,7 @@ KEYPOINTS = ('gt', 'noisy')
 
 
 def load(folder: Path, keypoints: str) -> PoseDataset:
-    """Make the data set; the folder is not read. `noisy` keypoints carry Gaussian noise of 5 pixels."""
+    """Make the data set without reading the folder. `noisy` keypoints have Gaussian noise of 5 pixels."""
     random = np.random.default_rng(SEED)
     positions, detections, cameras = {}, {}, {}
     for subject in SUBJECTS_TRAIN + SUBJECTS_TEST:
@@ -73,7 +73,12 @@ def load(folder: Path, keypoints: str) -> PoseDataset:
 
 
 def motion(action: str, size: float, frames: int, random: np.random.Generator) -> np.ndarray:
-    """(frames, 17, 3) float32 metres: forward kinematics, turned and moved smoothly, the lowest foot on the floor."""
+    """Return one take (frames, 17, 3), float32 metres: the figure turns and moves smoothly, its lowest joint at z = 0.
+
+    Args:
+        action: key of ACTIONS.
+        size: factor on all bone lengths.
+    """
     time = np.arange(frames) / FPS
     tempo = random.uniform(0.6, 1.0)
     turns = {joint: [_wave(time, mean, amplitude, tempo, random) for mean, amplitude in axes]
@@ -96,8 +101,9 @@ def motion(action: str, size: float, frames: int, random: np.random.Generator) -
     return joints.astype(np.float32)
 
 
-def _wave(time, mean, amplitude, frequency, random: np.random.Generator) -> np.ndarray:
-    """A smooth random curve (T,): three sines of related frequencies around a mean, within about ±amplitude."""
+def _wave(time: np.ndarray, mean: float, amplitude: float, frequency: float,
+          random: np.random.Generator) -> np.ndarray:
+    """Return a smooth random curve (T,): three sines of related frequencies around a mean, within about ±amplitude."""
     frequencies = frequency * np.array([0.7, 1.0, 1.6]) * random.uniform(0.9, 1.1, 3)
     phases = random.uniform(0, 2 * np.pi, 3)
     waves = np.sin(2 * np.pi * frequencies * time[:, None] + phases)
@@ -105,7 +111,7 @@ def _wave(time, mean, amplitude, frequency, random: np.random.Generator) -> np.n
 
 
 def _about(axis: int, angle: np.ndarray) -> np.ndarray:
-    """Rotation matrices (T, 3, 3) about a coordinate axis by the angles (T,), radians."""
+    """Return rotation matrices (T, 3, 3) about a coordinate axis by the angles (T,), radians."""
     c, s = np.cos(angle), np.sin(angle)
     matrix = np.zeros((len(angle), 3, 3))
     a, b = (axis + 1) % 3, (axis + 2) % 3

@@ -1,25 +1,25 @@
-"""Cameras and detections for motion that was never filmed: four Human3.6M-like views, and simulated 2D detections."""
+"""Virtual cameras for motion that was never filmed: four views like Human3.6M's, and simulated 2D detections."""
 
 import numpy as np
 
-from common.datasets.h36m import LENSES
+from common.datasets.h36m import LENSES, Lens
 from common.geometry import quaternion
 from common.geometry.camera import Camera
 
-AZIMUTHS = (70, -70, 110, -110)  # degrees, where Human3.6M's four cameras stand around its room
+AZIMUTHS = (70, -70, 110, -110)  # degrees, as Human3.6M's four cameras stand around the room
 HEIGHT = 1.55  # metres above the floor
 TARGET = (0.0, 0.0, 0.9)  # what the cameras look at: the hip of a person in the middle
 NEAREST = 4.5  # metres; Human3.6M's cameras stand 4 to 5.5 m away
-MARGIN = 10  # pixels kept free at the border of the picture
+MARGIN = 10  # pixels left free at the borders of the picture
 
 
 def surround(motions: list[np.ndarray]) -> list[Camera]:
-    """Four cameras around the origin, as near as keeps every joint of every frame inside all four pictures.
+    """Place four cameras around the origin, as near as every joint of every frame stays inside all four pictures.
 
     Args:
         motions: (T, J, 3) world positions in metres, z up, floor at 0, each roughly centred on the origin.
 
-    Raises ValueError for positions that are not finite, which no camera would ever see.
+    Raises ValueError for positions that are not finite, which no distance would bring into the picture.
     """
     points = np.concatenate([motion.reshape(-1, 3) for motion in motions]).astype(np.float64)
     if not np.isfinite(points).all():
@@ -32,7 +32,7 @@ def surround(motions: list[np.ndarray]) -> list[Camera]:
         distance *= 1.05
 
 
-def _look_at_target(lens, azimuth: float, distance: float) -> Camera:
+def _look_at_target(lens: Lens, azimuth: float, distance: float) -> Camera:
     angle = np.radians(azimuth)
     place = np.array([distance * np.cos(angle), distance * np.sin(angle), HEIGHT])
     forward = (TARGET - place) / np.linalg.norm(TARGET - place)
@@ -50,10 +50,10 @@ def _sees(camera: Camera, points: np.ndarray) -> bool:
 
 
 def project_all(motion: np.ndarray, cameras: list[Camera]) -> list[np.ndarray]:
-    """The ground-truth 2D of a motion (T, J, 3): one (T, J, 2) float32 array of pixels per camera."""
+    """Project a motion (T, J, 3) into each camera: one (T, J, 2) float32 array of pixels per camera."""
     return [camera.project(motion.astype(np.float64)).astype(np.float32) for camera in cameras]
 
 
 def simulate_detections(views: list[np.ndarray], random: np.random.Generator, sigma: float = 5.0) -> list[np.ndarray]:
-    """The views (T, J, 2) with independent Gaussian noise of `sigma` pixels, as a detector might see them."""
+    """Add independent Gaussian noise of `sigma` pixels to the views (T, J, 2), to resemble a detector's output."""
     return [(view + sigma * random.standard_normal(view.shape)).astype(np.float32) for view in views]

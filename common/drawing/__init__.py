@@ -1,1 +1,1 @@
-"""Pictures, plots and films."""
+"""Pictures, plots and films of poses and of errors."""

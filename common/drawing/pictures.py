@@ -1,4 +1,4 @@
-"""Pictures. The only module that imports matplotlib.
+"""Plots of errors and pictures of moving people; the only module that imports matplotlib.
 
 Letters: T frames, J joints, K keypoints.
 """
@@ -31,7 +31,7 @@ COLOURS = {'train_loss': ('#0072B2', '-'), 'train_mpjpe': ('#009E73', '--'), 'va
 
 
 def training_curves(epochs: list[dict], path: Path) -> None:
-    """Draw loss, MPJPE on training and validation subjects, and learning rate over epochs into a PNG.
+    """Plot loss, MPJPE on training and validation subjects, and learning rate over epochs into a PNG.
 
     Args:
         epochs: the lines of a `metrics.jsonl`.
@@ -59,14 +59,17 @@ def training_curves(epochs: list[dict], path: Path) -> None:
 
 # ---- an evaluation ----------------------------------------------------------------------------------------------
 
-# What tells series apart in grey as well: from dark to bright, with hatches and dashes.
+# Colour, hatch and dash of each series. From dark to bright, so that they can be told apart in grey too.
 STYLES = (('#0072B2', '', '-'), ('#E69F00', '//', '--'), ('#009E73', '..', '-.'), ('#CC79A7', 'xx', ':'))
 
 
 def plot_bars(data: dict, title: str, path: Path) -> None:
-    """Draw bars in millimetres, and a published row as marks, into a PNG: `figures.bars` or `figures.by_joint`.
+    """Plot bars in millimetres, with the published row as marks, into a PNG.
 
-    Raises FileError when it cannot be written.
+    Args:
+        data: from `figures.bars` or `figures.by_joint`.
+
+    Raises FileError when the picture cannot be written.
     """
     names, series = data['names'], data['series']
     figure, axes = plt.subplots(figsize=(max(6, 0.24 * len(names) * len(series) + 2.5), 4.2), layout='constrained')
@@ -82,17 +85,20 @@ def plot_bars(data: dict, title: str, path: Path) -> None:
     axes.set(ylabel='millimetres', title=title)
     axes.grid(axis='y', alpha=0.3, zorder=0)
     if len(series) > 1 or data.get('published'):
-        # Over the bars there would be no room.
+        # Below the axes: above the bars there is no room.
         figure.legend(loc='outside lower center', ncols=3, frameon=False)
     _save(figure, path)
 
 
 def plot_worst(sequences: list[tuple], path: Path) -> None:
-    """Draw the error over time of sequences (`figures.worst_sequences`), one a row, into a PNG. Raises FileError."""
+    """Plot the error over time of sequences (`figures.worst_sequences`), one per row, into a PNG.
+
+    Raises FileError when the picture cannot be written.
+    """
     figure, grid = plt.subplots(len(sequences), 1, figsize=(9, 1.9 * len(sequences)), squeeze=False, sharey=True,
                                 layout='constrained')
     for axes, (name, frames, errors) in zip(grid[:, 0], sequences, strict=True):
-        # Frames that do not count leave a gap.
+        # Leave a gap where frames do not count.
         cuts = np.flatnonzero(np.diff(frames) > 1) + 1
         axes.plot(np.insert(frames.astype(float), cuts, np.nan), np.insert(errors, cuts, np.nan), color='#0072B2',
                   linewidth=1, marker='.' if len(frames) == 1 else '')
@@ -105,7 +111,10 @@ def plot_worst(sequences: list[tuple], path: Path) -> None:
 
 
 def plot_pck(data: dict, path: Path) -> None:
-    """Draw the share of joints within each distance, `figures.pck_curves`, into a PNG. Raises FileError."""
+    """Plot the share of joints within each distance (`figures.pck_curves`) into a PNG.
+
+    Raises FileError when the picture cannot be written.
+    """
     figure, axes = plt.subplots(figsize=(6, 4.2), layout='constrained')
     for (name, shares), (colour, _, dash) in zip(data['series'].items(), STYLES, strict=False):
         axes.plot(data['thresholds'], shares, dash, color=colour,
@@ -117,7 +126,7 @@ def plot_pck(data: dict, path: Path) -> None:
     _save(figure, path)
 
 
-def _save(figure, path: Path) -> None:
+def _save(figure: Figure, path: Path) -> None:
     try:
         with atomic_path(path) as temporary:
             figure.savefig(temporary, dpi=120)
@@ -127,12 +136,12 @@ def _save(figure, path: Path) -> None:
 
 # ---- motion -----------------------------------------------------------------------------------------------------
 
-# Bones by side, in Okabe and Ito's colours again; the left is dark and the right bright, so that grey tells them apart.
+# Colours of the bones by side, from Okabe and Ito again: left dark and right bright, so that they differ in grey too.
 LEFT, RIGHT, MIDDLE, GHOST = '#0072B2', '#E69F00', '#333333', '#AAAAAA'
 FLOOR, GRID = '#F3F3F3', '#D5D5D5'
-ELEVATION = 15  # degrees that the viewer looks down by
+ELEVATION = 15  # degrees by which the viewer looks down
 TILE = 0.5  # metres between the lines of the floor
-REACH = 0.5, 2.5  # metres that are shown at least and at most around the root
+REACH = 0.5, 2.5  # metres shown around the root: at least, at most
 DPI = 100
 STRIP = 5  # moments in a PNG
 
@@ -142,18 +151,19 @@ def render_motion(output: Path, skeleton: Skeleton, panels: dict[str, np.ndarray
                   picture_size: tuple[int, int] | None = None, video: Iterable[np.ndarray] | None = None,
                   title: str = '', azimuth: float = 70, size: float = 4, limit: int | None = None, step: int = 1,
                   bitrate: int | None = None) -> int:
-    """Write a film (.gif, .mp4) of moving poses, or a PNG strip of a few moments; returns how many frames were drawn.
+    """Write a film (.gif, .mp4) of moving poses, or a PNG strip of a few moments; return the number of frames drawn.
 
-    Memory does not grow with the length: each frame is drawn, written and forgotten.
+    Memory does not grow with the length: each frame is drawn, written and dropped.
 
     Args:
-        skeleton: the J joints of the poses.
-        panels: name -> (T, J, 3) poses in metres, z up, floor at 0; each gets a view that follows its root (or the
-            truth's).
-        truth: (T, J, 3), likewise: a panel of its own, a grey ghost behind the others, and their error in millimetres.
-        keypoints: (T, K, 2) pixels of the 2D input, of `layout`, in pictures of `picture_size` = (width, height).
-        video: (H, W, 3) uint8 frames, one for each frame of the poses; the film ends with the shorter of both.
-        title: a line at the top.
+        skeleton: layout of the J joints of the poses.
+        panels: name -> (T, J, 3) poses in metres, z up, floor at 0; each gets a view that follows its root, or the
+            root of the truth where there is one.
+        truth: (T, J, 3) likewise. It gets a panel of its own and is a grey ghost behind the other panels, which also
+            show their error in millimetres.
+        keypoints: (T, K, 2) 2D input in pixels, of `layout`, in pictures of `picture_size` = (width, height).
+        video: (H, W, 3) uint8 frames, one for each frame of the poses; the film ends with the shorter of the two.
+        title: a line of text at the top.
         azimuth: degrees from the x axis to where the viewer stands.
         size: height of the film in units of 100 pixels, which is also the width of a panel.
         limit, step: draw every step-th of the first `limit` frames.
@@ -162,11 +172,8 @@ def render_motion(output: Path, skeleton: Skeleton, panels: dict[str, np.ndarray
     Raises FileError when the film cannot be written, ValueError for poses that are not finite or of different lengths.
     """
     everything = [*panels.values(), *(x for x in (truth, keypoints) if x is not None)]
+    _check_panels(everything)
     frames = len(everything[0])
-    if not frames or any(len(array) != frames for array in everything):
-        raise ValueError(f'expected one pose a frame in every panel, got {[len(array) for array in everything]}')
-    if not all(np.isfinite(array).all() for array in everything):
-        raise ValueError('poses or keypoints hold NaN or infinite coordinates')
     if limit and limit < frames:
         frames, panels = limit, {name: poses[:limit] for name, poses in panels.items()}
         truth, keypoints = (None if x is None else x[:limit] for x in (truth, keypoints))
@@ -192,16 +199,28 @@ def render_motion(output: Path, skeleton: Skeleton, panels: dict[str, np.ndarray
     return drawn
 
 
+def _check_panels(everything: list[np.ndarray]) -> None:
+    """Raise ValueError unless all arrays are finite and of the same number of frames, at least one."""
+    frames = len(everything[0])
+    if not frames or any(len(array) != frames for array in everything):
+        raise ValueError(f'expected one pose a frame in every panel, got {[len(array) for array in everything]}')
+    if not all(np.isfinite(array).all() for array in everything):
+        raise ValueError('poses or keypoints hold NaN or infinite coordinates')
+
+
 def _at(images: Iterable[np.ndarray], wanted: np.ndarray) -> Iterator[np.ndarray]:
-    """The images at ascending positions, as far as there are."""
-    wanted = set(wanted.tolist())
-    return (image for position, image in enumerate(images) if position in wanted)
+    """Yield the images at the wanted positions, in the order of `images`, which may end early."""
+    positions = set(wanted.tolist())
+    return (image for position, image in enumerate(images) if position in positions)
 
 
-def project(points: np.ndarray, azimuth: float) -> tuple[np.ndarray, np.ndarray]:
-    """World points (..., 3), z up, as seen from far away: (x to the right, y up) (..., 2), and nearness (...).
+def viewed_from(points: np.ndarray, azimuth: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return world points (..., 3), z up, as a distant viewer sees them: x right, y up (..., 2), and nearness (...).
 
-    The scale is that of the world: a metre across the line of sight is a metre of the picture.
+    The view is orthographic, at the scale of the world: a metre across the line of sight is a metre of the picture.
+
+    Args:
+        azimuth: degrees from the x axis to where the viewer stands.
     """
     a, e = np.radians(azimuth), np.radians(ELEVATION)
     right = [-np.sin(a), np.cos(a), 0]
@@ -211,10 +230,13 @@ def project(points: np.ndarray, azimuth: float) -> tuple[np.ndarray, np.ndarray]
 
 
 class MotionPicture:
-    """Panels of one moment of a motion. What does not move is drawn once; the rest is updated and drawn over it."""
+    """A row of panels that shows one moment of a motion.
+
+    The background, which does not move, is drawn once; what moves is updated and drawn over it.
+    """
 
     def __init__(self, skeleton, panels, truth, keypoints, layout, picture_size, title, azimuth, size, filmed):
-        """See `render_motion`; `filmed` where pictures of a video will come."""
+        """Lay out the panels; arguments as for `render_motion`, `filmed` is True where `draw` will get video frames."""
         self.keypoints, self.truth, self.azimuth = keypoints, truth, azimuth
         self.bones = Bones(skeleton)
         self.panels = dict(panels) | ({} if truth is None else {'ground truth': truth})
@@ -238,7 +260,7 @@ class MotionPicture:
         self.background = self.canvas.copy_from_bbox(self.figure.bbox)
 
     def _extent(self) -> tuple[float, float]:
-        """How far from the root joints come, sideways, and how high, metres; no further than REACH."""
+        """Return how far sideways from the root, and how high, joints get, in metres, clipped to REACH."""
         far = max(np.linalg.norm(poses[..., :2] - self.centres[name][:, None], axis=-1).max()
                   for name, poses in self.panels.items())
         high = max(poses[..., 2].max() for poses in self.panels.values())
@@ -256,7 +278,7 @@ class MotionPicture:
     def _add_input(self, axes, layout, picture_size, filmed: bool):
         if filmed:
             (left, top), (right, bottom) = (0, 0), picture_size
-        else:  # nothing else is in the picture: come close
+        else:  # without a video there is nothing but the person to show: zoom in
             low, high = self.keypoints.min(axis=(0, 1)), self.keypoints.max(axis=(0, 1))
             half = max(0.58 * (high - low).max(), 1)
             (left, top), (right, bottom) = (low + high) / 2 - half, (low + high) / 2 + half
@@ -281,10 +303,10 @@ class MotionPicture:
         axes.set_axis_off()
         self._title(axes, name)
         corners = edge * np.array([[-1, -1, 0], [1, -1, 0], [1, 1, 0], [-1, 1, 0]])
-        axes.add_patch(Polygon(project(corners, self.azimuth)[0], facecolor=FLOOR, edgecolor=GRID, zorder=0))
+        axes.add_patch(Polygon(viewed_from(corners, self.azimuth)[0], facecolor=FLOOR, edgecolor=GRID, zorder=0))
         floor = self._lines(axes, 0.6, colors=GRID)
         ghosted = self.truth is not None and self.panels[name] is not self.truth
-        ghost = self._lines(axes, 2, colors=GHOST) if ghosted else None  # thin: nothing looks out at the sides
+        ghost = self._lines(axes, 2, colors=GHOST) if ghosted else None  # thin, to stay behind the pose
         self.views[name] = floor, ghost, self._lines(axes, 3)
 
     def _add_texts(self, title: str):
@@ -303,7 +325,7 @@ class MotionPicture:
                                                              va='top', fontsize=9 * scale))
 
     def draw(self, frame: int, image: np.ndarray | None = None) -> np.ndarray:
-        """The picture (H, W, 3) uint8 of a frame, with the frame of the video behind the 2D input."""
+        """Return the picture (H, W, 3), uint8, of a frame; `image` is the video frame behind the 2D input."""
         if self.keypoints is not None:
             if self.image is not None:
                 self.image.set_data(image)
@@ -313,8 +335,8 @@ class MotionPicture:
             centre = np.append(self.centres[name][frame], 0)
             floor.set_segments(self._floor(centre))
             if ghost is not None:
-                ghost.set_segments(self.bones.segments(project(self.truth[frame] - centre, self.azimuth)[0]))
-            points, nearness = project(self.panels[name][frame] - centre, self.azimuth)
+                ghost.set_segments(self.bones.segments(viewed_from(self.truth[frame] - centre, self.azimuth)[0]))
+            points, nearness = viewed_from(self.panels[name][frame] - centre, self.azimuth)
             order = self.bones.segments(nearness).mean(axis=1).argsort()  # the nearest bone is drawn last
             lines.set(segments=self.bones.segments(points)[order], color=self.bones.colours[order])
         self.clock.set_text(f'frame {frame}')
@@ -326,7 +348,7 @@ class MotionPicture:
         return np.asarray(self.canvas.buffer_rgba())[..., :3].copy()
 
     def _floor(self, centre: np.ndarray) -> np.ndarray:
-        """The lines (L, 2, 2) of the floor under a moving root: they stay where they are in the world."""
+        """Return the grid lines (L, 2, 2) of the floor as seen around `centre` (3,); the grid is fixed in the world."""
         edge = 1.1 * self.reach
         lines = []
         for axis in (0, 1):
@@ -334,27 +356,27 @@ class MotionPicture:
             for place in np.arange(first, edge, TILE):
                 ends = np.zeros((2, 3))
                 ends[:, axis], ends[:, 1 - axis] = place, (-edge, edge)
-                lines.append(project(ends, self.azimuth)[0])
+                lines.append(viewed_from(ends, self.azimuth)[0])
         return np.array(lines)
 
 
 class Bones:
-    """The lines of a skeleton: what each one joins and the colour of its side."""
+    """The bones of a skeleton as lines: the joints that each connects, and the colour of its side."""
 
     def __init__(self, skeleton: Skeleton):
-        """A line for every joint that has a parent."""
+        """Make a line for every joint that has a parent."""
         self.ends = np.array(skeleton.edges)  # (bones, 2)
         sides = {'left': LEFT, 'right': RIGHT}
         names = [skeleton.joints[joint] for joint, _ in skeleton.edges]
         self.colours = np.array([to_rgba(sides.get(name.split('_')[0], MIDDLE)) for name in names])
 
     def segments(self, points: np.ndarray) -> np.ndarray:
-        """Points (J, ...) of the joints -> (bones, 2, ...)."""
+        """Return both ends of each bone (bones, 2, ...), given the joints (J, ...)."""
         return points[self.ends]
 
 
 def _fit(text, share: float) -> None:
-    """Make a line of text smaller, then shorter, until it takes no more than this share of the figure's width."""
+    """Shrink, then cut, a line of text until it takes no more than this share of the figure's width."""
     room = share * text.figure.bbox.width
     width = text.get_window_extent().width
     if width > room:

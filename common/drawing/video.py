@@ -1,16 +1,16 @@
-"""Films as arrays: frames of a video in, GIF, PNG strip or MP4 out; one frame at a time, whatever the length.
+"""Reading videos and writing films (GIF, PNG strip, MP4), one frame at a time, so that memory does not grow.
 
-GIF and PNG are made by Pillow. Videos are read, and MP4 is written, by PyAV, whose wheel carries ffmpeg's libraries
-and the encoder, so that nothing has to be installed on the system.
+Pillow writes GIF and PNG. PyAV reads videos and writes MP4; its wheel carries ffmpeg's libraries and the encoder, so
+that nothing has to be installed on the system.
 """
 
 import contextlib
 import itertools
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 from PIL import GifImagePlugin, Image, ImageChops
@@ -21,13 +21,18 @@ from common.storage.npz import first_line
 
 SUFFIXES = ('.gif', '.mp4', '.png')
 BITRATE = 3000  # kilobits a second of an MP4
-# Viewers show a picture of a GIF for a tenth of a second where its file says less than two hundredths.
+# Hundredths of a second: viewers show a GIF frame for a tenth of a second where its file says less than this.
 SHORTEST = 2
 
 
 class Film(NamedTuple):
-    """A video that is being read: frames a second (None where the file does not tell), the (width, height) of its
-    pictures at the size asked for, and its frames, (height, width, 3) uint8."""
+    """A video that is being read.
+
+    Attributes:
+        fps: frames per second; None where the file does not say.
+        size: (width, height) of the frames in pixels, after scaling.
+        frames: (height, width, 3) uint8 each.
+    """
 
     fps: float | None
     size: tuple[int, int]
@@ -35,7 +40,7 @@ class Film(NamedTuple):
 
 
 def _pyav(what: str):
-    """The module av. Raises FileError where it is missing."""
+    """Import PyAV. Raises FileError where it is missing; `what` needs it."""
     try:
         import av  # takes a moment, and only videos need it
     except ImportError:
@@ -44,13 +49,13 @@ def _pyav(what: str):
 
 
 @contextlib.contextmanager
-def read_video(path: Path, largest: int | None = None, skip: int = 0, step: int = 1):
-    """Yield the Film of a file, which is closed at the end of the block.
+def read_video(path: Path, largest: int | None = None, skip: int = 0, step: int = 1) -> Iterator[Film]:
+    """Yield the Film of a file, and close it at the end of the block.
 
-    Every frame comes once, as detectors see them, whatever the times between them.
+    Every frame comes exactly once, as detectors count them, whatever its time stamp.
 
     Args:
-        largest: pixels of the longer side that the frames are scaled down to; None for the size they have.
+        largest: scale frames down until their longer side has at most this many pixels; None for the original size.
         skip, step: leave out the first `skip` frames, then keep every step-th.
 
     Raises FileError for a file that is missing, holds no video or no frame after `skip`, or breaks off.
@@ -63,26 +68,29 @@ def read_video(path: Path, largest: int | None = None, skip: int = 0, step: int 
             container = stack.enter_context(av.open(str(Path(path).resolve())))
             stream = container.streams.video[0]
             stream.thread_type = 'AUTO'
-        except (OSError, ValueError, IndexError) as error:  # what FFmpegError is made of
+        except (OSError, ValueError, IndexError) as error:  # the base classes of FFmpegError
             raise _unreadable(path, error) from None
         pictures = _pictures(path, container, stream, largest)
-        stack.callback(pictures.close)  # reading on from a container that is closed would crash
+        stack.callback(pictures.close)  # before the container: reading on from a closed one would crash
         frames = itertools.islice(pictures, skip, None, step)
         first = next(frames, None)
         if first is None:
-            raise FileError(f'{path} has no frames' + f' after the first {skip}' * bool(skip))
+            raise FileError(f'{path} has no frames after the first {skip}' if skip else f'{path} has no frames')
         rate = stream.average_rate
         yield Film(float(rate) if rate else None, (first.shape[1], first.shape[0]), itertools.chain([first], frames))
 
 
-def _pictures(path: Path, container, stream, largest: int | None) -> Iterator[np.ndarray]:
-    """The frames, scaled and the right way up. FileError where it fails: the writer would take it for its own fault."""
+def _pictures(path: Path, container, stream, largest: int | None) -> Generator[np.ndarray, None, None]:
+    """Yield the frames, scaled and the right way up.
+
+    Raises FileError where reading fails, lest the writer that consumes the frames report it as its own failure.
+    """
     try:
         for frame in container.decode(stream):
             scale = min(1, (largest or math.inf) / max(frame.width, frame.height))
             picture = frame.to_ndarray(format='rgb24', width=max(1, round(scale * frame.width)),
                                        height=max(1, round(scale * frame.height)))
-            turns = round(frame.rotation / 90) % 4  # how the telephone was held
+            turns = round(frame.rotation / 90) % 4  # the orientation in which the phone was held
             yield np.ascontiguousarray(np.rot90(picture, turns)) if turns else picture
     except (OSError, ValueError) as error:
         raise _unreadable(path, error) from None
@@ -96,12 +104,12 @@ def _unreadable(path: Path, error: Exception) -> FileError:
 
 def write_film(path: Path, frames: Iterable[np.ndarray], fps: float, bitrate: int | None = None,
                drawn: bool = True) -> None:
-    """Write frames to a .gif, an .mp4 or a .png strip, one frame below the other; atomically, and as they come.
+    """Write frames to a .gif, an .mp4, or a .png strip of frames one below the other; atomically, as they come.
 
     Args:
-        frames: (H, W, 3) uint8, all of one size; at least one.
+        frames: at least one, (H, W, 3) uint8, all of the same size.
         bitrate: of an MP4, kilobits a second.
-        drawn: whether the colours of the first frame are those of all others, so that one palette serves a GIF.
+        drawn: True where all frames have the colours of the first, so that a GIF needs only one palette.
 
     Raises FileError when the file cannot be written.
     """
@@ -120,7 +128,10 @@ def write_film(path: Path, frames: Iterable[np.ndarray], fps: float, bitrate: in
 
 
 def _write_gif(path: Path, frames: Iterable[np.ndarray], fps: float, drawn: bool) -> None:
-    """A GIF that repeats for ever. Pillow's own writer keeps all frames in memory; its parts write them one by one."""
+    """Write a GIF that loops for ever.
+
+    Pillow's own writer keeps all frames in memory, so its parts are used to write them one by one.
+    """
     header = palette = None
     with open(path, 'wb') as file:
         for picture, corner, hundredths in _changes(frames, fps):
@@ -136,15 +147,18 @@ def _write_gif(path: Path, frames: Iterable[np.ndarray], fps: float, drawn: bool
 
 
 def _palette(picture: Image.Image, drawn: bool) -> Image.Image:
-    """A picture whose palette is the 256 most frequent colours of a drawing: the flat ones stay exactly as they are.
+    """Return an image that carries the palette for a frame.
 
-    Of those that look alike the most frequent one is taken: Pillow's search for the nearest is not an exact one. The
-    palette of a film is made by median cut.
+    For a drawing these are its 256 most frequent colours, so that flat colours stay exactly as they are. Of colours
+    that look alike only the most frequent is taken, because Pillow's search for the nearest colour is not exact. For a
+    video frame the palette is made by median cut.
     """
-    if not drawn:  # a ninth of the pixels says as much
+    if not drawn:  # a ninth of the pixels is enough
         return picture.resize((picture.width // 3 + 1, picture.height // 3 + 1), Image.Resampling.NEAREST).quantize()
-    unlike = {}
-    for _, colour in sorted(picture.getcolors(picture.width * picture.height), reverse=True):
+    unlike: dict[tuple[int, ...], tuple[int, ...]] = {}
+    # Never None: there are no more colours than pixels. In an RGB picture each is a tuple.
+    counted = cast(list[tuple[int, tuple[int, ...]]], picture.getcolors(picture.width * picture.height))
+    for _, colour in sorted(counted, reverse=True):
         unlike.setdefault(tuple(channel // 8 for channel in colour), colour)
     palette = Image.new('P', (1, 1))
     palette.putpalette([channel for colour in list(unlike.values())[:256] for channel in colour])
@@ -152,9 +166,9 @@ def _palette(picture: Image.Image, drawn: bool) -> Image.Image:
 
 
 def _changes(frames: Iterable[np.ndarray], fps: float) -> Iterator[tuple[Image.Image, tuple[int, int], int]]:
-    """What of each frame differs from the one shown before it: (picture, its corner, hundredths of a second it stays).
+    """Yield the part of each frame that differs from the one before: (picture, its corner, hundredths of a second).
 
-    Frames that come too fast to be shown are left out.
+    Frames that follow too fast to be shown are skipped.
     """
     shown = waiting = None
     since = now = 0
@@ -165,7 +179,7 @@ def _changes(frames: Iterable[np.ndarray], fps: float) -> Iterator[tuple[Image.I
         picture = Image.fromarray(frame)
         box = (0, 0, *picture.size) if shown is None else ImageChops.difference(shown, picture).getbbox()
         if box is None:
-            continue  # the one before stays longer
+            continue  # nothing changed: the frame before is shown for longer
         if waiting is not None:
             yield *waiting, now - since
         shown, waiting, since = picture, (picture.crop(box), box[:2]), now
@@ -174,7 +188,10 @@ def _changes(frames: Iterable[np.ndarray], fps: float) -> Iterator[tuple[Image.I
 
 
 def _write_mp4(path: Path, frames: Iterable[np.ndarray], fps: float, bitrate: int) -> None:
-    """H.264 in the pixel format that every player knows, which wants even sides: an odd last row or column is cut."""
+    """Write H.264 in the pixel format that every player supports.
+
+    The format needs even sides, so an odd last row or column is cut off.
+    """
     av = _pyav('writing MP4')
     with av.open(str(path), 'w', format='mp4') as container:
         stream = container.add_stream('libx264', rate=Fraction(fps).limit_denominator(1001))

@@ -3,42 +3,42 @@
 Letters: N frames, J joints.
 """
 
+from collections.abc import Mapping
+
 import numpy as np
 import torch
 
-from common import metrics
-from common.evaluation.evaluate import METRICS
-from common.evaluation.tables import TITLES
+from common.evaluation.tables import prefix
+from common.metrics import METRICS, PCK_THRESHOLD, pck
 
-# P-MPJPE by action as published, by data set and keypoints: what bars are held against.
-PUBLISHED = {('h36m', 'cpn_ft_h36m_dbb'): ('KTPFormer, 243 frames, published P-MPJPE', {
-    'Directions': 30.1, 'Discussion': 32.3, 'Eating': 29.6, 'Greeting': 30.8, 'Phoning': 32.3, 'Photo': 37.3,
-    'Posing': 30.0, 'Purchases': 30.2, 'Sitting': 41.0, 'SittingDown': 45.3, 'Smoking': 33.6, 'Waiting': 29.9,
-    'WalkDog': 31.4, 'Walking': 21.5, 'WalkTogether': 22.6})}
 WORST = 4  # sequences shown over time
-THRESHOLDS = tuple(range(0, metrics.PCK_THRESHOLD + 1, 5))  # millimetres
+THRESHOLDS = tuple(range(0, PCK_THRESHOLD + 1, 5))  # millimetres
 SHOWN = METRICS[:2]  # of the figures by action: MPJPE and P-MPJPE
 
 
-def bars(summaries: dict[str, dict], average: dict[str, dict], dataset: str, keypoints: str) -> dict:
-    """Errors by action (or test sequence), millimetres: {'names': row names, 'series': {title: values}, 'published':
-    (its source, values) or None, where NaN stands for what was not published}.
+def bars(rows: dict[str, dict], average: dict[str, dict],
+         published: tuple[str, Mapping[str, float]] | None = None) -> dict:
+    """Return errors by action (or test sequence), millimetres.
 
     Args:
-        summaries: `predicted` and, where there is one, `refined` -> row name -> figures by metric.
+        rows: name of a prediction -> row name -> figures by metric.
         average: likewise -> the figures of the average, which becomes the last row.
+        published: the source of published P-MPJPE figures, and these by action.
+
+    Returns {'names': row names, 'series': {title: values}, 'published': (its source, values) or None, where NaN stands
+    for what was not published}.
     """
-    names = [*summaries['predicted'], 'average']
+    names = [*next(iter(rows.values())), 'average']
     series = {}
-    for kind, rows in summaries.items():
+    for index, (kind, figures_of) in enumerate(rows.items()):
         for metric in SHOWN:
-            values = [figures[metric] for figures in (*rows.values(), average[kind])]
-            series['refined ' * (kind == 'refined') + TITLES[metric]] = values
-    source, published = PUBLISHED.get((dataset, keypoints), (None, {}))
-    row = [published.get(name, np.nan) for name in names[:-1]]
+            values = [figures[metric.name] for figures in (*figures_of.values(), average[kind])]
+            series[prefix(kind, index) + metric.title] = values
+    source, known_rows = published or ('', {})
+    row = [known_rows.get(name, np.nan) for name in names[:-1]]
     known = [value for value in row if np.isfinite(value)]
     # The average of some of the actions is not what was published.
-    row.append(float(np.mean(known)) if known and len(known) == len(published) else np.nan)
+    row.append(float(np.mean(known)) if known and len(known) == len(known_rows) else np.nan)
     return {'names': names, 'series': series, 'published': (source, row) if known else None}
 
 
@@ -68,16 +68,17 @@ def pck_curves(rows: dict[str, np.ndarray], joints: list[int]) -> dict:
     """Share of these joints nearer to the truth than 0 to 150 mm: {'thresholds': mm, 'series': {kind: per cent}}."""
     truth = torch.from_numpy(rows['truth'])[:, joints]
     return {'thresholds': list(THRESHOLDS), 'series': {
-        kind: (100 * metrics.pck(torch.from_numpy(rows[column])[:, joints], truth, THRESHOLDS).mean(dim=0)).tolist()
+        kind: (100 * pck(torch.from_numpy(rows[column])[:, joints], truth, THRESHOLDS).mean(dim=0)).tolist()
         for kind, column in _columns(rows).items()}}
 
 
 def _columns(rows: dict[str, np.ndarray]) -> dict[str, str]:
-    """What is judged -> the column of it."""
-    return {'predicted': 'prediction'} | ({'refined': 'refined'} if 'refined' in rows else {})
+    """Return the predictions' names -> their columns: all that is shaped like the truth."""
+    headings = [name for name, value in rows.items() if name != 'truth' and value.shape == rows['truth'].shape]
+    return {'predicted' if heading == 'prediction' else heading: heading for heading in headings}
 
 
 def _errors(rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """kind -> (N, J) distances of predictions from the truth, millimetres."""
+    """Return kind -> (N, J) distances of predictions from the truth, millimetres."""
     return {kind: 1000 * np.linalg.norm(rows[column].astype(np.float64) - rows['truth'], axis=-1)
             for kind, column in _columns(rows).items()}

@@ -5,7 +5,7 @@ A weighs the sequences with the frame counts of the annotations' older release, 
 B is the plain mean of the sequences, as D3DP publishes; C pools all frames that count, which is what the data set's own
 script calls "All".
 
-Letters: W windows, F frames of a window, N frames that count, J joints, S sequences.
+Letters: W windows, A frames taken from a window, N frames that count, J joints, S sequences, M metrics.
 """
 
 from pathlib import Path
@@ -13,33 +13,34 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from common import metrics
 from common.datasets.mpi_inf_3dhp import ACTIVITIES, NOT_IN_PCK, OLDER_COUNTS, SCENES
 from common.distributed import ALONE, World
-from common.evaluation.evaluate import TestWindows
-from common.evaluation.tables import grid, suspicion
-from common.sampler import SequenceStore
+from common.evaluation.tables import grid, prefix, suspicion, told
+from common.metrics import METRICS
+from common.sampler import TestWindows
 from common.skeleton import Skeleton
 from common.storage.files import atomic_path
+from common.store import SequenceStore
 
-FIGURES = {'mpjpe': 'MPJPE', 'p_mpjpe': 'P-MPJPE', 'pck': 'PCK', 'auc': 'AUC'}
-SCALES = np.array([1000, 1000, 100, 100])  # metres to millimetres, shares to per cent
+MARKED = tuple(metric for metric in METRICS if metric.marked)
 AVERAGES = {'A': 'A, older counts', 'B': 'B, mean of sequences', 'C': 'C, frames pooled'}
 
 
 @torch.inference_mode()
 def tally_marked(predicted: torch.Tensor, store: SequenceStore, windows: TestWindows, skeleton: Skeleton,
                  world: World = ALONE) -> dict[tuple[str, int], np.ndarray]:
-    """Sums over the frames that count: (subject, activity) -> (5,) float64, their number and the four figures' sums.
+    """Sums over the frames that count: (subject, activity) -> (1 + M,) float64, their number and the sums.
 
-    `predicted` is (W, F, J, 3) metres. Activities are 1 to 7, and 0 where none is annotated.
+    `predicted` is (W, A, J, 3) metres. Activities are 1 to 7, and 0 where none is annotated.
     """
-    joints = [j for j, name in enumerate(skeleton.joints) if name not in NOT_IN_PCK]
+    counted = [j for j, name in enumerate(skeleton.joints) if name not in NOT_IN_PCK]
     rows = windows.rows[windows.first]  # (N,)
     predicted, target = predicted[windows.first], store.poses[rows]  # (N, J, 3)
-    near = metrics.pck(predicted[:, joints], target[:, joints], (metrics.PCK_THRESHOLD, *metrics.AUC_THRESHOLDS))
-    errors = torch.stack([torch.ones_like(near[:, 0]), metrics.mpjpe(predicted, target).double(),
-                          metrics.p_mpjpe(predicted, target), near[:, 0], near[:, 1:].mean(dim=1)], dim=1)  # (N, 5)
+    columns = [torch.ones(len(rows), dtype=torch.float64, device=store.device)]
+    for metric in MARKED:
+        joints = counted if metric.some_joints else slice(None)
+        columns.append(metric.function(predicted[:, joints], target[:, joints]).double())
+    errors = torch.stack(columns, dim=1)  # (N, 1 + M)
     owner = windows.sequence.repeat_interleave(windows.rows.shape[1])[windows.first.flatten()]
     kinds = len(ACTIVITIES) + 1
     activity = torch.zeros_like(owner) if store.marks is None else store.marks[rows].clamp_min(0)
@@ -76,21 +77,27 @@ def summarise_marked(totals: dict[tuple[str, int], np.ndarray]) -> dict:
     return named | {'averages': {name: _named(value) for name, value in averages.items()}}
 
 
-def _named(values: np.ndarray | None) -> dict:
+def _named(values: np.ndarray | None) -> dict[str, float | None]:
     if values is None:
-        return dict.fromkeys(FIGURES)
-    return dict(zip(FIGURES, (SCALES * values).tolist(), strict=True))
+        return {metric.name: None for metric in MARKED}
+    return {metric.name: float(metric.scale * value) for metric, value in zip(MARKED, values, strict=True)}
 
 
-def table_marked(summary: dict, target: str) -> str:
-    """The table of one target: sequences, scenes, activities, averages; it closes with the headline, average C."""
-    sections = [list(summary[group].items()) for group in ('sequences', 'scenes', 'activities')]
-    sections.append([(AVERAGES[name], figures) for name, figures in summary['averages'].items()])
-    headline = ', '.join(f'{title} {summary["averages"]["C"][name]:.2f}{" mm" if "mpjpe" in name else ""}'
-                         for name, title in FIGURES.items())
-    lines = [grid(f'Target {target}, mm and %', [FIGURES], [sections]), f'average C, target {target}: {headline}']
-    if doubt := suspicion(summary['averages']['C']):
-        lines.append(doubt)
+def table_marked(summaries: dict[str, dict], target: str) -> str:
+    """Return the table of one target: sequences, scenes, activities, averages; it closes with average C, the headline.
+
+    Args:
+        summaries: name of a prediction -> its figures as `summarise_marked` lays them out; they stand side by side.
+    """
+    blocks = {name: [*(list(summary[group].items()) for group in ('sequences', 'scenes', 'activities')),
+                     [(AVERAGES[average], figures) for average, figures in summary['averages'].items()]]
+              for name, summary in summaries.items()}
+    lines = [grid(f'Target {target}, mm and %', MARKED, blocks)]
+    for index, (name, summary) in enumerate(summaries.items()):
+        headline = summary['averages']['C']
+        lines.append(f'{prefix(name, index)}average C, target {target}: {told(MARKED, headline)}')
+        if doubt := suspicion(headline):
+            lines.append(doubt)
     return '\n'.join(lines)
 
 

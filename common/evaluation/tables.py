@@ -1,32 +1,31 @@
-"""From sums to figures: per action, per subject, as JSON and as a table. Millimetres throughout."""
+"""From sums to figures: per action, per subject, as JSON and as a table."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from common.evaluation.evaluate import METRICS, PROTOCOLS
-from common.models import MODELS, recognise
-from common.storage.checkpoint import Checkpoint
+from common.evaluation.sums import BY_ACTION, PROTOCOL_NAMES
+from common.metrics import Metric
 from common.storage.files import atomic_path
 
 # What a model that works never reaches: it is a few tens of per cent above its P-MPJPE, the mean pose is at twice it.
 SUSPECT_RATIO, SUSPECT_MPJPE = 3, 100  # of MPJPE to P-MPJPE, from so many millimetres of MPJPE on
-TITLES = {'mpjpe': 'MPJPE', 'p_mpjpe': 'P-MPJPE', 'n_mpjpe': 'N-MPJPE', 'mpjve': 'MPJVE'}
 
 
 def summarise(totals: dict[tuple[str, str], np.ndarray], by_subject: bool) -> dict:
-    """The figures of both protocols, laid out as the results file has them.
+    """Return the figures of both protocols, laid out as the results file has them.
 
     Args:
-        totals: (subject, action) -> (2 protocols, 4 metrics, [sum, weight]), metres.
+        totals: (subject, action) -> (2 protocols, M metrics, [sum, weight]), as `sums.tally` gives them.
         by_subject: also a table for each subject.
 
     Returns {protocol: {"actions": {name: figures}, "average": figures[, "subjects": {name: ...}]}}; a figure is None
     where nothing was weighed. An average is the plain mean over actions.
     """
     protocols = {}
-    for index, protocol in enumerate(PROTOCOLS):
+    for index, protocol in enumerate(PROTOCOL_NAMES):
         sums = {key: total[index] for key, total in totals.items()}
         protocols[protocol] = _by_action(sums)
         if by_subject:
@@ -38,19 +37,20 @@ def summarise(totals: dict[tuple[str, str], np.ndarray], by_subject: bool) -> di
 
 
 def _by_action(sums: dict[tuple[str, str], np.ndarray]) -> dict:
-    actions = {}
+    actions: dict[str, np.ndarray] = {}
     for (_, action), total in sums.items():
         actions[action] = actions.get(action, 0) + total
     figures = {action: _figures(total) for action, total in actions.items()}
-    return {'actions': figures, 'average': {metric: _mean([f[metric] for f in figures.values()]) for metric in METRICS}}
+    return {'actions': figures, 'average': {metric.name: _mean([f[metric.name] for f in figures.values()])
+                                            for metric in BY_ACTION}}
 
 
-def _figures(total: np.ndarray) -> dict:
-    return {metric: 1000 * float(error / weight) if weight else None
-            for metric, (error, weight) in zip(METRICS, total, strict=True)}
+def _figures(total: np.ndarray) -> dict[str, float | None]:
+    return {metric.name: metric.scale * float(error / weight) if weight else None
+            for metric, (error, weight) in zip(BY_ACTION, total, strict=True)}
 
 
-def _mean(values: list) -> float | None:
+def _mean(values: list[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return sum(known) / len(known) if known else None
 
@@ -62,29 +62,42 @@ def write_results(path: Path, results: dict) -> None:
 
 
 def table(summaries: dict[str, dict], protocol: str) -> str:
-    """The table of one protocol, a row per action and the average, then the other subjects' tables where there are any;
-    it closes with the averages of both protocols, and a warning where they look like wrong data.
+    """Return the table of one protocol: a row per action and the average, then the other subjects' tables if any.
+
+    It closes with the averages of both protocols, and a warning where they look like wrong data.
 
     Args:
-        summaries: `predicted` and, beside it in the same rows, `refined` -> figures as `summarise` lays them out.
+        summaries: name of a prediction -> its figures as `summarise` lays them out; they stand side by side.
     """
     chosen = {name: protocols[protocol] for name, protocols in summaries.items()}
     parts = [_rows(f'Protocol {protocol}, mm', chosen)]
-    for subject in chosen['predicted'].get('subjects', {}):
+    for subject in next(iter(chosen.values())).get('subjects', {}):
         parts.append(_rows(f'{subject}, protocol {protocol}, mm',
                            {name: figures['subjects'][subject] for name, figures in chosen.items()}))
-    for kind, protocols in summaries.items():
-        for name in PROTOCOLS:
+    for index, (kind, protocols) in enumerate(summaries.items()):
+        for name in PROTOCOL_NAMES:
             average = protocols[name]['average']
-            parts.append('refined ' * (kind == 'refined') + f'average, protocol {name}: ' +
-                         ', '.join(f'{TITLES[metric]} {_number(average[metric])}' for metric in METRICS) + ' mm')
+            parts.append(f'{prefix(kind, index)}average, protocol {name}: ' + told(BY_ACTION, average))
         if doubt := suspicion(protocols[protocol]['average']):
             parts.append(doubt)
     return '\n'.join(parts)
 
 
+def prefix(name: str, index: int) -> str:
+    """Return what stands before the figures of the index-th prediction: its name, but for the first."""
+    return f'{name} ' if index else ''
+
+
+def told(metrics: Sequence[Metric], figures: dict[str, float | None]) -> str:
+    """Return figures as a sentence has them: a unit after each, or once at the end where all have the same."""
+    if len({metric.unit for metric in metrics}) > 1:
+        return ', '.join(metric.told(figures[metric.name]) for metric in metrics)
+    figures_told = ', '.join(f'{metric.title} {metric.text(figures[metric.name])}' for metric in metrics)
+    return f'{figures_told} {metrics[0].unit}'
+
+
 def suspicion(figures: dict[str, float | None]) -> str | None:
-    """A line of warning where poses are right but for their place, turn or scale, with what is likely wrong; or None.
+    """Return a warning, with its likely cause, where poses are right but for place, turn or scale; or None.
 
     Args:
         figures: mpjpe, p_mpjpe and, where known, n_mpjpe in millimetres.
@@ -101,62 +114,30 @@ def suspicion(figures: dict[str, float | None]) -> str | None:
             f'--check-data looks at the files')
 
 
-def describe_file(saved: Checkpoint) -> str:
-    """What a checkpoint is, a line per fact; for a public file, what its shapes tell."""
-    lines = [f'file       {saved.path}']
-    if saved.public:
-        model = recognise(saved.state) or 'ktpformer'
-        entry = MODELS[model]
-        try:
-            config = entry.config_of(saved.state)
-        except ValueError as error:
-            return f'{lines[0]}\nkind       a file of weights that are not {entry.title}\'s: {error}'
-        facts = {'kind': 'a public file; what follows was inferred from its shapes', 'model': model, 'config': config,
-                 'joints': saved.state[entry.positions].shape[1], 'heads': 'not in the shapes, 8 are assumed',
-                 'epoch': saved.epoch, 'lr': saved.lr}
-    else:
-        stored = saved.stored
-        facts = {'kind': 'a checkpoint of this program', 'model': saved.model, 'config': saved.config,
-                 'skeleton': f'{saved.skeleton.name}, {len(saved.skeleton)} joints: {", ".join(saved.skeleton.joints)}',
-                 'keypoints': f'{saved.keypoints} of {saved.dataset}, layout {saved.layout.name}, {len(saved.layout)}',
-                 'epoch': f'{saved.epoch}' + (f', step {stored["step"]} of the next' if stored['step'] else ''),
-                 'metrics': stored['metrics'], 'best': saved.best, 'settings': saved.settings, 'run': saved.run,
-                 'versions': stored.get('versions')}
-    parameters = sum(v.numel() for key, v in saved.state.items()
-                     if 'running_' not in key and 'num_batches' not in key)
-    facts['parameters'] = f'{parameters:,}'
-    return '\n'.join(lines + [f'{name:<10} {fact}' for name, fact in facts.items()])
-
-
 def _rows(title: str, summaries: dict[str, dict]) -> str:
-    """One table: the metrics of every summary side by side, a row per action and the average."""
-    sections = [[list(figures['actions'].items()), [('average', figures['average'])]] for figures in summaries.values()]
-    return grid(title, [TITLES] * len(sections), sections, list(summaries) if 'refined' in summaries else None) + '\n'
+    """Return one table: the metrics of every summary side by side, a row per action and the average."""
+    blocks = {name: [list(figures['actions'].items()), [('average', figures['average'])]]
+              for name, figures in summaries.items()}
+    return grid(title, BY_ACTION, blocks) + '\n'
 
 
-def grid(title: str, columns: list[dict[str, str]], blocks: list, names: list[str] | None = None) -> str:
-    """A table of blocks side by side: rows in sections with a rule between them, named alike in every block.
+def grid(title: str, metrics: Sequence[Metric], blocks: dict[str, list]) -> str:
+    """Return a table of blocks side by side: rows in sections with a rule between them, named alike in every block.
 
     Args:
-        columns: of each block, figure -> its title.
-        blocks: of each, sections of (row name, {figure: value}).
-        names: what stands over the blocks.
+        metrics: the columns of each block.
+        blocks: name of a prediction -> sections of (row name, {metric name: value}). Names stand over the blocks where
+            there are several.
     """
-    width = max(len(title), *(len(name) for section in blocks[0] for name, _ in section))
-    titles = [''.join(f'{text:>10}' for text in named.values()) for named in columns]
-    header = f'{title:<{width}}' + ' |'.join(titles)
+    width = max(len(title), *(len(name) for section in next(iter(blocks.values())) for name, _ in section))
+    columns = ''.join(f'{metric.title:>10}' for metric in metrics)
+    header = f'{title:<{width}}' + ' |'.join([columns] * len(blocks))
     lines = [header]
-    if names:
-        over = ' |'.join(f'{name:>{len(text)}}' for name, text in zip(names, titles, strict=True))
-        lines.insert(0, ' ' * width + over)
-    for sections in zip(*blocks, strict=True):
+    if len(blocks) > 1:
+        lines.insert(0, ' ' * width + ' |'.join(f'{name:>{len(columns)}}' for name in blocks))
+    for sections in zip(*blocks.values(), strict=True):
         lines.append('-' * len(header))
         for rows in zip(*sections, strict=True):
-            figures = [''.join(f'{_number(row[figure]):>10}' for figure in named)
-                       for (_, row), named in zip(rows, columns, strict=True)]
+            figures = [''.join(f'{metric.text(row[metric.name]):>10}' for metric in metrics) for _, row in rows]
             lines.append(f'{rows[0][0]:<{width}}' + ' |'.join(figures))
     return '\n'.join(lines)
-
-
-def _number(value: float | None) -> str:
-    return '-' if value is None else f'{value:.2f}'

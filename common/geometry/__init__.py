@@ -1,1 +1,1 @@
-"""Cameras, rotations, alignment, places in the world: arithmetic on arrays."""
+"""Arithmetic on arrays of points: cameras, rotations, alignment, and placing a person in the world."""

@@ -1,8 +1,12 @@
-"""Cameras: world to camera, projection with distortion, normalised screen coordinates; VideoPose3D's conventions."""
+"""Cameras: world to camera axes, projection with distortion, normalised screen coordinates.
+
+The conventions are VideoPose3D's.
+"""
 
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from common.geometry import quaternion
 
@@ -25,37 +29,50 @@ class Camera:
     intrinsic: np.ndarray | None = None
 
     def from_world(self, points: np.ndarray) -> np.ndarray:
-        """World points (..., 3) in metres to this camera's axes."""
+        """Transform world points (..., 3) in metres to this camera's axes."""
         return quaternion.rotate(quaternion.conjugate(self.orientation), points - self.translation.astype(points.dtype))
 
     def to_world(self, points: np.ndarray) -> np.ndarray:
-        """Points (..., 3) in this camera's axes to the world, metres."""
+        """Transform points (..., 3) in this camera's axes, in metres, to the world."""
         return quaternion.rotate(self.orientation, points) + self.translation.astype(points.dtype)
 
     def project(self, points: np.ndarray) -> np.ndarray:
-        """World points (..., 3) in metres to pixels (..., 2), distortion included."""
+        """Project world points (..., 3) in metres to pixels (..., 2), distortion included.
+
+        Raises ValueError where the camera's intrinsic parameters are unknown.
+        """
+        if self.intrinsic is None:
+            raise ValueError('cannot project with a camera whose intrinsic parameters are unknown')
         return denormalise(project(self.from_world(points), self.intrinsic), self.width, self.height)
 
 
-def pinhole_intrinsic(focal, centre, radial, tangential, width, height) -> np.ndarray:
-    """The (9,) float32 intrinsic vector from pixel focal lengths (2,) and centre (2,), k1..k3 and p1, p2."""
+def pinhole_intrinsic(focal: ArrayLike, centre: ArrayLike, radial: ArrayLike, tangential: ArrayLike, width: int,
+                      height: int) -> np.ndarray:
+    """Return the (9,) float32 intrinsic vector of a camera (`Camera.intrinsic`).
+
+    Args:
+        focal, centre: (2,) each, pixels.
+        radial: k1, k2, k3.
+        tangential: p1, p2.
+        width, height: of the picture, pixels.
+    """
     focal = 2 * np.asarray(focal, dtype=np.float64) / width
     centre = normalise(np.asarray(centre, dtype=np.float64), width, height)
     return np.concatenate([focal, centre, radial, tangential]).astype(np.float32)
 
 
-def normalise(pixels: np.ndarray, width: int, height: int) -> np.ndarray:
-    """Pixels (..., 2) to screen coordinates: x in [-1, 1], y by the same scale, so that the aspect is kept."""
+def normalise(pixels: np.ndarray, width: float, height: float) -> np.ndarray:
+    """Convert pixels (..., 2) to screen coordinates: x in [-1, 1], y on the same scale, so that the aspect is kept."""
     return pixels / np.asarray(width / 2, pixels.dtype) - np.array([1, height / width], pixels.dtype)
 
 
-def denormalise(screen: np.ndarray, width: int, height: int) -> np.ndarray:
-    """The inverse of `normalise`."""
+def denormalise(screen: np.ndarray, width: float, height: float) -> np.ndarray:
+    """Convert screen coordinates (..., 2) back to pixels: the inverse of `normalise`."""
     return (screen + np.array([1, height / width], screen.dtype)) * np.asarray(width / 2, screen.dtype)
 
 
 def project(points: np.ndarray, intrinsic: np.ndarray) -> np.ndarray:
-    """Camera-space points (..., 3) to normalised screen coordinates (..., 2).
+    """Project camera-space points (..., 3) to normalised screen coordinates (..., 2).
 
     Distortion pairs p1 with x and p2 with y, as the ground-truth 2D of the public Human3.6M files was made.
     """

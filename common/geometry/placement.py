@@ -1,32 +1,34 @@
-"""Where a lifted person stands: the root in camera space from the keypoints and the lens, or feet on a floor.
+"""Placing a lifted person: the root in camera space from the keypoints and the lens, or the feet on a floor.
 
 Letters: T frames, J joints.
 """
 
 import numpy as np
 
-NEAREST = 0.1  # metres; no root is nearer to the camera
+NEAREST = 0.1  # metres; no root is placed nearer to the camera
 FEWEST = 4  # joints that a frame must show for its root to be estimated from it
-STEPS = 10  # of Gauss and Newton; it takes three or four
+STEPS = 10  # of Gauss-Newton, which needs three or four
 
 
 def lens_of_view(degrees: float, width: float, height: float) -> tuple[float, float, float, float]:
-    """(fx, fy, cx, cy) in pixels of a lens with this horizontal field of view, the centre in the middle."""
+    """Return (fx, fy, cx, cy) in pixels of a lens with this horizontal field of view, centred in the picture."""
     focal = width / 2 / np.tan(np.radians(degrees) / 2)
     return focal, focal, width / 2, height / 2
 
 
 def root_by_reprojection(poses: np.ndarray, pixels: np.ndarray, seen: np.ndarray, lens) -> np.ndarray:
-    """(T, 3) float64 metres in camera axes: where the root must be for the joints to be seen where they were.
+    """Return the root (T, 3), float64 metres in camera axes, that projects the joints onto their keypoints.
 
-    Least squares of the distances in pixels, per frame: first the linear problem f (X + tx) = u (Z + tz), then
-    Gauss-Newton on the projection itself. Frames that show too little are interpolated in time.
+    Minimises the squared distances in pixels, frame by frame: first the linear problem f (X + tx) = u (Z + tz), then
+    Gauss-Newton on the projection itself. Frames with fewer than FEWEST seen joints are interpolated in time.
 
     Args:
-        poses: (T, J, 3) metres in camera axes, relative to the root. pixels: (T, J, 2). seen: (T, J) bool.
+        poses: (T, J, 3) metres in camera axes, relative to the root.
+        pixels: (T, J, 2) keypoints.
+        seen: (T, J) bool, the keypoints to use.
         lens: fx, fy, cx, cy in pixels, without distortion.
 
-    Raises ValueError where no frame shows enough.
+    Raises ValueError where no frame has enough seen joints.
     """
     poses, (focal, centre) = poses.astype(np.float64), np.asarray(lens, dtype=np.float64).reshape(2, 2)
     seen = seen & np.isfinite(pixels).all(axis=-1)
@@ -46,21 +48,22 @@ def root_by_reprojection(poses: np.ndarray, pixels: np.ndarray, seen: np.ndarray
     return np.stack([np.interp(np.arange(len(poses)), at, root[:, axis]) for axis in range(3)], axis=1)
 
 
-def _linear(poses, offset, weight, focal):
+def _linear(poses: np.ndarray, offset: np.ndarray, weight: np.ndarray, focal: np.ndarray) -> np.ndarray:
+    """Solve the linear problem for the root (S, 3)."""
     residual = focal * poses[..., :2] - offset * poses[..., 2:]
     return -_solve(_jacobian(np.broadcast_to(focal, offset.shape), -offset), residual, weight)
 
 
-def _jacobian(sideways, forward):
-    """(S, J, 2, 3): of u and v by tx, ty, tz."""
+def _jacobian(sideways: np.ndarray, forward: np.ndarray) -> np.ndarray:
+    """Return the derivatives (S, J, 2, 3) of u and v with respect to tx, ty and tz."""
     jacobian = np.zeros((*sideways.shape, 3))
     jacobian[..., 0, 0], jacobian[..., 1, 1] = sideways[..., 0], sideways[..., 1]
     jacobian[..., 2] = forward
     return jacobian
 
 
-def _solve(jacobian, residual, weight):
-    """(S, 3): the step that makes a linear residual (S, J, 2) smallest."""
+def _solve(jacobian: np.ndarray, residual: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """Return the step (S, 3) that minimises a linear residual (S, J, 2)."""
     normal = np.einsum('sjka,sj,sjkb->sab', jacobian, weight[..., 0], jacobian)
     ridge = 1e-9 * np.trace(normal, axis1=1, axis2=2)[:, None, None] * np.eye(3)
     right = np.einsum('sjka,sj,sjk->sa', jacobian, weight[..., 0], residual)
@@ -68,17 +71,17 @@ def _solve(jacobian, residual, weight):
 
 
 def upright(poses: np.ndarray) -> np.ndarray:
-    """Camera axes (x right, y down, z forward) to a world with z up, as a level camera sees it: x right, y forward."""
+    """Turn camera axes (x right, y down, z forward) into the z-up world of a level camera: x right, y forward."""
     return np.stack([poses[..., 0], poses[..., 2], -poses[..., 1]], axis=-1)
 
 
 def feet_on_floor(world: np.ndarray, feet: tuple[int, ...]) -> np.ndarray:
-    """(T, J, 3) z up, with the lower foot of every frame at z = 0: a person who never jumps."""
+    """Return (T, J, 3), z up, with the lower foot of every frame at z = 0, for a person who never jumps."""
     moved = world.copy()
     moved[..., 2] -= world[:, feet, 2].min(axis=1)[:, None]
     return moved
 
 
 def floor_below(world: np.ndarray, feet: tuple[int, ...]) -> np.ndarray:
-    """(T, J, 3) z up, with the lowest foot of the whole clip at z = 0."""
+    """Return (T, J, 3), z up, with the lowest foot of the whole clip at z = 0."""
     return world - np.array([0, 0, world[:, feet, 2].min()], world.dtype)

@@ -1,30 +1,31 @@
-"""The rotation between two sets of points, for many at once: elementwise operations alone, no call per 3x3 matrix.
+"""The best rotation between two sets of points, for many pairs at once, in elementwise operations only.
 
 Source: Horn, "Closed-form solution of absolute orientation using unit quaternions", JOSA A 1987; turning columns until
 they are orthogonal is from Hestenes, "Inversion of matrices by biorthogonalization", J. SIAM 1958. Letters: N matrices,
-the last axis inside, so that each operation runs over contiguous memory.
+as the last axis inside, so that each operation runs over contiguous memory.
 """
 
 from itertools import combinations
 
 import torch
 
-# Of a million matrices, hard ones among them, four sweeps left 1e-8 over and five rounding alone; one is to spare.
+# On a million matrices, hard ones among them, the error left after four sweeps was 1e-8, and after five only rounding;
+# the sixth is a margin.
 SWEEPS = 6
-# On a CPU: what stays in its cache, and too little for PyTorch to share out among threads. Doing so some hundred times
-# for a little arithmetic each gains little, and costs ten times the time where the cores have other work.
+# On a CPU, few enough to stay in its cache and to be too small for PyTorch to split among threads. Splitting a hundred
+# small operations gains little, and takes ten times as long where the cores have other work.
 MATRICES_AT_ONCE = {'cpu': 1 << 12, 'cuda': 1 << 20}
 
 
 def best_rotation(covariance: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The rotation R that maximises trace(Rᵀ H), and that maximum, for each H: (..., 3, 3) -> (..., 3, 3), (...).
+    """Return the rotation R that maximises trace(Rᵀ H), and the maximum: (..., 3, 3) -> (..., 3, 3), (...).
 
     The maximum over unit quaternions q of qᵀKq, K symmetric and linear in H, lies at the eigenvector of K's largest
-    eigenvalue. Unlike singular vectors of H, it never gives a reflection, and it is there for H of any rank: where R is
-    not unique, it is one of the best.
+    eigenvalue. Unlike the singular vectors of H, it never gives a reflection, and it exists for H of any rank: where R
+    is not unique, one of the best is returned.
 
     Args:
-        covariance: float64, singular values that add up to 1 at the most, as those of Pᵀ Y do for any P and Y of
+        covariance: H, float64, whose singular values add up to at most 1, as those of Pᵀ Y do for any P and Y of
             Frobenius norm 1.
     """
     pieces = covariance.reshape(-1, 3, 3).split(MATRICES_AT_ONCE[covariance.device.type])
@@ -34,28 +35,28 @@ def best_rotation(covariance: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]
 
 
 def _largest_eigenvector(covariance: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """(N, 3, 3) -> of each one's K, the eigenvector (4, N) of length 1 to the largest eigenvalue, and that (N,)."""
+    """Return the unit eigenvectors (4, N) for the largest eigenvalue of K, and the eigenvalues (N,), of H (N, 3, 3)."""
     xx, xy, xz, yx, yy, yz, zx, zy, zz = covariance.flatten(1).mT.contiguous()
-    # The columns of K + 1, (4, N) each. No eigenvalue of it is negative, and the one looked for is 1 or more.
+    # The columns of K + 1, (4, N) each. Its eigenvalues are not negative, and the largest is at least 1.
     columns = [torch.stack(column) for column in (
         (1 + xx + yy + zz, yz - zy, zx - xz, xy - yx),
         (yz - zy, 1 + xx - yy - zz, xy + yx, zx + xz),
         (zx - xz, xy + yx, 1 - xx + yy - zz, yz + zy),
         (xy - yx, zx + xz, yz + zy, 1 - xx - yy + zz))]
-    # Once all columns are orthogonal, each is an eigenvector, and as long as its eigenvalue.
+    # Once all columns are orthogonal, each is an eigenvector whose length is its eigenvalue.
     for i, j in SWEEPS * list(combinations(range(4), 2)):
         columns[i], columns[j] = _orthogonal(columns[i], columns[j])
-    columns = torch.stack(columns)
-    square, longest = columns.square().sum(dim=1).max(dim=0)
+    vectors = torch.stack(columns)
+    square, longest = vectors.square().sum(dim=1).max(dim=0)
     length = square.sqrt()
-    return columns.gather(0, longest.expand(1, 4, -1))[0] / length, length - 1
+    return vectors.gather(0, longest.expand(1, 4, -1))[0] / length, length - 1
 
 
 def _orthogonal(a: torch.Tensor, b: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Two columns (4, N) turned into one another, by 45° at the most, until they are orthogonal."""
+    """Rotate two columns (4, N) in their plane, by at most 45°, so that they become orthogonal."""
     difference = ((a - b) * (a + b)).sum(dim=0)  # of the squared lengths
     product = 2 * (a * b).sum(dim=0)
-    # tan 2θ = product / difference; what is added keeps 0 / 0 from columns that need no turn
+    # tan 2θ = product / difference; the tiny addend avoids 0 / 0 for columns that need no rotation
     length = torch.hypot(difference, product) + torch.finfo(a.dtype).tiny
     tangent = product / (difference + length.copysign(difference))
     cosine = (1 + tangent.square()).rsqrt()
@@ -64,7 +65,7 @@ def _orthogonal(a: torch.Tensor, b: torch.Tensor) -> tuple[torch.Tensor, torch.T
 
 
 def _matrix(quaternion: torch.Tensor) -> torch.Tensor:
-    """Unit quaternions (4, N), real part first -> the matrices that turn row vectors by them (N, 3, 3)."""
+    """Convert unit quaternions (4, N), real part first, to matrices (N, 3, 3) that rotate row vectors."""
     w, x, y, z = quaternion
     return torch.stack([
         w * w + x * x - y * y - z * z, 2 * (x * y + w * z), 2 * (x * z - w * y),

@@ -4,7 +4,7 @@ import numpy as np
 
 
 def to_matrix(q: np.ndarray) -> np.ndarray:
-    """The rotation matrix (3, 3), float64, of the unit quaternion q (4,): v + 2(w·(u×v) + u×(u×v)) written out."""
+    """Return the float64 rotation matrix (3, 3) of the unit quaternion q (4,): v + 2(w·(u×v) + u×(u×v)) written out."""
     w, x, y, z = np.asarray(q, dtype=np.float64)
     cross = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
     return np.eye(3) + 2 * (w * cross + cross @ cross)
@@ -16,15 +16,15 @@ def rotate(q: np.ndarray, v: np.ndarray) -> np.ndarray:
 
 
 def conjugate(q: np.ndarray) -> np.ndarray:
-    """The inverse rotation of the unit quaternion q (4,)."""
+    """Return the inverse rotation (4,) of the unit quaternion q (4,)."""
     return q * np.array([1, -1, -1, -1], dtype=q.dtype)
 
 
 def from_matrix(m: np.ndarray) -> np.ndarray:
-    """The unit quaternion (4,) of a rotation matrix (3, 3), with w >= 0.
+    """Return the unit quaternion (4,), w >= 0, of a rotation matrix (3, 3).
 
-    The quaternion is the eigenvector for the largest eigenvalue of a symmetric matrix, which holds for every
-    rotation, half turns included (Bar-Itzhack 2000).
+    It is the eigenvector for the largest eigenvalue of a symmetric matrix, which works for every rotation, half turns
+    included (Bar-Itzhack 2000).
     """
     (xx, xy, xz), (yx, yy, yz), (zx, zy, zz) = np.asarray(m, dtype=np.float64)
     k = np.array([

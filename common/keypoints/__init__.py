@@ -1,7 +1,7 @@
 """A user's own 2D keypoints: from a detector's files to one person's track in the layout that a lifter reads.
 
-`json_files` and `array_files` read, `track` picks one person, `layouts` finds out what the points are and renames them,
-`mistakes` refuses what cannot be a person in pixels, `gaps` fills what the detector did not see.
+`json_files` and `array_files` read files, `track` picks one person, `layouts` recognises the layout and converts it,
+`mistakes` refuses what cannot be a person in pixels, and `gaps` fills in what the detector did not see.
 """
 
 from pathlib import Path
@@ -14,14 +14,15 @@ __all__ = ['Track', 'read_track']
 
 
 def read_track(path: Path, person: int | None = None, video: str | None = None) -> Track:
-    """One person's track of a file, or of a folder of OpenPose's files.
+    """Read one person's track from a file, or from a folder of OpenPose's files.
 
     Args:
-        person: the file's own number of a person, or the rank of a score; None for the most frequent, or the best.
-        video: which one, where a file holds several.
+        person: the number that the file gives a person; in files that number nobody, a rank by score, from 1. None for
+            the most frequent person, or the best score.
+        video: its name, where a file holds several.
 
-    Raises FileError for what is missing, broken, empty or of another tool; FlagError for a person or video that is not
-    there.
+    Raises FileError for a file that is missing, broken, empty or of an unknown tool, FlagError for a person or video
+    that is not in it.
     """
     if path.is_dir():
         return json_files.read_folder(path, person)

@@ -1,7 +1,7 @@
-"""npy and npz files of keypoints: plain arrays, Detectron2's output as VideoPose3D saves it, its custom data sets.
+"""Reading npy and npz files of keypoints: plain arrays, and VideoPose3D's Detectron2 output and custom data sets.
 
-A plain npz may say more: `scores` (T, K), `size` (width, height), `fps`, `layout`. Nothing is unpickled but by the safe
-reader. Letters: T frames, K keypoints.
+A plain npz may also hold `scores` (T, K), `size` (width, height), `fps` and `layout`. Only the safe reader unpickles.
+Letters: T frames, K keypoints.
 """
 
 from pathlib import Path
@@ -17,7 +17,7 @@ USUAL_NAMES = ('keypoints', 'kpts', 'keypoints_2d', 'positions_2d', 'data', 'arr
 
 
 def read(path: Path, person: int | None, video: str | None) -> Track:
-    """The track of one file. Raises FileError, or FlagError for a person or video that is not there."""
+    """Read the track of one file. Raises FileError, or FlagError for a person or video that is not in it."""
     if path.suffix == '.npy':
         return _plain(path, {'keypoints': _read_npy(path)}, person)
     members = read_npz(path)
@@ -32,7 +32,7 @@ def _read_npy(path: Path) -> np.ndarray:
     try:
         with open(path, 'rb') as file:
             return np.lib.format.read_array(file, allow_pickle=False)
-    except Exception as error:  # damage makes numpy's header parser raise anything
+    except Exception as error:  # on damaged files numpy's header parser can raise anything
         raise FileError(f'{path} is not a readable npy file of numbers ({first_line(error)})') from None
 
 
@@ -61,15 +61,15 @@ def _plain(path: Path, members: dict, person: int | None) -> Track:
 
 
 def _is_track(value) -> bool:
-    """Whether it is (T, K, 2 or 3) numbers; (1, T, K, 2) is taken as well, as demos of single videos save it."""
-    shape = getattr(value, 'shape', ())
+    """Check for numbers (T, K, 2 or 3), or (1, T, K, 2 or 3), which demos of single videos save."""
+    shape: tuple[int, ...] = getattr(value, 'shape', ())
     if len(shape) == 4 and shape[0] == 1:
         shape = shape[1:]
     return len(shape) == 3 and shape[2] in (2, 3) and value.dtype.kind in 'fiu'
 
 
 def _size(path: Path, value) -> tuple[float, float] | None:
-    """(width, height) of a file's `size` or {w, h}. Raises FileError for what is neither."""
+    """Return (width, height) from a file's `size` or {w, h}, None where there is none. Raises FileError."""
     if isinstance(value, dict) and not {'w', 'h'} <= set(value):
         value = None
     if value is None:
@@ -97,12 +97,12 @@ def _fps(path: Path, value) -> float | None:
 
 
 def _detectron(path: Path, members: dict, person: int | None) -> Track:
-    """Detectron2's npz: boxes[t][1] (n, 5), keypoints[t][1] (n, 4, 17) with x, y, logit, probability in rows."""
+    """Read Detectron2's npz: boxes[t][1] (n, 5), keypoints[t][1] (n, 4, 17) with rows x, y, logit, probability."""
     boxes, keypoints = members['boxes'], members['keypoints']
     if not _has_length(boxes) or not _has_length(keypoints) or len(boxes) != len(keypoints) or not len(boxes):
         raise FileError(f'{path}: boxes and keypoints are not two lists of as many frames')
     people = [_detectron_people(f'{path}: frame {t}', boxes[t], keypoints[t]) for t in range(len(boxes))]
-    # Its scores are shares of a heat map around the peak, far below what other detectors call sure.
+    # A score is the share of the heat map around the peak, far below the scores of other detectors: no threshold.
     return track_of(people, person, np.arange(len(people)), kind='Detectron2 npz', layouts=('coco',), threshold=0.0,
                     size=_size(path, members.get('metadata')))
 
@@ -126,7 +126,7 @@ def _detectron_people(where: str, boxes, keypoints) -> list[Person]:
 
 
 def _custom(path: Path, members: dict, person: int | None, video: str | None) -> Track:
-    """VideoPose3D's custom data set: video -> custom -> [(T, 17, 2)], its sizes in metadata's video_metadata."""
+    """Read VideoPose3D's custom data set: video -> custom -> [(T, 17, 2)], picture sizes in its video_metadata."""
     tree = members['positions_2d']
     if video is None and len(tree) != 1:
         raise FlagError(f'{path} holds {len(tree)} videos: name one with -ste: '
@@ -136,12 +136,15 @@ def _custom(path: Path, members: dict, person: int | None, video: str | None) ->
         raise FlagError(f'-ste {name}: {path} has no such video; there are {", ".join(map(str, list(tree)[:10]))}')
     takes = tree[name]
     views = takes.get('custom') if isinstance(takes, dict) else None
-    view = views[0] if _has_length(views) and len(views) == 1 else None
-    if view is None or not _is_track(view):
+    if views is None or not _has_length(views) or len(views) != 1 or not _is_track(views[0]):
         raise FileError(f'{path}: positions_2d of {name} is not a custom video, with one array (frames, keypoints, 2)')
-    metadata = members.get('metadata') if isinstance(members.get('metadata'), dict) else {}
-    sizes = metadata.get('video_metadata') if isinstance(metadata.get('video_metadata'), dict) else {}
-    track = _plain(path, {'keypoints': view}, person)
+    metadata = _dict_or_empty(members.get('metadata'))
+    sizes = _dict_or_empty(metadata.get('video_metadata'))
+    track = _plain(path, {'keypoints': views[0]}, person)
     said = metadata.get('layout_name')
     return Track(track.points, track.scores, track.frames, kind=f'custom npz, video {name}', person=track.person,
                  layouts=(said,) if said in LAYOUTS else ('coco',), size=_size(path, sizes.get(name)))
+
+
+def _dict_or_empty(value) -> dict:
+    return value if isinstance(value, dict) else {}

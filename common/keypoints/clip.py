@@ -3,7 +3,7 @@
 Letters: T frames, K keypoints of the file, L of the lifter.
 """
 
-import argparse
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,6 +31,7 @@ class Clip:
         pixels: (T, L, 2) float32 without gaps, in the lifter's layout.
         screen: (T, L, 2) float32, the same in normalised screen coordinates, at the size that lifters are used to.
         seen: (T, L) bool, True where the detector saw the keypoint itself.
+        confidence: (T, L) float32, the detector's in each keypoint, 0 to 1; 0 where it saw none.
         present: (T,) bool, True where the detector saw anything of the person.
         frames: (T,) int64, the source's number of each frame.
         size: (width, height) of the picture. fps: frames per second.
@@ -40,6 +41,7 @@ class Clip:
     pixels: np.ndarray
     screen: np.ndarray
     seen: np.ndarray
+    confidence: np.ndarray
     present: np.ndarray
     frames: np.ndarray
     size: tuple[float, float]
@@ -47,24 +49,49 @@ class Clip:
     source: str
 
 
-def load_clip(args: argparse.Namespace, wanted: Skeleton, say) -> Clip:
-    """The person's keypoints in the layout `wanted`, gaps filled, all that was done to them said.
+@dataclass(frozen=True)
+class Asked:
+    """What a user says of the keypoints in a file.
+
+    Attributes:
+        path: the file or folder.
+        layout: the order of its keypoints, or `auto`.
+        size: (width, height) of the picture in pixels, where the file does not say.
+        fps: frames per second. person: a number or rank. video: which one, where the file holds several.
+        min_score: keypoints with less are interpolated; None for the detector's own threshold.
+        zoom: factor that the person is scaled by on the screen; None for the size of people trained on.
+        as_is: take keypoints that look like a mistake.
+    """
+
+    path: str
+    layout: str = 'auto'
+    size: tuple[float, float] | None = None
+    fps: float | None = None
+    person: int | None = None
+    video: str | None = None
+    min_score: float | None = None
+    zoom: float | None = None
+    as_is: bool = False
+
+
+def load_clip(asked: Asked, wanted: Skeleton, say: Callable[[str], None]) -> Clip:
+    """Return the person's keypoints in the layout `wanted`, gaps filled, all that was done to them said.
 
     Raises FileError for a file that is broken or cannot be a person in pixels, FlagError for flags that do not fit it.
     """
-    track, seen, elsewhere = _load_track(args)
+    track, seen, elsewhere = _load_track(asked)
     shown = np.where(seen[..., None], track.points, np.nan)
-    layout, how = find_layout(shown, args.layout or 'auto', track.layouts, f'{args.predict} ({track.kind})')
-    size = tuple(args.image_size) if args.image_size else track.size
+    layout, how = find_layout(shown, asked.layout, track.layouts, f'{asked.path} ({track.kind})')
+    size = asked.size or track.size
     if size is None:
-        refuse_normalised(shown, args.predict)  # which the size of a picture would not help
-        raise FlagError(f'{args.predict} does not say how large the picture is: add --image-size WIDTH HEIGHT, in '
+        refuse_normalised(shown, asked.path)  # which the size of a picture would not help
+        raise FlagError(f'{asked.path} does not say how large the picture is: add --image-size WIDTH HEIGHT, in '
                         f'pixels')
-    if not args.as_is:
-        refuse_mistakes(shown, layout, size, args.predict)
-    fps = args.fps or track.fps or ASSUMED_FPS
-    assumed = '' if args.fps or track.fps else ' (assumed: --fps N)'
-    source = f'{args.predict}: {track.kind}, layout {layout.name}'
+    if not asked.as_is:
+        refuse_mistakes(shown, layout, size, asked.path)
+    fps = asked.fps or track.fps or ASSUMED_FPS
+    assumed = '' if asked.fps or track.fps else ' (assumed: --fps N)'
+    source = f'{asked.path}: {track.kind}, layout {layout.name}'
     say(f'{source}, {how}; {len(track):,} frames, numbers {track.frames[0]} to {track.frames[-1]}, at {fps:g} fps'
         f'{assumed}, {size[0]:g}×{size[1]:g} pixels')
     say(f'person: {track.person}')
@@ -78,8 +105,10 @@ def load_clip(args: argparse.Namespace, wanted: Skeleton, say) -> Clip:
     for index, name in enumerate(wanted.joints):
         if name in layout.joints and name not in made:
             own[:, index] = seen[:, layout.joints.index(name)]
-    screen = _on_screen(pixels, size, stature(normalise(shown, *size), layout), args.zoom, say)
-    return Clip(pixels.astype(np.float32), screen, own, seen.any(axis=1), track.frames, size, fps, source)
+    scores = np.where(seen, np.clip(track.scores, 0, 1), 0) @ np.abs(matrix.T) / np.abs(matrix).sum(axis=1)
+    screen = _on_screen(pixels, size, stature(normalise(shown, *size), layout), asked.zoom, say)
+    return Clip(pixels.astype(np.float32), screen, own, scores.astype(np.float32), seen.any(axis=1), track.frames, size,
+                fps, source)
 
 
 def _on_screen(pixels: np.ndarray, size: tuple[float, float], tall: float, zoom: float | None, say) -> np.ndarray:
@@ -104,16 +133,13 @@ def _on_screen(pixels: np.ndarray, size: tuple[float, float], tall: float, zoom:
     return (zoom * screen).astype(np.float32)
 
 
-def _load_track(args) -> tuple[Track, np.ndarray, np.ndarray]:
-    """(the track, (T, K) bool which keypoints count, (T,) bool where the person is another one)."""
-    videos = args.subjects_test or (None,)
-    if len(videos) > 1:
-        raise FlagError('-ste names several videos: --predict lifts one at a time')
-    track = read_track(Path(args.predict), args.person, videos[0])
-    threshold = track.threshold if args.min_score is None else args.min_score
+def _load_track(asked: Asked) -> tuple[Track, np.ndarray, np.ndarray]:
+    """Return the track, which keypoints count (T, K) bool, and where the person is another one (T,) bool."""
+    track = read_track(Path(asked.path), asked.person, asked.video)
+    threshold = track.threshold if asked.min_score is None else asked.min_score
     seen = (track.scores > 0) & (track.scores >= threshold)
     if not seen.any():
-        raise FileError(f'{args.predict}: no keypoint has a score of {threshold:g} or more' +
+        raise FileError(f'{asked.path}: no keypoint has a score of {threshold:g} or more' +
                         (': lower --min-score' if (track.scores > 0).any() else ', all are missing'))
     elsewhere = strays(track.points, seen)
     seen[elsewhere] = False

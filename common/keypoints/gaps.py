@@ -1,4 +1,4 @@
-"""What a detector did not see: interpolated in time, and told.
+"""Gaps in a track: interpolating what the detector did not see, and finding stray frames and long absences.
 
 Letters: T frames, K keypoints.
 """
@@ -7,15 +7,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
-STRAY_WINDOW = 31  # frames around each in whose middle place a person is expected
-ABSENCE = 2.0  # seconds without a person from which on the frames are named
+STRAY_WINDOW = 31  # frames over which the median gives the place where a person is expected
+ABSENCE = 2.0  # seconds; absences this long are reported
 
 
 def fill(points: np.ndarray, seen: np.ndarray) -> np.ndarray:
-    """(T, K, 2) float64 with each keypoint's unseen frames interpolated linearly, held at the ends of the clip.
+    """Interpolate each keypoint linearly over the frames that did not see it, holding it at the ends of the clip.
 
     Args:
-        points: (T, K, 2). seen: (T, K) bool. A keypoint that is never seen stays NaN.
+        points: (T, K, 2) float64.
+        seen: (T, K) bool.
+
+    Returns (T, K, 2) float64; a keypoint that is never seen is NaN.
     """
     filled, frames = np.full_like(points, np.nan), np.arange(len(points))
     for k in np.flatnonzero(seen.any(axis=0)):
@@ -26,9 +29,9 @@ def fill(points: np.ndarray, seen: np.ndarray) -> np.ndarray:
 
 
 def strays(points: np.ndarray, seen: np.ndarray) -> np.ndarray:
-    """(T,) bool: frames in which the person stands further than their own size from where they are around that time.
+    """Return (T,) bool: frames in which the person is further than their own size from where they are around that time.
 
-    A detector's best-scored person may be another one for a few frames.
+    In such frames the person with the best score is probably somebody else.
     """
     shown = np.flatnonzero(seen.sum(axis=1) >= 3)
     stray = np.zeros(len(points), bool)
@@ -46,14 +49,14 @@ def strays(points: np.ndarray, seen: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Absence:
-    """Consecutive rows without a person: the first and the last."""
+    """A run of rows without a person, `first` and `last` included."""
 
     first: int
     last: int
 
 
 def absences(present: np.ndarray, shortest: int) -> list[Absence]:
-    """The stretches of at least `shortest` frames in which nobody is `present` (T,) bool."""
+    """Find the runs of at least `shortest` frames in which nobody is `present` (T,) bool."""
     edges = np.diff(np.concatenate([[True], present, [True]]).astype(int))
     begins, ends = np.flatnonzero(edges == -1), np.flatnonzero(edges == 1)
     return [Absence(int(b), int(e) - 1) for b, e in zip(begins, ends, strict=True) if e - b >= shortest]

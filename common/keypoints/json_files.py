@@ -1,14 +1,16 @@
-"""JSON of detectors: AlphaPose (also COCO results), OpenPose (a file per frame) and MMPose. Parsed, never executed.
+"""Reading detectors' JSON: AlphaPose (also COCO results), OpenPose (a file per frame) and MMPose.
 
-AlphaPose: a list of {image_id, keypoints: flat x, y, score, score, idx}, a person each. OpenPose: {"people":
-[{"pose_keypoints_2d": flat x, y, score, "person_id": [n]}]}. MMPose: {"meta_info", "instance_info": frames}, a list of
-frames {frame_id, "instances": people}, or the people of one picture, each {keypoints: [[x, y]], keypoint_scores,
-bbox_score}.
+AlphaPose: a list of people, each {image_id, keypoints: flat list of x, y, score, score, idx}. OpenPose: {"people":
+[{"pose_keypoints_2d": flat list of x, y, score, "person_id": [n]}]}. MMPose: {"meta_info", "instance_info": frames}, or
+a list of frames {frame_id, "instances": people}, or the people of one picture, each {keypoints: [[x, y]],
+keypoint_scores, bbox_score}.
 """
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -19,7 +21,7 @@ from common.skeleton import SKELETONS
 
 
 def read_file(path: Path, person: int | None) -> Track:
-    """The track of one JSON file. Raises FileError, or FlagError for a person who is not there."""
+    """Read the track of one JSON file. Raises FileError, or FlagError for a person who is not in it."""
     content = _parse(path)
     if isinstance(content, list) and not content:
         raise FileError(f'{path} holds nobody: its list is empty')
@@ -41,7 +43,7 @@ def read_file(path: Path, person: int | None) -> Track:
 
 
 def read_folder(folder: Path, person: int | None) -> Track:
-    """The track of a folder of OpenPose's files, a file per frame. Raises FileError, or FlagError."""
+    """Read the track of a folder of OpenPose's files, one per frame. Raises FileError, or FlagError as `read_file`."""
     files = [path for path in folder.glob('*.json') if path.is_file()]
     if not files:
         raise FileError(f'{folder} holds no .json file: expected the folder that OpenPose wrote with --write_json')
@@ -55,7 +57,7 @@ def _parse(path: Path):
         raise FileError(f'cannot read {path}: {error.strerror or error}') from None
     except RecursionError:
         raise FileError(f'{path} is not a detector\'s JSON: it is nested without end') from None
-    except ValueError as error:  # what json raises for bytes that are no text as well
+    except ValueError as error:  # raised for bytes that are not text too
         reason = str(error).splitlines()[0][:100]
         raise FileError(f'{path} is not readable JSON, or cut off ({reason}); fetch or make it again') from None
 
@@ -65,7 +67,7 @@ def _quoted(text: str) -> str:
 
 
 def _numbers(values, where: str) -> np.ndarray:
-    """A float64 array of what a file calls numbers; null is NaN. Raises FileError."""
+    """Convert numbers from a file to a float64 array; null becomes NaN. Raises FileError for anything else."""
     try:
         array = np.asarray(values, dtype=np.float64)
     except (TypeError, ValueError, OverflowError):
@@ -74,7 +76,7 @@ def _numbers(values, where: str) -> np.ndarray:
 
 
 def _flat(values, where: str) -> np.ndarray:
-    """(K, 3) x, y, score from x, y, score, x, y, score, …"""
+    """Reshape a flat list x, y, score, x, y, score, … to (K, 3)."""
     array = _numbers(values, where)
     if array.ndim != 1 or not array.size or array.size % 3:
         raise FileError(f'{where} has shape {array.shape}, expected x, y and score of each keypoint in one list')
@@ -82,13 +84,13 @@ def _flat(values, where: str) -> np.ndarray:
 
 
 def _known_count(keypoints: np.ndarray) -> np.ndarray:
-    """Without the hands and faces that follow the body in layouts of more keypoints."""
+    """Cut off the hands and faces that follow the body in larger layouts."""
     leading = LEADING.get(len(keypoints))
     return keypoints[:len(SKELETONS[leading])] if leading else keypoints
 
 
 def _whole(value) -> int | None:
-    """A number from 0 up that names a person, also as the only one in a list; None for anything else."""
+    """Return a person's number, 0 or more, also from a list that holds only it; None for anything else."""
     if isinstance(value, list) and len(value) == 1:
         value = value[0]
     plain = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < 1 << 53
@@ -107,10 +109,11 @@ def _last_number(text: str) -> int | None:
     return int(digits[-1][-18:]) if digits else None
 
 
-def _arrange(labels: list, number_of, people_of: list[list[Person]]) -> tuple[list[list[Person]], np.ndarray]:
-    """The people of every frame in time, frames without anybody among them, and the frames' numbers."""
+def _arrange(labels: list, number_of: Callable[[Any], int | None],
+             people_of: list[list[Person]]) -> tuple[list[list[Person]], np.ndarray]:
+    """Return the people of every frame in the order of time, with empty frames in gaps, and the frames' numbers."""
     rows, numbers = rows_of([number_of(label) for label in labels])
-    people = [[] for _ in numbers]
+    people: list[list[Person]] = [[] for _ in numbers]
     for row, frame in zip(rows, people_of, strict=True):
         people[row] = frame
     return people, numbers
@@ -127,7 +130,7 @@ def _alphapose(path: Path, entries: list, person: int | None) -> Track:
         frames.setdefault(entry['image_id'], []).append(Person(keypoints, score, _whole(entry.get('idx'))))
     labels = list(frames)
 
-    def number_of(label):
+    def number_of(label: str | int) -> int | None:
         return label if isinstance(label, int) else _last_number(Path(label).stem)
     people, numbers = _arrange(labels, number_of, list(frames.values()))
     return track_of(people, person, numbers, kind='AlphaPose JSON', layouts=('halpe26', 'coco'))

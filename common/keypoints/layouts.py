@@ -1,7 +1,9 @@
-"""What a file's keypoints are, and the same points by the names that a lifter wants.
+"""Recognising the layout of a file's keypoints, and converting them to the layout that a lifter reads.
 
 Letters: T frames, K keypoints of the file, L keypoints of the lifter.
 """
+
+from collections.abc import Container
 
 import numpy as np
 
@@ -9,20 +11,20 @@ from common.errors import FileError
 from common.skeleton import SKELETONS, STAND_INS, Skeleton
 
 LAYOUTS = ('coco', 'h36m', 'halpe26', 'body25', 'body25b', 'mpii', '3dhp')
-# Layouts with more keypoints, which begin with those of one that is known: COCO-WholeBody and Halpe-136.
+# Larger layouts whose first keypoints are those of a known one: COCO-WholeBody and Halpe-136.
 LEADING = {133: 'coco', 136: 'halpe26'}
-# Bones by what they are of a person's height (Drillis and Contini 1966).
+# Bones and their lengths as shares of a person's height (Drillis and Contini 1966).
 PROPORTIONS = (
     *((f'{side}_{near}', f'{side}_{far}', length) for side in ('left', 'right') for near, far, length in (
         ('shoulder', 'elbow', 0.186), ('elbow', 'wrist', 0.146), ('hip', 'knee', 0.245), ('knee', 'ankle', 0.246))),
     ('left_shoulder', 'right_shoulder', 0.259), ('left_hip', 'right_hip', 0.191))
-# Points that a detector does not name, as weighted sums of those it does; the first that can be had counts. Head and
-# neck from the face follow MHFormer's demo; from the trunk alone, CMU's motion, where it is some 4 cm off.
+# Points that a detector lacks, as weighted sums of points that it has; the first possible sum is used. Head and neck
+# from the face follow MHFormer's demo; from the trunk alone they follow CMU's motion, with errors of some 4 cm.
 _TRUNK = ('left_shoulder', 'right_shoulder', 'left_hip', 'right_hip')
 
 
 def _above(height: float) -> dict[str, float]:
-    """The point above the shoulders at this share of the trunk's length, on its axis."""
+    """Return the weights of the point on the trunk's axis that is `height` trunk lengths above the shoulders."""
     return dict(zip(_TRUNK, ((1 + height) / 2, (1 + height) / 2, -height / 2, -height / 2), strict=True))
 
 
@@ -33,34 +35,35 @@ ESTIMATES = {
     'nose': ({'neck': 1.0}, {'head': 1.0}, _above(0.25)),
     **{name: _BESIDE_HEAD for name in ('left_eye', 'right_eye', 'left_ear', 'right_ear')},
 }
-# Of the frames with a person, those a keypoint of the head or trunk must be seen in, or it is estimated from others.
+# A keypoint of the head or trunk is used if it is seen in this share of the frames with a person, else estimated.
 OFTEN = 0.5
 
 
 def evenness(points: np.ndarray, layout: Skeleton) -> float:
-    """How well the bones of (T, K, 2) points fit each other, from 0 to 1: the median over frames of the median bone
-    over the longest one, each by its share of a person's height.
+    """Return how well the relative lengths of the bones of (T, K, 2) points fit a person, from 0 to 1.
 
-    About 0.7 to 0.9 for people, whatever they do, and 0.1 to 0.6 for people read by another layout. NaN where no
-    frame shows half of the bones.
+    Each bone's length is divided by its share of a person's height. The result is the median over frames of the median
+    bone divided by the longest one: about 0.7 to 0.9 for people, whatever they do, and 0.1 to 0.6 for people read in
+    another layout. NaN where no frame shows half of the bones.
     """
     lengths, longest = _bones(points, layout)
     return float(np.median(np.nanmedian(lengths, axis=1) / longest)) if len(longest) else float('nan')
 
 
 def stature(points: np.ndarray, layout: Skeleton) -> float:
-    """How tall the person of (T, K, 2) points stands in the picture, whatever the posture, in units of the points.
+    """Estimate a person's height in the picture, in the units of (T, K, 2) points, whatever the posture.
 
-    The median over frames of what the least foreshortened bone says. NaN where no frame shows half of the bones.
+    It is the median over frames of the height that the least foreshortened bone implies. NaN where no frame shows half
+    of the bones.
     """
     _, longest = _bones(points, layout)
     return float(np.median(longest)) if len(longest) else float('nan')
 
 
-def _bones(points, layout) -> tuple[np.ndarray, np.ndarray]:
-    """Lengths of bones by their share of a person's height (S, bones), NaN where unseen, and the longest of each (S,).
+def _bones(points: np.ndarray, layout: Skeleton) -> tuple[np.ndarray, np.ndarray]:
+    """Return the heights that the bones imply (S, bones), NaN where unseen, and the largest of each frame (S,).
 
-    Of the S frames that show half of the bones.
+    A bone implies its length divided by its share of a person's height. S are the frames that show half of the bones.
     """
     pairs = [(layout.joints.index(a), layout.joints.index(b), length) for a, b, length in PROPORTIONS]
     a, b, length = (np.array(column) for column in zip(*pairs, strict=True))
@@ -71,13 +74,14 @@ def _bones(points, layout) -> tuple[np.ndarray, np.ndarray]:
 
 
 def find_layout(points: np.ndarray, asked: str, usual: tuple[str, ...], kind: str) -> tuple[Skeleton, str]:
-    """The layout of (T, K, 2) points and how it was found.
+    """Find the layout of (T, K, 2) points; return it and, in words, how it was found.
 
     Args:
-        asked: what --layout says; `auto` takes the usual one of the file, unless its bones do not fit and another's do.
-        usual: names of the layouts such a file has. kind: what the file is, in words.
+        asked: value of --layout; `auto` takes the file's usual layout, unless the bones fit another one clearly better.
+        usual: names of the layouts that such a file usually has.
+        kind: the kind of file, in words.
 
-    Raises FileError where none has so many keypoints.
+    Raises FileError where no layout, or not the one asked for, has so many keypoints.
     """
     count = points.shape[1]
     if asked != 'auto':
@@ -107,22 +111,23 @@ def _with(count: int) -> str:
 
 
 def better_layout(points: np.ndarray, layout: Skeleton) -> tuple[str, float]:
-    """The name of the layout of as many keypoints whose bones fit the points best, and how well."""
+    """Return the name of the equally large layout that the bones fit best, and its evenness."""
     fits = {name: evenness(points, SKELETONS[name]) for name in LAYOUTS if len(SKELETONS[name]) == len(layout)}
     return max(fits.items(), key=lambda item: np.nan_to_num(item[1]))
 
 
 def conversion(wanted: Skeleton, given: Skeleton, usable: np.ndarray) -> tuple[np.ndarray, dict[str, tuple[str, ...]]]:
-    """The (L, K) float64 matrix from the file's keypoints to the lifter's by name, each row summing to 1.
+    """Return the float64 matrix (L, K) from the file's keypoints to the lifter's, by name; each row sums to 1.
 
     Args:
-        usable: (K,) bool, the keypoints to build on.
+        usable: (K,) bool, the keypoints that may be used.
 
-    Returns it with the points that are put together from others: name -> names.
-    Raises FileError for a point that neither is usable nor can be put together.
+    Returns the matrix, and for each point that is combined from others its name -> their names.
+    Raises FileError for a point that is not usable and cannot be combined from others.
     """
     have = {name: k for k, name in enumerate(given.joints) if usable[k]}
-    matrix, made = np.zeros((len(wanted), len(given))), {}
+    matrix = np.zeros((len(wanted), len(given)))
+    made: dict[str, tuple[str, ...]] = {}
     for row, name in zip(matrix, wanted.joints, strict=True):
         weights = _weights(name, have)
         if weights is None:
@@ -137,8 +142,8 @@ def conversion(wanted: Skeleton, given: Skeleton, usable: np.ndarray) -> tuple[n
     return matrix, made
 
 
-def _weights(name: str, have) -> dict[str, float] | None:
-    """What a point is made of, in names that can be had; None where nothing will do."""
+def _weights(name: str, have: Container[str]) -> dict[str, float] | None:
+    """Return the weights of the points in `have` that make up a point; None where they cannot."""
     if name in have:
         return {name: 1.0}
     equal = [dict.fromkeys(names, 1 / len(names)) for names in STAND_INS.get(name, ())]
@@ -154,7 +159,7 @@ def _weights(name: str, have) -> dict[str, float] | None:
 
 
 def usable_keypoints(seen: np.ndarray, layout: Skeleton) -> np.ndarray:
-    """(K,) bool: keypoints that are seen at all and, where others could stand in for them, often enough."""
+    """Return (K,) bool: keypoints seen at all and, if others could replace them, in at least half of the frames."""
     present = max(1, int(seen.any(axis=1).sum()))
     share = seen.sum(axis=0) / present
     face_or_trunk = {'nose', 'left_eye', 'right_eye', 'left_ear', 'right_ear', *STAND_INS}

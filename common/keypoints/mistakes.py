@@ -1,7 +1,7 @@
-"""The classic mistakes in keypoints that a user brings, each refused by name and with its remedy.
+"""Refusing the usual mistakes in a user's keypoints, each by name and with its remedy.
 
-A lifter turns every input into some pose; what is wrong with the input shows only in how absurd that pose is. Posture
-is judged over the whole clip, and --as-is lets through what only looks like a mistake, such as a person lying down.
+A lifter turns every input into some pose, so that mistakes would show only as absurd poses. Posture is judged over the
+whole clip, and --as-is accepts what only looks like a mistake, such as a person lying down.
 
 Letters: T frames, K keypoints.
 """
@@ -13,14 +13,17 @@ from common.keypoints.layouts import better_layout, evenness
 from common.skeleton import Skeleton
 
 AS_IS = 'or say --as-is if they are right'
-UNEVEN = 0.4  # below this the bones cannot be a person's; people have 0.7 to 0.9
-OUTSIDE = 0.2  # of the points; detectors guess a few beyond the border
+UNEVEN = 0.4  # evenness below this cannot be a person's; people have 0.7 to 0.9
+OUTSIDE = 0.2  # share of points that may lie outside; detectors guess a few beyond the border
 
 
 def refuse_mistakes(points: np.ndarray, layout: Skeleton, size: tuple[float, float], source: str) -> None:
-    """Check (T, K, 2) pixels, NaN where unseen, against a picture of this (width, height).
+    """Raise FileError for points that cannot be a person of this layout in such a picture.
 
-    Raises FileError for points that cannot be a person of this layout in such a picture.
+    Args:
+        points: (T, K, 2) pixels, NaN where unseen.
+        size: (width, height) of the picture.
+        source: the file, to begin messages with.
     """
     refuse_normalised(points, source)
     _refuse_other_layout(points, layout, source)
@@ -29,27 +32,29 @@ def refuse_mistakes(points: np.ndarray, layout: Skeleton, size: tuple[float, flo
 
 
 def refuse_normalised(points: np.ndarray, source: str) -> None:
-    """FileError for coordinates that are not pixels."""
+    """Raise FileError for coordinates that are not pixels."""
     low, high = np.nanmin(points), np.nanmax(points)
     if high - low < 5:
         raise FileError(f'{source} looks normalised already: coordinates lie from {low:.2f} to {high:.2f}, expected '
                         f'pixels; multiply them back to the size of the picture')
 
 
-def _refuse_other_layout(points, layout, source):
+def _refuse_other_layout(points: np.ndarray, layout: Skeleton, source: str) -> None:
     fit = evenness(points, layout)
     other, better = better_layout(points, layout)
     if fit < UNEVEN or (other != layout.name and better - fit > 0.15):
-        instead = f'with --layout {other} they would do ({better:.2f})' if better >= max(UNEVEN, fit + 0.1) else \
-            f'no layout of {len(layout)} keypoints fits'
+        if better >= max(UNEVEN, fit + 0.1):
+            instead = f'with --layout {other} they would do ({better:.2f})'
+        else:
+            instead = f'no layout of {len(layout)} keypoints fits'
         raise FileError(f'{source}: read as layout {layout.name}, its bones have impossible relative lengths (evenness '
                         f'{fit:.2f}, people have 0.7 to 0.9): {instead}; name the order of the keypoints with '
                         f'--layout, {AS_IS}')
 
 
-def _refuse_posture(points, layout, source):
-    """Heads are above feet (pixels count y downwards), and people stand or sit rather than lie, for half a clip."""
-    def middle(joint):
+def _refuse_posture(points: np.ndarray, layout: Skeleton, source: str) -> None:
+    """Raise FileError unless for half a clip heads are above feet (y points down) and people do not lie."""
+    def middle(joint: str) -> np.ndarray:
         return points[:, [layout.joints.index(f'{side}_{joint}') for side in ('left', 'right')]].mean(axis=1)  # (T, 2)
     down = middle('hip') - middle('shoulder')  # (T, 2) along the trunk
     down = down[np.isfinite(down).all(axis=1)]
@@ -64,10 +69,10 @@ def _refuse_posture(points, layout, source):
         raise FileError(f'{source}: the person lies on the side, so x and y seem to be swapped: write x first, {AS_IS}')
 
 
-def _refuse_outside(points, size, source):
-    def outside(width, height):
+def _refuse_outside(points: np.ndarray, size: tuple[float, float], source: str) -> None:
+    def outside(width: float, height: float) -> float:
         beyond = (points < -0.05 * np.array([width, height])) | (points > 1.05 * np.array([width, height]))
-        return beyond.any(axis=-1)[np.isfinite(points).all(axis=-1)].mean()
+        return np.any(beyond, axis=-1)[np.isfinite(points).all(axis=-1)].mean()
     width, height = size
     share = outside(width, height)
     if share <= OUTSIDE:

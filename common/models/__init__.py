@@ -1,60 +1,92 @@
-"""The models by name, and how to build one from the plain config that a checkpoint stores."""
+"""The models by name. Importing this package does not import torch; a model's module is imported when it is used.
 
-from collections.abc import Callable
-from dataclasses import dataclass
+A model is one file that defines a `Lifter`, and one line of MODELS: docs/architecture.md says how to add one.
+"""
 
-import torch
+from __future__ import annotations
 
-from common.models import graph, htnet, ktpformer
-from common.models.refine import Refined
-from common.skeleton import Skeleton, correspondence
+import importlib
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
-__all__ = ['MODELS', 'Refined', 'build_model', 'recognise']
+if TYPE_CHECKING:
+    from common.models.lifter import Lifter, LoadedLifter
+    from common.recipe import Recipe
+    from common.skeleton import Skeleton
 
-
-@dataclass(frozen=True)
-class _Entry:
-    """A model's name in print, its class, how its config is read from a public state dict, and the key of a public
-    file that says for how many keypoints (axis 1) it was made."""
-
-    title: str
-    build: Callable
-    config_of: Callable
-    positions: str
-
-
+# What --model calls a model -> its module and class.
 MODELS = {
-    'ktpformer': _Entry('KTPFormer', ktpformer.KTPFormer, ktpformer.config_of, 'kpattention.attn.Spatial_pos_embed'),
-    'htnet': _Entry('HTNet', htnet.HTNet, htnet.config_of, 'pos_embed'),
+    'ktpformer': 'common.models.ktpformer:KTPFormer',
+    'htnet': 'common.models.htnet:HTNet',
 }
+DEFAULT_MODEL = 'ktpformer'
 
 
-def build_model(name: str, config: dict, skeleton: Skeleton, layout: Skeleton, drop_path: float = 0.0,
-                **rates: float) -> torch.nn.Module:
-    """A model with fresh weights that lifts keypoints of `layout` to joints of `skeleton`.
+def model_class(name: str) -> type[Lifter]:
+    """Return the class of the model called `name`. Raises KeyError for a name that is not in MODELS."""
+    module, _, attribute = MODELS[name].partition(':')
+    return getattr(importlib.import_module(module), attribute)
+
+
+def make_config(name: str, sizes: Mapping[str, Any]) -> Any:
+    """Return the Config of the model called `name`, with these fields and its defaults for the others.
+
+    `refine`, which asks for a refinement behind the model, is not its own and is passed over. Raises ValueError for
+    fields that it does not have and for sizes that cannot be.
+    """
+    kind = model_class(name)
+    own = {size: value for size, value in sizes.items() if size != 'refine'}
+    try:
+        return kind.Config(**own)
+    except (TypeError, ZeroDivisionError) as error:
+        raise ValueError(f'{kind.title} has no such sizes as {own}: {error}') from None
+
+
+def recipe_of(name: str, refined: bool = False) -> Recipe:
+    """Return the published recipe of a model, or of a refinement trained behind it."""
+    from common.models.refine import refinement_recipe
+    recipe = model_class(name).recipe
+    return refinement_recipe(recipe) if refined else recipe
+
+
+def build_model(name: str, config: Mapping[str, Any], skeleton: Skeleton, layout: Skeleton,
+                drop_path: float = 0.0, **rates: float) -> Lifter:
+    """Return a model with fresh weights that lifts keypoints of `layout` to joints of `skeleton`.
 
     Args:
-        config: keyword arguments of the model that a checkpoint must repeat (frames, channels, depth, ...); `refine`
-            among them asks for a refinement behind the model.
-        drop_path: training-time rate, which a checkpoint need not repeat.
-        rates: for HTNet, another such rate, `dropout`.
+        config: the fields of the model's Config that differ from its defaults; `refine` among them asks for a
+            refinement behind the model.
+        drop_path, rates: rates of training, such as `dropout`, for models whose recipe has them.
 
-    Raises ValueError for a config or a layout that cannot be built.
+    Raises ValueError for a config or a layout that cannot be built, and for a model that breaks its contract.
     """
-    config = dict(config)
-    refined = config.pop('refine', False)
-    parts = {'adjacency': torch.from_numpy(graph.adjacency(len(layout), layout.edges)),
-             'correspondence': None if layout == skeleton else torch.from_numpy(correspondence(skeleton, layout))}
-    if name == 'htnet':
-        parts['limbs'] = layout.limbs
-    model = MODELS[name].build(**parts, drop_path=drop_path, **rates, **config)
-    if not refined:
-        return model
-    if layout != skeleton:
-        raise ValueError(f'a refinement needs a keypoint for each joint, not {layout.name} for {skeleton.name}')
-    return Refined(model, len(skeleton), skeleton.root)
+    from common.models.lifter import check_contract
+    from common.models.refine import Refined
+    kind = model_class(name)
+    if kind.recipe.drop_path is not None:
+        rates['drop_path'] = drop_path
+    model: Lifter = kind(make_config(name, config), skeleton, layout, **rates)
+    if config.get('refine'):
+        model = Refined(model, skeleton, layout)
+    check_contract(model)
+    return model
 
 
-def recognise(state: dict[str, torch.Tensor]) -> str | None:
-    """The model that a public state dict is of, by a key that each has; None where it has none of them."""
-    return next((name for name, entry in MODELS.items() if entry.positions in state), None)
+def load_lifter(path, device: str = 'cpu', **how) -> LoadedLifter:
+    """Load a trained model, ours or a public one, ready to lift: see `LoadedLifter.lift_clip`.
+
+        lifter = load_lifter('checkpoint/best.bin')
+        poses = lifter.lift_clip(keypoints, size=(1920, 1080))
+
+    Args:
+        path: a checkpoint file. device: where it is to compute, such as 'cuda'.
+        how: what a public file does not tell: see `common.models.lifter.load`.
+
+    Raises FileError for a file that is missing, broken or of no model that is known.
+    """
+    from pathlib import Path
+
+    import torch
+
+    from common.models.lifter import load
+    return load(Path(path), torch.device(device), **how)

@@ -5,7 +5,6 @@ Weights, optimizer, statistics of norms, loss and metrics are float32 (metrics p
 weights that meet them, in bfloat16 between embedding and head.
 """
 
-import argparse
 import contextlib
 import ctypes
 import functools
@@ -15,7 +14,7 @@ import warnings
 import torch
 
 from common.errors import FlagError
-from common.models.layers import PoseModel
+from common.models.lifter import Lifter
 
 
 def training_precision(asked: str | None, device: torch.device) -> str:
@@ -55,22 +54,13 @@ def describe(precision: str, device: torch.device, compiled: bool, recomputed: b
     return ', '.join(words)
 
 
-def set_up(model: torch.nn.Module, settings: dict, device: torch.device) -> None:
-    """Make a model compute in training as its settings say. Raises FlagError as `compile_model` does."""
+def set_up(model: torch.nn.Module, device: torch.device, compiled: bool, recomputed: bool = False) -> None:
+    """Make a model compute as asked for. Raises FlagError as `compile_model` does."""
     keep_freed_memory(device)
-    if settings['activation_checkpointing']:
+    if recomputed:
         recompute_blocks(model)
-    if settings['compile']:
+    if compiled:
         compile_model(model, device)
-
-
-def set_up_evaluation(model: torch.nn.Module, args: argparse.Namespace, device: torch.device) -> str:
-    """Make a model evaluate as flags say, and return its precision. Raises FlagError."""
-    precision = evaluation_precision(args.precision, device)
-    keep_freed_memory(device)
-    if args.compile:
-        compile_model(model, device)
-    return precision
 
 
 @functools.cache
@@ -91,7 +81,7 @@ def keep_freed_memory(device: torch.device) -> None:
 @contextlib.contextmanager
 def computing_in(model: torch.nn.Module, precision: str):
     """Inside, the model computes in a precision; afterwards in what it did before."""
-    models = [module for module in model.modules() if isinstance(module, PoseModel)]
+    models = [module for module in model.modules() if isinstance(module, Lifter)]
     tokens, products = [module.tokens for module in models], torch.get_float32_matmul_precision()
     try:
         torch.set_float32_matmul_precision('high' if precision == 'tf32' else 'highest')
@@ -110,7 +100,7 @@ def recompute_blocks(model: torch.nn.Module) -> None:
     The priors lie outside: computed twice, their batch norms would count every step twice.
     """
     for module in model.modules():
-        if isinstance(module, PoseModel):
+        if isinstance(module, Lifter):
             module.recompute = True
 
 

@@ -1,13 +1,16 @@
 """Adjacency matrices of skeletons and of chains of frames."""
 
 import numpy as np
+import torch
+
+from common.skeleton import Skeleton
 
 
 def adjacency(n: int, edges: list[tuple[int, int]]) -> np.ndarray:
-    """The normalised adjacency (n, n), float32, of an undirected graph.
+    """Return the normalised adjacency (n, n), float32, of an undirected graph.
 
-    Each row of the symmetric 0/1 matrix is divided by its sum (an isolated node keeps a row of zeros), and then the
-    diagonal is set to 1, as KTPFormer and HTNet have it.
+    As in KTPFormer and HTNet, each row of the symmetric 0/1 matrix is divided by its sum (an isolated node keeps a row
+    of zeros), and then the diagonal is set to 1.
     """
     matrix = np.zeros((n, n))
     for i, j in edges:
@@ -18,5 +21,10 @@ def adjacency(n: int, edges: list[tuple[int, int]]) -> np.ndarray:
 
 
 def chain(n: int) -> np.ndarray:
-    """The adjacency (n, n) of n frames in a row."""
+    """Return the adjacency (n, n) of n successive frames."""
     return adjacency(n, [(t, t - 1) for t in range(1, n)])
+
+
+def of_layout(layout: Skeleton) -> torch.Tensor:
+    """Return the adjacency (K, K) of a layout's keypoints as a tensor."""
+    return torch.from_numpy(adjacency(len(layout), layout.edges))

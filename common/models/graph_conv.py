@@ -1,4 +1,4 @@
-"""The modulated graph convolution that KTPFormer's priors and HTNet's local joints are made of.
+"""The modulated graph convolution, part of KTPFormer's priors and of HTNet's local joint layers.
 
 Source: Zou and Tang, "Modulated Graph Convolutional Network for 3D Human Pose Estimation", ICCV 2021: a weight
 modulation per node and a learned correction of the graph. Letters: B batch, N nodes, K copies of the graph that share
@@ -11,18 +11,20 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-FEW_CHANNELS = 4  # in: products with so few are bound by memory, not arithmetic
+FEW_CHANNELS = 4  # with so few input channels, products are bound by memory, not arithmetic
 
 
 class ModulatedGraphConv(nn.Module):
     """out = diag(G) ⊙ M ⊙ (X W₀) + offdiag(G) · (M ⊙ (X W₁)) + bias, with G the symmetric part of A + adj2."""
 
+    adjacency: torch.Tensor
+
     def __init__(self, channels_in: int, channels_out: int, adjacency: torch.Tensor, random_modulation: bool = False):
-        """Build it with fresh weights.
+        """Initialise the weights.
 
         Args:
-            adjacency: (N, N) normalised graph, kept as a constant; `adj2` learns what it lacks.
-            random_modulation: M starts Xavier-uniform, as in HTNet, and not at 1.
+            adjacency: (N, N) normalised graph, kept as a constant; `adj2` learns a correction.
+            random_modulation: initialise M Xavier-uniformly, as in HTNet, instead of with 1.
         """
         super().__init__()
         n = len(adjacency)
@@ -38,14 +40,14 @@ class ModulatedGraphConv(nn.Module):
         nn.init.uniform_(self.bias, -bound, bound)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """x (B, N, K, C_in) -> (B, N, K, C_out)."""
+        """Convolve x (B, N, K, C_in) -> (B, N, K, C_out)."""
         graph = self.adjacency + self.adj2
         graph = (graph + graph.T) / 2
         diagonal = graph.diagonal()
         off_diagonal = graph - torch.diag(diagonal)
         weight_own, weight_others = self.W
         if len(weight_own) <= FEW_CHANNELS:
-            # What other nodes say is worked into the weights: one product for all of a graph's values side by side.
+            # Work the graph into the weights, and take one product over all values of a graph side by side.
             own = torch.einsum('mn,mo,co->mcno', torch.diag(diagonal), self.M, weight_own)
             whole = own + torch.einsum('mn,mo,co->mcno', off_diagonal, self.M, weight_others)  # G is symmetric
             values = x.transpose(1, 2).flatten(2)  # (B, K, N*C_in)
@@ -55,12 +57,12 @@ class ModulatedGraphConv(nn.Module):
         weight_own, weight_others, off_diagonal, own_scale, modulation, bias = (part.to(x.dtype) for part in (
             weight_own, weight_others, off_diagonal, diagonal[:, None] * self.M, self.M, self.bias))
         if len(x) == 1 and x.shape[2] > len(weight_own):
-            # More copies than channels: scaled weights for each node cost less than scaled results.
+            # With more copies than channels, scaling the weights for each node costs less than scaling the results.
             own = torch.baddbmm(bias.expand(1, 1, -1), x[0], own_scale[:, None] * weight_own)  # (N, K, C_out)
             others = torch.bmm(x[0], modulation[:, None] * weight_others)
             return torch.addmm(own.flatten(1), off_diagonal, others.flatten(1)).view_as(own)[None]
         own = torch.addcmul(bias, own_scale[:, None], x @ weight_own)  # (B, N, K, C_out)
         others = modulation[:, None] * (x @ weight_others)
-        # The node axis is mixed, the rest stays.
+        # The product mixes nodes only.
         mixed = torch.baddbmm(own.flatten(2), off_diagonal.expand(len(x), -1, -1), others.flatten(2))
         return mixed.view_as(own)

@@ -6,32 +6,49 @@ before. Letters: B windows, F frames, K keypoints in, J joints out, C channels. 
 checkpoints, which therefore load as they are.
 """
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from common.models import graph
 from common.models.graph_conv import ModulatedGraphConv
-from common.models.layers import JOINTS, Attention, DropPath, LayerNorm, Mlp, PoseModel
+from common.models.layers import JOINTS, Attention, DropPath, LayerNorm, Mlp, joints_from_keypoints
+from common.models.lifter import Lifter, check_sizes, shape_in
+from common.recipe import Recipe
+from common.skeleton import Skeleton
 
 GRAPH_CHANNELS = 384  # between the two graph convolutions of LJC, whatever C is
 DROP_PATH_RISE = 3  # the last block's rate over the first one's, as published: 0.1 to 0.3
 
 
-def config_of(state: dict[str, torch.Tensor]) -> dict:
-    """The config that a public state dict was built with, read from its shapes; heads are the usual 8.
+@dataclass(frozen=True)
+class Config:
+    """The sizes of an HTNet. `hidden` is the width of the MLPs. Raises ValueError for sizes that cannot be."""
 
-    Raises ValueError when the weights are not HTNet's.
-    """
-    sizes = {}
-    for name, dimensions in (('pos_embed', 3), ('Hiremixer.blocks.0.mlp.fc1.weight', 2)):
-        if name not in state:
-            raise ValueError(f'{name} is missing')
-        sizes[name] = tuple(state[name].shape)
-        if len(sizes[name]) != dimensions:
-            raise ValueError(f'{name} has {len(sizes[name])} dimensions, expected {dimensions}')
-    hidden, channels = sizes['Hiremixer.blocks.0.mlp.fc1.weight']
-    depth = len({key.split('.')[2] for key in state if key.startswith('Hiremixer.blocks.')})
-    return {'channels': channels, 'depth': depth, 'heads': 8, 'hidden': hidden}
+    channels: int = 240
+    depth: int = 3
+    heads: int = 8
+    hidden: int = 1024
+
+    not_in_a_file = ('heads',)
+
+    def __post_init__(self):
+        check_sizes(self, 'channels', 'depth', 'heads', 'hidden')
+        if self.channels % (3 * self.heads):
+            raise ValueError(f'{self.channels} channels cannot be divided by 3 and then among {self.heads} heads')
+
+    @classmethod
+    def from_state(cls, state: dict[str, torch.Tensor]) -> 'Config':
+        """Read the sizes from the shapes of a public state dict, which does not tell the heads: the usual 8.
+
+        Raises ValueError when the weights are not HTNet's.
+        """
+        shape_in(state, 'pos_embed', 3)
+        hidden, channels = shape_in(state, 'Hiremixer.blocks.0.mlp.fc1.weight', 2)
+        depth = len({key.split('.')[2] for key in state if key.startswith('Hiremixer.blocks.')})
+        return cls(channels, depth, 8, hidden)
 
 
 class LJC(nn.Module):
@@ -131,42 +148,37 @@ class Block(nn.Module):
         return self.drop_mlp(self.mlp(self.norm_mlp(x)), beside=x)
 
 
-class HTNet(PoseModel):
+class HTNet(Lifter):
     """(B, F, K, 2) normalised screen coordinates -> (B, F, J, 3) metres, root-relative, camera axes; each frame by
     itself."""
 
-    frames = 1  # of a window
+    title = 'HTNet'
+    Config = Config
+    recipe = Recipe(epochs=15, batch=512, optimizer='amsgrad', lr=5e-4, lr_decay=0.95, lr_drop_every=5, drop_path=0.3,
+                    dropout=0.1, loss='mpjpe', objective='plain', root='zero', seed=1)
+    public_keys = ('pos_embed', 'Hiremixer.blocks.0.mlp.fc1.weight')
 
-    def __init__(self, adjacency: torch.Tensor, limbs: tuple[tuple[int, int, int], ...],
-                 correspondence: torch.Tensor | None = None, channels: int = 240, depth: int = 3, heads: int = 8,
-                 hidden: int = 1024, drop_path: float = 0.3, dropout: float = 0.1):
+    def __init__(self, config: Config, skeleton: Skeleton, layout: Skeleton, drop_path: float = 0.3,
+                 dropout: float = 0.1):
         """Build the model with fresh weights.
 
         Args:
-            adjacency: (K, K) normalised graph of the keypoint layout.
-            limbs: the keypoints of each limb from the trunk outwards.
-            correspondence: (J, K) initial weights that make joints from keypoints; None where the two are the same.
-            hidden: width of the MLPs.
             drop_path: rate in the last block; it rises from a third of it in the first.
             dropout: rate of single values in the MLPs and after the projection of attention.
 
-        Raises:
-            ValueError: the channels cannot be divided by three and then by the heads.
+        Raises ValueError for a layout without one of the joints of a limb.
         """
-        super().__init__()
-        if min(channels, depth, heads, hidden) < 1:
-            raise ValueError(f'{channels} channels, depth {depth}, {heads} heads and hidden width {hidden}: each must '
-                             f'be at least 1')
-        if channels % (3 * heads):
-            raise ValueError(f'{channels} channels cannot be divided by 3 and then among {heads} heads')
-        self.keypoints = len(adjacency)
+        super().__init__(config)
+        channels, depth, heads, hidden = config.channels, config.depth, config.heads, config.hidden
+        adjacency, limbs = graph.of_layout(layout), layout.limbs
+        self.keypoints = len(layout)
         rates = torch.linspace(drop_path / DROP_PATH_RISE, drop_path, depth).tolist()
         self.patch_embed = nn.Linear(2, channels)
         self.pos_embed = nn.Parameter(torch.zeros(1, len(adjacency), channels))
         self.Hiremixer = nn.ModuleDict({
             'blocks': nn.ModuleList(Block(channels, heads, hidden, adjacency, limbs, rate, dropout) for rate in rates),
             'Temporal_norm': LayerNorm(channels, eps=1e-6)})
-        self.correspondence = None if correspondence is None else nn.Parameter(correspondence.clone())
+        self.correspondence = joints_from_keypoints(skeleton, layout)
         self.fcn = nn.Linear(channels, 3)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -6,32 +6,60 @@ Letters: B windows, F frames, K keypoints in, J joints out, C channels. Paramete
 checkpoints, which therefore load as they are.
 """
 
+from dataclasses import dataclass
+from types import MappingProxyType
+
 import torch
 from torch import nn
 
 from common.models import graph
-from common.models.layers import FRAMES, JOINTS, Attention, Block, LayerNorm, Mlp, PoseModel
+from common.models.layers import FRAMES, JOINTS, Attention, Block, LayerNorm, Mlp, joints_from_keypoints
+from common.models.lifter import Lifter, check_sizes, shape_in
 from common.models.priors import KPA, TPA
+from common.recipe import Recipe
+from common.skeleton import Skeleton
 
 
-def config_of(state: dict[str, torch.Tensor]) -> dict:
-    """The config that a public state dict was built with, read from its shapes; heads are the usual 8.
+@dataclass(frozen=True)
+class Config:
+    """The sizes of a KTPFormer.
 
-    Raises ValueError when the weights are not KTPFormer's.
+    Attributes:
+        frames: length of a window.
+        depth: number of pairs of blocks after the two that carry the priors.
+        mlp_ratio: width of the MLPs over channels.
+        kpa, tpa: whether it has the kinematics prior and the trajectory prior.
+
+    Raises ValueError for sizes that cannot be.
     """
-    sizes = {}
-    for name, dimensions in (('tpattention.attn.Temporal_pos_embed', 3), ('kpattention.attn.Spatial_pos_embed', 3),
-                             ('kpattention.mlp.fc1.weight', 2)):
-        if name not in state:
-            raise ValueError(f'{name} is missing')
-        sizes[name] = tuple(state[name].shape)
-        if len(sizes[name]) != dimensions:
-            raise ValueError(f'{name} has {len(sizes[name])} dimensions, expected {dimensions}')
-    _, frames, channels = sizes['tpattention.attn.Temporal_pos_embed']
-    hidden, _ = sizes['kpattention.mlp.fc1.weight']
-    depth = len({key.split('.')[1] for key in state if key.startswith('STEblocks.')})
-    return {'frames': frames, 'channels': channels, 'depth': depth, 'heads': 8, 'mlp_ratio': hidden / channels,
-            'kpa': 'kpattention.attn.kpa.gconv.W' in state, 'tpa': 'tpattention.attn.tpa.gconv1.gconv.W' in state}
+
+    frames: int = 243
+    channels: int = 512
+    depth: int = 7
+    heads: int = 8
+    mlp_ratio: float = 2.0
+    kpa: bool = True
+    tpa: bool = True
+
+    not_in_a_file = ('heads',)
+
+    def __post_init__(self):
+        check_sizes(self, 'frames', 'channels', 'depth', 'heads')
+        if self.channels % self.heads:
+            raise ValueError(f'{self.channels} channels cannot be divided among {self.heads} heads')
+
+    @classmethod
+    def from_state(cls, state: dict[str, torch.Tensor]) -> 'Config':
+        """Read the sizes from the shapes of a public state dict, which does not tell the heads: the usual 8.
+
+        Raises ValueError when the weights are not KTPFormer's.
+        """
+        _, frames, channels = shape_in(state, 'tpattention.attn.Temporal_pos_embed', 3)
+        shape_in(state, 'kpattention.attn.Spatial_pos_embed', 3)
+        hidden, _ = shape_in(state, 'kpattention.mlp.fc1.weight', 2)
+        depth = len({key.split('.')[1] for key in state if key.startswith('STEblocks.')})
+        return cls(frames, channels, depth, 8, hidden / channels, 'kpattention.attn.kpa.gconv.W' in state,
+                   'tpattention.attn.tpa.gconv1.gconv.W' in state)
 
 
 class KPAttention(Attention):
@@ -70,29 +98,30 @@ class TPAttention(Attention):
         return super().forward(self.norm1(x))
 
 
-class KTPFormer(PoseModel):
+class KTPFormer(Lifter):
     """(B, F, K, 2) normalised screen coordinates -> (B, F, J, 3) metres, root-relative, camera axes."""
 
-    def __init__(self, frames: int, adjacency: torch.Tensor, correspondence: torch.Tensor | None = None,
-                 channels: int = 512, depth: int = 7, heads: int = 8, mlp_ratio: float = 2.0, kpa: bool = True,
-                 tpa: bool = True, drop_path: float = 0.1):
+    title = 'KTPFormer'
+    Config = Config
+    recipe = Recipe(epochs=200, batch=1024, optimizer='adamw', lr=8e-5, lr_decay=0.99, weight_decay=0.1, drop_path=0.1,
+                    loss='weighted', objective='half-square', root='predicted', seed=1234)
+    public_keys = ('kpattention.attn.Spatial_pos_embed', 'tpattention.attn.Temporal_pos_embed')
+    published = MappingProxyType({('h36m', 'cpn_ft_h36m_dbb'): ('KTPFormer, 243 frames, published P-MPJPE', {
+        'Directions': 30.1, 'Discussion': 32.3, 'Eating': 29.6, 'Greeting': 30.8, 'Phoning': 32.3, 'Photo': 37.3,
+        'Posing': 30.0, 'Purchases': 30.2, 'Sitting': 41.0, 'SittingDown': 45.3, 'Smoking': 33.6, 'Waiting': 29.9,
+        'WalkDog': 31.4, 'Walking': 21.5, 'WalkTogether': 22.6})})
+
+    def __init__(self, config: Config, skeleton: Skeleton, layout: Skeleton, drop_path: float = 0.1):
         """Build the model with fresh weights.
 
         Args:
-            frames: length of a window.
-            adjacency: (K, K) normalised graph of the keypoint layout.
-            correspondence: (J, K) initial weights that make joints from keypoints; None where the two are the same.
-            depth: number of pairs of blocks after the two that carry the priors.
             drop_path: rate of the last pair; it rises from 0 in the first two blocks.
-
-        Raises:
-            ValueError: the heads do not divide the channels.
         """
-        super().__init__()
-        if min(frames, channels, depth, heads) < 1:
-            raise ValueError(f'{frames} frames, {channels} channels, depth {depth} and {heads} heads: each must be at '
-                             f'least 1')
-        self.frames, self.keypoints = frames, len(adjacency)
+        super().__init__(config)
+        frames, channels, depth, heads = config.frames, config.channels, config.depth, config.heads
+        mlp_ratio, kpa, tpa = config.mlp_ratio, config.kpa, config.tpa
+        adjacency = graph.of_layout(layout)
+        self.keypoints = len(layout)
         rates = torch.linspace(0, drop_path, depth + 1).tolist()
 
         def block(attn: Attention, norm1: nn.Module, rate: float) -> Block:
@@ -109,7 +138,7 @@ class KTPFormer(PoseModel):
         self.TTEblocks = nn.ModuleList(plain_block(FRAMES, rate) for rate in rates[1:])
         self.Spatial_norm = LayerNorm(channels, eps=1e-6)
         self.Temporal_norm = LayerNorm(channels, eps=1e-6)
-        self.correspondence = None if correspondence is None else nn.Parameter(correspondence.clone())
+        self.correspondence = joints_from_keypoints(skeleton, layout)
         self.head = nn.Sequential(LayerNorm(channels), nn.Linear(channels, 3))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

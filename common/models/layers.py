@@ -1,9 +1,9 @@
-"""The transformer parts every model here is made of. Tokens stay in one layout, (B, F, J, C), from input to head.
+"""Transformer layers for all models. Tokens stay in one layout, (B, F, J, C), from input to head.
 
-Layers compute in the dtype of the tokens they are given; weights are stored as they are trained, in float32.
+Layers compute in the dtype of their input tokens; weights are stored in float32, as they are trained.
 Letters: B windows of a batch, F frames, J joints, C channels, H heads, d = C/H.
-Source: the pre-norm block of ViT (Dosovitskiy et al., ICLR 2021) as MixSTE (CVPR 2022) runs it in turn over joints and
-over frames; DropPath is stochastic depth (Huang et al., ECCV 2016).
+Source: the pre-norm block of ViT (Dosovitskiy et al., ICLR 2021), which MixSTE (CVPR 2022) applies to joints and frames
+in turn; DropPath is stochastic depth (Huang et al., ECCV 2016).
 """
 
 import math
@@ -12,56 +12,40 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import nn
-from torch.utils.checkpoint import checkpoint
+
+from common.skeleton import Skeleton, correspondence
 
 JOINTS, FRAMES = 'joints', 'frames'
-# How a head's tokens are seen when attention runs over an axis. Both are views: no token moves.
+# Tokens as heads for attention over an axis. Both are views of the same memory.
 AS_HEADS = {JOINTS: 'b f j (h d) -> (b f) h j d', FRAMES: 'b f j (h d) -> b (j h) f d'}
-# On a CPU plain products beat the fused kernel where rows of tokens are short and heads narrow, by measurement
-# (benchmarks/RESULTS.md). In bf16 they are taken for short rows whatever the heads: not measured.
+# On a CPU, plain products are faster than the fused kernel for short sequences and narrow heads (measured, see
+# benchmarks/RESULTS.md). In bf16 they are used for short sequences whatever the width of the heads (not measured).
 SHORT, NARROW = 32, 32
-GRID_LIMIT = 65535  # of CUDA's fused kernels along the axis of sequences
-
-
-class PoseModel(nn.Module):
-    """What every model here is, for the engine that runs it.
-
-    Attributes:
-        tokens: the dtype of tokens between embedding and head; None for that of the weights. Keypoints are embedded,
-            and poses made of tokens, in that of the weights.
-        recompute: whether training forgets what happens inside a block and computes it again on the way back.
-    """
-
-    tokens: torch.dtype | None = None
-    recompute = False
-
-    def through(self, block: nn.Module, x: torch.Tensor) -> torch.Tensor:
-        """A block's output for tokens x."""
-        return checkpoint(block, x, use_reentrant=False) if self.recompute and self.training else block(x)
+GRID_LIMIT = 65535  # sequences that a fused kernel of CUDA takes at most
 
 
 class Linear(nn.Linear):
-    """A linear layer in the dtype of its input."""
+    """A linear layer that computes in the dtype of its input."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """x (..., C_in) -> (..., C_out)."""
+        """Apply to x (..., C_in) -> (..., C_out)."""
         return F.linear(x, self.weight.to(x.dtype), self.bias.to(x.dtype))
 
 
 class LayerNorm(nn.LayerNorm):
-    """Layer normalisation in the dtype of its input; the statistics of a bfloat16 input are float32."""
+    """Layer normalisation in the dtype of its input; statistics of bfloat16 input are float32."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """x (..., C) -> (..., C)."""
-        if x.device.type == 'cpu':  # takes float32 weights beside bfloat16 tokens, and keeps its statistics then
+        """Normalise x (..., C) -> (..., C)."""
+        if x.device.type == 'cpu':  # accepts float32 weights with bfloat16 tokens, and then uses float32 statistics
             return super().forward(x)
         return F.layer_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.bias.to(x.dtype), self.eps)
 
 
 def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-    """softmax(q kᵀ / √d) v for sequences of L tokens, (N, H, L, d) three times -> (N, H, L, d)."""
+    """Compute softmax(q kᵀ / √d) v for sequences of L tokens, (N, H, L, d) three times -> (N, H, L, d)."""
     if not len(q):
-        return v  # a process without windows; not every fused kernel takes none
+        return v  # a process that got no windows: not every fused kernel accepts an empty batch
     length, width = q.shape[-2:]
     if q.device.type == 'cpu' and length <= SHORT and (width <= NARROW or q.dtype is torch.bfloat16):
         return (q * width ** -0.5 @ k.mT).softmax(-1) @ v
@@ -75,8 +59,14 @@ class Attention(nn.Module):
     """Multi-head self-attention over one axis of the tokens, with a packed projection for queries, keys and values."""
 
     def __init__(self, channels: int, heads: int, over: str, dropout: float = 0.0):
-        """over: JOINTS or FRAMES. dropout: rate after the projection. Raises ValueError when the heads do not divide
-        the channels."""
+        """Make the projections.
+
+        Args:
+            over: JOINTS or FRAMES, the axis to attend over.
+            dropout: rate after the output projection.
+
+        Raises ValueError where the channels cannot be divided among the heads.
+        """
         super().__init__()
         if channels % heads:
             raise ValueError(f'{channels} channels cannot be divided among {heads} heads')
@@ -85,8 +75,8 @@ class Attention(nn.Module):
         self.proj = Linear(channels, channels)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """x (B, F, J, C) -> (B, F, J, C)."""
-        # Three products instead of one: each result is contiguous, so that joint and head merge into one axis.
+        """Attend: x (B, F, J, C) -> (B, F, J, C)."""
+        # Three products instead of one make each result contiguous, so that joint and head merge into one axis.
         parts = zip(self.qkv.weight.to(x.dtype).chunk(3), self.qkv.bias.to(x.dtype).chunk(3), strict=True)
         out = attend(*(rearrange(F.linear(x, *part), AS_HEADS[self.over], h=self.heads) for part in parts))
         before, after = AS_HEADS[self.over].split(' -> ')
@@ -95,18 +85,20 @@ class Attention(nn.Module):
 
 
 class LinearOfGelu(torch.autograd.Function):
-    """linear(gelu(x)). Of the two widest tensors of a block it keeps one for the way back, x, where autograd keeps two,
-    and computes the other again: one more pass over memory."""
+    """linear(gelu(x)), which saves only x for the backward pass and recomputes gelu(x).
+
+    Autograd would save both, the two widest tensors of a block. The price is one more pass over memory.
+    """
 
     @staticmethod
     def forward(ctx, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
-        """x (..., C_in), weight (C_out, C_in), bias (C_out,) -> (..., C_out)."""
+        """Compute x (..., C_in), weight (C_out, C_in), bias (C_out,) -> (..., C_out)."""
         ctx.save_for_backward(x, weight)
         return F.linear(F.gelu(x), weight, bias)
 
     @staticmethod
     def backward(ctx, slope: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """The slopes of x, weight and bias."""
+        """Return the gradients of x, weight and bias."""
         x, weight = ctx.saved_tensors
         rows = slope.flatten(0, -2)
         of_weight = rows.T @ F.gelu(x).flatten(0, -2)
@@ -114,7 +106,7 @@ class LinearOfGelu(torch.autograd.Function):
 
 
 class Mlp(nn.Module):
-    """Linear, exact GELU, Linear; dropout, where there is any, after the GELU and at the end."""
+    """Linear, exact GELU, Linear; dropout, if any, after the GELU and at the end."""
 
     def __init__(self, channels: int, hidden: int, dropout: float = 0.0):
         super().__init__()
@@ -123,13 +115,13 @@ class Mlp(nn.Module):
         self.fc2 = Linear(hidden, channels)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """x (..., C) -> (..., C)."""
+        """Apply to x (..., C) -> (..., C)."""
         if not (self.training and self.dropout):
             return LinearOfGelu.apply(self.fc1(x), self.fc2.weight.to(x.dtype), self.fc2.bias.to(x.dtype))
         hidden = self.fc1(x)
         if x.device.type == 'cpu':
-            # Far to the left both GELU and its slope are zero: moved there, a value is dropped in both directions at
-            # the price of one pass over memory. The second weight takes the scale.
+            # GELU and its gradient are zero at -100, so moving a value there drops it in both passes, at the price of
+            # one pass over memory. The second weight includes the scale of dropout.
             hidden.detach().masked_fill_(dropped(hidden, self.dropout), -100)
             weight = (self.fc2.weight / (1 - self.dropout)).to(x.dtype)
             out = F.linear(F.gelu(hidden), weight, self.fc2.bias.to(x.dtype))
@@ -139,28 +131,28 @@ class Mlp(nn.Module):
 
 
 def dropped(x: torch.Tensor, rate: float) -> torch.Tensor:
-    """A boolean mask in the shape of x, each value True with probability `rate` (to 2^-16), from torch's generator.
+    """Draw a boolean mask shaped as x, each value True with probability `rate` (to 2^-16), with torch's generator.
 
-    Four draws of 16 bits come out of one number: on a CPU ten times faster than a Bernoulli draw for each.
+    One random number gives four draws of 16 bits, on a CPU ten times faster than a Bernoulli draw for each value.
     """
     bits = torch.randint(-2**63, 2**63 - 1, (-(-x.numel() // 4),), dtype=torch.int64, device=x.device)
     return bits.view(torch.int16)[:x.numel()].view(x.shape) < round(rate * 2**16) - 2**15
 
 
 def dropout(x: torch.Tensor, rate: float) -> torch.Tensor:
-    """Each value of x set to 0 with probability `rate`, and scaled up where it stays."""
+    """Set each value of x to 0 with probability `rate`, and scale the others by 1 / (1 - rate)."""
     if not rate or x.device.type != 'cpu':
         return F.dropout(x, rate)
     return x * ~dropped(x, rate) * (1 / (1 - rate))
 
 
 class DropPath(nn.Module):
-    """Stochastic depth: while training, a branch is left out with probability `rate`, and scaled up where it stays.
+    """Stochastic depth: in training, drop a branch with probability `rate`, and scale it by 1 / (1 - rate) otherwise.
 
     Attributes:
-        kept: what `draw` drew for the next forward pass: whether the branch stays, (B, F, 1, 1) over joints, one draw
-            for all tokens of a frame, or (B, 1, J, 1) over frames, one for those of a track. None: forward draws,
-            from torch's default generator.
+        kept: draws of `draw` for the next forward pass, True where the branch is kept: (B, F, 1, 1) over joints, one
+            draw for all tokens of a frame, or (B, 1, J, 1) over frames, one for all tokens of a track. None: `forward`
+            draws from torch's default generator.
     """
 
     def __init__(self, rate: float, over: str):
@@ -169,24 +161,29 @@ class DropPath(nn.Module):
         self.kept: torch.Tensor | None = None
 
     def shape(self, windows: int, frames: int, joints: int) -> tuple[int, int, int, int]:
-        """The shape of the draws for tokens (B, F, J, C): the published code's batch axis is B*F or B*J."""
+        """Return the shape of the draws for tokens (B, F, J, C): the published code draws for a batch of B*F or B*J."""
         return (windows, frames, 1, 1) if self.over == JOINTS else (windows, 1, joints, 1)
 
     def forward(self, x: torch.Tensor, beside: torch.Tensor | None = None) -> torch.Tensor:
-        """x (B, F, J, C) -> (B, F, J, C), added to what it is the branch of, where that is given."""
+        """Drop or scale a branch x (B, F, J, C) -> (B, F, J, C), and add it to `beside` where that is given."""
         if not self.training or self.rate == 0:
             return x if beside is None else beside + x
         kept = torch.rand(self.shape(*x.shape[:3]), device=x.device) >= self.rate if self.kept is None else self.kept
-        # Exact in any dtype; the scale, which bfloat16 would round, is a number of Python's.
+        # 0 and 1 are exact in any dtype; the scale stays a Python number, because bfloat16 would round it.
         kept, scale = kept.to(x.dtype), 1 / (1 - self.rate)
         return x * kept * scale if beside is None else torch.addcmul(beside, x, kept, value=scale)
 
 
 def draw(paths: list[DropPath], windows: int, frames: int, joints: int, generator: torch.Generator,
          part: slice = slice(None)) -> None:
-    """Draw what drop paths drop in one forward pass: draws of all windows, of which those of the part are kept.
+    """Draw what drop paths drop in one forward pass.
 
-    A process that works on some windows of a batch so drops what a single process would.
+    Draws are made for all windows of a batch, of which a process keeps its own, so that several processes drop what a
+    single one would.
+
+    Args:
+        windows, frames, joints: size of the whole batch.
+        part: the windows of this process.
     """
     shapes = [path.shape(windows, frames, joints) for path in paths]
     draws = torch.rand(sum(math.prod(shape) for shape in shapes), device=generator.device, generator=generator)
@@ -204,6 +201,11 @@ class Block(nn.Module):
         self.drop_mlp = DropPath(drop_path, attn.over)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """x (B, F, J, C) -> (B, F, J, C)."""
+        """Apply to tokens x (B, F, J, C) -> (B, F, J, C)."""
         x = self.drop_attn(self.attn(self.norm1(x)), beside=x)
         return self.drop_mlp(self.mlp(self.norm2(x)), beside=x)
+
+
+def joints_from_keypoints(skeleton: Skeleton, layout: Skeleton) -> nn.Parameter | None:
+    """Return the weights (J, K) that make joints from keypoints, by name at first; None where the two are the same."""
+    return None if layout == skeleton else nn.Parameter(torch.from_numpy(correspondence(skeleton, layout)))

@@ -5,8 +5,16 @@ HTNet's best published numbers use too. It reads the camera and the true depth o
 not know. Letters: B windows, F frames, J joints.
 """
 
+from dataclasses import replace
+
 import torch
 from torch import nn
+
+from common.augment import Batch, Mirror
+from common.losses import refinement_loss
+from common.models.lifter import Criterion, Lifter
+from common.recipe import Recipe
+from common.skeleton import Skeleton
 
 HIDDEN = 1024
 
@@ -51,14 +59,53 @@ class Refinement(nn.Module):
         return torch.cat([plane, predicted[..., 2:]], dim=-1)
 
 
-class Refined(nn.Module):
-    """A model and the refinement behind it."""
+class Refined(Lifter):
+    """A lifter and the refinement behind it, trained together."""
 
-    def __init__(self, base: nn.Module, joints: int, root: int):
-        super().__init__()
-        self.base, self.refine = base, Refinement(joints, root)
-        self.frames = base.frames
+    needs = frozenset({'intrinsic', 'root_depth'})
+
+    def __init__(self, base: Lifter, skeleton: Skeleton, layout: Skeleton):
+        """Put a fresh refinement behind a lifter. Raises ValueError for keypoints that are not the joints."""
+        nn.Module.__init__(self)  # windows are those of the base
+        if layout != skeleton:
+            raise ValueError(f'a refinement needs a keypoint for each joint, not {layout.name} for {skeleton.name}')
+        self.base, self.refine = base, Refinement(len(skeleton), skeleton.root)
+        self.frames, self.answers = base.frames, base.answers
+        self.title, self.recipe = f'{base.title} with refinement', base.recipe
+        self.register_buffer('bone_pairs', torch.tensor(skeleton.bone_pairs), persistent=False)
 
     def forward(self, keypoints: torch.Tensor) -> torch.Tensor:
-        """What the model says without refinement: (B, F, J, 2) -> (B, F, J, 3)."""
+        """Lift without refinement: (B, F, J, 2) -> (B, A, J, 3)."""
         return self.base(keypoints)
+
+    def read(self, batch: Batch) -> torch.Tensor:
+        """Return the base's poses (B, A, J, 3) of a batch."""
+        return self(batch.keypoints)
+
+    def refined(self, base: torch.Tensor, view: Batch) -> torch.Tensor:
+        """Refine poses (B, A, J, 3) with the keypoints, cameras and depths of their windows."""
+        keypoints = view.keypoints[:, self.answers.start:self.answers.stop, :, :2]
+        return self.refine(base, keypoints, view.intrinsic, view.root_depth)
+
+    def loss(self, batch: Batch, criterion: Criterion) -> torch.Tensor:
+        """Return the criterion of both, and the symmetry of the refined bones."""
+        base = self.read(batch)
+        return refinement_loss(base, self.refined(base, batch), batch.poses, self.bone_pairs, criterion)
+
+    def lift(self, view: Batch, mirror: Mirror) -> dict[str, torch.Tensor]:
+        """Refine once, the mean of the plain and the mirrored-and-back prediction, with the keypoints as seen."""
+        base = super().lift(view, mirror)['predicted']
+        return {'predicted': base, 'refined': self.refined(base, view)}
+
+    def reads(self, name: str) -> frozenset[str]:
+        """Return what a prediction reads besides keypoints: the base reads nothing else."""
+        return self.needs if name == 'refined' else frozenset()
+
+    def without_truth(self) -> Lifter:
+        """Return the base: nobody knows the true depth of the root where there is no truth."""
+        return self.base
+
+
+def refinement_recipe(recipe: Recipe) -> Recipe:
+    """Return how a refinement is trained behind a model of this recipe."""
+    return replace(recipe, lr=1e-5, loss='refinement', objective='plain', root='zero')

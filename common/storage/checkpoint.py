@@ -1,70 +1,118 @@
 """Checkpoints: written atomically, read without executing anything, and explaining themselves.
 
-A file of ours is a dict of plain values and tensors (readable with torch.load(weights_only=True)). A public file is
-KTPFormer's `{epoch, lr, random_state, optimizer, model_pos}`, of which the numpy generator object is passed over, or a
-bare state dict. Both may carry a leading `module.` in their keys.
+A file of this program is a dict of plain values and tensors (readable with torch.load(weights_only=True)). A public
+file is a bare state dict, or a dict that keeps one under one of the names in WEIGHTS beside epoch, learning rate and
+much that is not needed; or it is a safetensors file. Both kinds may carry wrappers' prefixes in their keys.
 """
 
 import os
-import pickle
 import re
+import reprlib
 import shutil
-import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, ClassVar, Literal, TypeAlias
 
 import torch
 
 from common.errors import FileError
 from common.skeleton import Skeleton
+from common.storage import tensors
 from common.storage.files import atomic_path
 
 FORMAT = 1
 LAST, PREVIOUS, BEST = 'last.bin', 'previous.bin', 'best.bin'
 
+# Where public files keep their weights.
+WEIGHTS = ('model_pos', 'state_dict', 'model', 'model_state_dict', 'net', 'model_pos_train')
+# What DataParallel and torch.compile put in front of every key.
+_WRAPPERS = re.compile(r'^(module\.|_orig_mod\.)+')
+# Buffers that profilers (thop) leave in every module that they counted.
+_PROFILED = ('total_ops', 'total_params')
 
-@dataclass
-class Checkpoint:
-    """What a file holds. `public` files know only their weights, epoch and lr; the rest is None or empty.
+# No epoch or rate; from here on, whole numbers are not told apart as floats.
+_TOO_LARGE = 2 ** 53
+
+State: TypeAlias = dict[str, torch.Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class _Saved:
+    """The part that both kinds of files have.
 
     Attributes:
-        path: where it was read from.
-        state: the model's state dict, without `module.`.
-        epoch: finished epochs.
-        lr: learning rate of the next epoch.
-        model, config: name and keyword arguments of the model.
-        skeleton, layout: joints of the poses and of the keypoints.
-        dataset, keypoints: what -d and -k were.
-        optimizer: the optimizer's state dict; training_state: the weights it goes on from, where `state` is their
-            moving average.
-        settings: the run's resolved flags, its seed among them.
-        run: the run folder; run_id: what stays the same however often a run is resumed or its files are copied.
-        best: figures of the best epoch so far.
-        stored: the whole content of a file of ours, where the run stood included.
+        path: the file it was read from.
+        state: the model's state dict, without wrappers' prefixes and profilers' buffers.
+        epoch: finished epochs, 0 where a public file has no number of them.
+        lr: learning rate of the next epoch; None where a public file has none, or several.
     """
 
     path: Path
-    state: dict
-    public: bool
+    state: State
+    epoch: int
+    lr: float | None
+
+
+@dataclass(frozen=True, eq=False)
+class OwnCheckpoint(_Saved):
+    """A file of this program, which says all about itself.
+
+    Attributes:
+        model, config: name and keyword arguments of the model.
+        skeleton, layout: joints of the poses and of the keypoints.
+        dataset, keypoints: the -d and -k that the run was given.
+        optimizer: the optimizer's state dict.
+        settings: the run's resolved flags, its seed among them.
+        run: the run folder.
+        run_id: an id that stays the same however often a run is resumed or its files are copied.
+        best: figures of the best epoch so far.
+        training_state: the weights that training goes on from, where `state` is their moving average.
+        stored: the whole content of the file, the run's progress included.
+    """
+
+    public: ClassVar[Literal[False]] = False
+
+    lr: float
+    model: str
+    config: dict[str, Any]
+    skeleton: Skeleton
+    layout: Skeleton
+    dataset: str
+    keypoints: str
+    optimizer: dict[str, Any]
+    settings: dict[str, Any]
+    run: str
+    run_id: str
+    best: dict[str, Any] | None
+    training_state: State | None
+    stored: dict[str, Any]
+
+
+@dataclass(frozen=True, eq=False)
+class PublicCheckpoint(_Saved):
+    """A file of another program: weights, perhaps an epoch and a rate, and nothing about what they are for.
+
+    It has the attributes of a file of this program that can say "nothing is known", so that these need no question
+    about the kind of file: `config` and `settings` are empty, `skeleton`, `layout` and `training_state` are None.
+    """
+
+    public: ClassVar[Literal[True]] = True
+    skeleton: ClassVar[None] = None
+    layout: ClassVar[None] = None
+    training_state: ClassVar[None] = None
+
     epoch: int = 0
     lr: float | None = None
-    model: str | None = None
-    config: dict = field(default_factory=dict)
-    skeleton: Skeleton | None = None
-    layout: Skeleton | None = None
-    dataset: str | None = None
-    keypoints: str | None = None
-    optimizer: dict | None = None
-    settings: dict = field(default_factory=dict)
-    run: str | None = None
-    run_id: str | None = None
-    best: dict | None = None
-    training_state: dict | None = None
-    stored: dict = field(default_factory=dict)
+    config: dict[str, Any] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
 
 
-def save(path: Path, content: dict) -> None:
+# Type checkers tell the two apart by `saved.public` as well as by isinstance.
+Checkpoint: TypeAlias = OwnCheckpoint | PublicCheckpoint
+
+
+def save(path: Path, content: dict[str, Any]) -> None:
     """Write a checkpoint so that no moment exists at which `path` is half a file. Raises FileError when it cannot."""
     with atomic_path(path) as temporary:
         try:
@@ -73,7 +121,7 @@ def save(path: Path, content: dict) -> None:
             raise FileError(f'cannot write {path}: {str(error).splitlines()[0]}') from None
 
 
-def save_last(folder: Path, content: dict, also: Iterable[str] = ()) -> None:
+def save_last(folder: Path, content: dict[str, Any], also: Iterable[str] = ()) -> None:
     """Write `last.bin`, keeping the one before as `previous.bin`. Raises FileError when it cannot.
 
     `also` names other files that are to hold the same. They are there before last.bin is, which speaks of them.
@@ -106,13 +154,13 @@ def _link(path: Path, name: Path) -> None:
         raise FileError(f'cannot write {name}: {error.strerror}') from None
 
 
-def describe(skeleton: Skeleton) -> dict:
-    """A skeleton as plain values, for a checkpoint or a file of predictions."""
+def describe(skeleton: Skeleton) -> dict[str, Any]:
+    """Return a skeleton as plain values, for a checkpoint or a file of predictions."""
     return {'name': skeleton.name, 'joints': list(skeleton.joints), 'parents': list(skeleton.parents)}
 
 
 def find(name: str, folder: Path) -> Path:
-    """The file that --evaluate or --resume names: in the checkpoint folder, else as a path. Raises FileError."""
+    """Return the file that --evaluate or --resume names: in the checkpoint folder, else as a path. Raises FileError."""
     for path in (folder / name, Path(name)):
         if os.path.isfile(path):  # never raises, whatever the name
             return path
@@ -120,38 +168,131 @@ def find(name: str, folder: Path) -> Path:
 
 
 def load(path: Path) -> Checkpoint:
-    """Read one of our files or a public one.
+    """Load a checkpoint of this program or a public file; its tensors come on the CPU.
 
-    Raises FileError for a file that is broken, asks for code to be run, or holds no weights.
+    Raises FileError for a file that is broken, asks for code to be run, holds no weights, or has an epoch or learning
+    rate that cannot be one.
     """
-    content = _read(path)
+    content = tensors.read(path)
     if not isinstance(content, dict):
         raise FileError(f'{path} holds {type(content).__name__}, expected a checkpoint')
-    state = content.get('model_pos', content)
-    if not isinstance(state, dict) or not state or not all(isinstance(v, torch.Tensor) for v in state.values()):
-        raise FileError(f'{path} holds no model weights')
-    state = {str(key).removeprefix('module.'): value for key, value in state.items()}
-    if 'format' not in content:
-        epoch, lr = content.get('epoch'), content.get('lr')
-        return Checkpoint(path, state, public=True, epoch=epoch if isinstance(epoch, int) else 0,
-                          lr=float(lr) if isinstance(lr, (int, float)) else None)
+    # A bare state dict may well have a weight called format.
+    if 'format' in content and not isinstance(content['format'], torch.Tensor):
+        return _load_own(path, content)
+    return _load_public(path, content)
+
+
+# What a file of this program holds, and of which type.
+_FIELDS: dict[str, Any] = {
+    'epoch': int, 'lr': float, 'model': str, 'config': dict, 'dataset': str, 'keypoints': str, 'settings': dict,
+    'first_epoch': int, 'metrics': dict, 'best': (dict, type(None)), 'optimizer': dict, 'step': int, 'loss_sum': float,
+    'base_lr': float, 'lr_since': int, 'training_state': (dict, type(None)), 'run': str, 'run_id': str,
+}
+
+
+def _load_own(path: Path, content: dict[str, Any]) -> OwnCheckpoint:
     if content['format'] != FORMAT:
-        raise FileError(f'{path} has checkpoint format {content["format"]}, this program reads {FORMAT}')
-    for name, kind in (('epoch', int), ('lr', float), ('model', str), ('config', dict), ('settings', dict),
-                       ('first_epoch', int), ('metrics', dict), ('best', (dict, type(None))), ('optimizer', dict),
-                       ('step', int), ('loss_sum', float), ('base_lr', float), ('lr_since', int),
-                       ('training_state', (dict, type(None))), ('run', str), ('run_id', str)):
-        if not isinstance(content.get(name), kind):
-            raise FileError(f'{path} is not a complete checkpoint: its {name} is {content.get(name)!r:.40}')
+        raise FileError(f'{path} has checkpoint format {_shown(content["format"])}, this program reads {FORMAT}')
+    if fault := _fault_of(content.get('model_pos')):
+        raise FileError(f'{path} holds no model weights: under model_pos, {fault}')
+    for name, kind in _FIELDS.items():
+        value: Any = content.get(name)
+        fits = name in content and isinstance(value, kind)
+        if not fits or (name in ('epoch', 'lr') and not 0 <= value < _TOO_LARGE):
+            raise FileError(f'{path} is not a complete checkpoint: its {name} is {_shown(value)}')
+    if content['training_state'] is not None and (fault := _fault_of(content['training_state'])):
+        raise FileError(f'{path} is not a complete checkpoint: under training_state, {fault}')
+    state = _clean(path, content['model_pos'])
     try:
         skeleton, layout = (Skeleton(s['name'], tuple(s['joints']), tuple(s['parents']))
                             for s in (content['skeleton'], content['layout']))
-        return Checkpoint(
-            path, state, public=False, skeleton=skeleton, layout=layout, stored=content,
-            **{name: content[name] for name in ('epoch', 'lr', 'model', 'config', 'dataset', 'keypoints', 'optimizer',
-                                                'settings', 'run', 'run_id', 'best', 'training_state')})
     except (KeyError, TypeError, ValueError) as error:
         raise FileError(f'{path} is not a complete checkpoint ({error!r})') from None
+    return OwnCheckpoint(
+        path, state, skeleton=skeleton, layout=layout, stored=content,
+        **{name: content[name] for name in ('epoch', 'lr', 'model', 'config', 'dataset', 'keypoints', 'optimizer',
+                                            'settings', 'run', 'run_id', 'best', 'training_state')})
+
+
+def _load_public(path: Path, content: dict[Any, Any]) -> PublicCheckpoint:
+    under = [name for name in WEIGHTS if isinstance(content.get(name), dict)]
+    if not under:
+        if fault := _fault_of(content):
+            raise FileError(f'{path} holds no model weights: there are none under {", ".join(WEIGHTS)}, and it is no '
+                            f'bare state dict, as {fault}')
+        return PublicCheckpoint(path, _clean(path, content))
+    # Settings may have such a name too: {'model': {'depth': 5}, 'net': ...}
+    holding = [name for name in under if _fault_of(content[name]) is None]
+    if not holding:
+        raise FileError(f'{path} holds no model weights: under {under[0]}, {_fault_of(content[under[0]])}')
+    if len(holding) > 1:
+        raise FileError(f'{path} holds weights under {" and ".join(holding)}: save those you mean in a file of their '
+                        f'own')
+    epoch = _number(path, content, 'epoch', 'a count of finished epochs')
+    lr = _number(path, content, 'lr', 'a learning rate')
+    return PublicCheckpoint(path, _clean(path, content[holding[0]]), epoch=0 if epoch is None else int(epoch),
+                            lr=None if lr is None else float(lr))
+
+
+def _fault_of(state: Any) -> str | None:
+    """Return why a value is not a state dict; None if it is one."""
+    if not isinstance(state, dict):
+        return f'it is {_shown(state)}'
+    weights = {key: value for key, value in state.items() if not _is_profiled(key)}
+    wrong = [key for key, value in weights.items() if not isinstance(value, torch.Tensor)]
+    if wrong:
+        return f'{_shown(wrong[0])} is {_shown(weights[wrong[0]])}, not a tensor'
+    return None if weights else 'it is empty'
+
+
+def _is_profiled(key: Any) -> bool:
+    return str(key).rpartition('.')[2] in _PROFILED
+
+
+def _clean(path: Path, state: dict[Any, Any]) -> State:
+    """Return a state dict without wrappers' prefixes and profilers' buffers."""
+    cleaned: State = {}
+    for key, value in state.items():
+        if _is_profiled(key):
+            continue
+        plain = _WRAPPERS.sub('', str(key))
+        if plain in cleaned:
+            raise FileError(f'{path} holds {_shown(plain)} twice, with and without the prefix of DataParallel or '
+                            f'torch.compile: save the one you mean in a file of its own')
+        cleaned[plain] = value
+    return cleaned
+
+
+def _number(path: Path, content: dict[Any, Any], name: str, expected: str) -> float | None:
+    """Return the epoch or lr of a public file; None where it has none, or several rates.
+
+    What is there but no such number is refused: --resume would otherwise start at another epoch or rate.
+    """
+    value = _item(content.get(name))
+    if name == 'lr' and isinstance(value, (list, tuple)):  # as schedulers give it: a rate per group of parameters
+        rates = {_shown(_item(rate)) for rate in value}
+        value = _item(value[0]) if len(rates) == 1 else None
+    if value is None:
+        return None
+    if (isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < _TOO_LARGE
+            or (name == 'epoch' and value != int(value))):
+        raise FileError(f'{path}: its {name} is {_shown(value)}, expected {expected}; to do without, save its weights '
+                        f'alone in a file')
+    return value
+
+
+def _item(value: Any) -> Any:
+    """Return the number in a tensor of one number; anything else as it is."""
+    one = (isinstance(value, torch.Tensor) and value.numel() == 1
+           and value.layout == torch.strided and value.device.type == 'cpu')
+    return value.item() if one else value
+
+
+def _shown(value: Any) -> str:
+    """Return a value from a file, fit for a part of one line, whatever it is."""
+    if isinstance(value, torch.Tensor):
+        return f'a tensor of shape {tuple(value.shape)}'
+    return reprlib.repr(value)[:60]
 
 
 def load_weights(model: torch.nn.Module, checkpoint: Checkpoint) -> None:
@@ -168,41 +309,3 @@ def load_weights(model: torch.nn.Module, checkpoint: Checkpoint) -> None:
         model.load_state_dict(checkpoint.state)
     except RuntimeError as error:
         raise FileError(f'{checkpoint.path}: {str(error).splitlines()[-1].strip()}') from None
-
-
-class _PassedOver:
-    """Stands for the numpy objects of public files, whose content nothing needs."""
-
-    def __init__(self, *args):
-        pass
-
-    def __setstate__(self, state):
-        pass
-
-
-# The names under which numpy 1 and 2 pickle a RandomState and the arrays and scalars inside.
-_NUMPY_NAMES = [
-    'numpy.ndarray', 'numpy.dtype', 'numpy.random._mt19937.MT19937', 'numpy.random.mtrand.RandomState',
-    'numpy.random._pickle.__randomstate_ctor', 'numpy.random._pickle.__bit_generator_ctor',
-    *(f'numpy.{core}.{name}' for core in ('core', '_core')
-      for name in ('multiarray._reconstruct', 'multiarray.scalar', 'numeric._frombuffer')),
-]
-
-
-def _read(path: Path):
-    try:
-        with warnings.catch_warnings(), torch.serialization.safe_globals([(_PassedOver, n) for n in _NUMPY_NAMES]):
-            warnings.simplefilter('ignore')  # torch muses about pickle protocols; what it cannot read, it raises on
-            return torch.load(path, map_location='cpu', weights_only=True)
-    except FileNotFoundError:
-        raise FileError(f'{path} is missing') from None
-    except pickle.UnpicklingError as error:
-        asked = re.search(r'GLOBAL ([\w.]+)', str(error))
-        if asked:
-            raise FileError(f'{path} is refused: it asks for {asked[1]}, which no checkpoint needs; nothing in it was '
-                            f'executed') from None
-        raise FileError(f'{path} is not a readable checkpoint') from None
-    except OSError as error:
-        raise FileError(f'cannot read {path}: {error.strerror or error}') from None
-    except Exception:  # damage makes zip readers, unpickler and tensor rebuilding raise anything
-        raise FileError(f'{path} is not a readable checkpoint: it is truncated or of another kind') from None

@@ -1,19 +1,20 @@
-"""Writing files so that a reader never sees half of one, whatever moment the process dies at."""
+"""Atomic writing: a reader never sees half a file, whenever the process dies."""
 
 import contextlib
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from common.errors import FileError
 
 
 @contextlib.contextmanager
-def atomic_path(path: Path):
-    """Yield a temporary path beside `path`, synced and renamed to it on success, removed on failure.
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; on success sync it and rename it to `path`, on failure remove it.
 
-    A link is followed, so that it goes on pointing at what was written. Raises FileError when the folder cannot be
-    written, or when something else than a file has that name.
+    A symbolic link is followed, so that it stays a link to the file that is written. Raises FileError when the folder
+    cannot be written, or when `path` exists and is not a regular file.
     """
     path = Path(path).resolve()
     if path.exists() and not path.is_file():

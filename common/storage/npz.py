@@ -1,15 +1,16 @@
 """Safe reading and atomic writing of the field's npz files, which hold pickled dicts of arrays.
 
-A pickle can name any function and have it called. This reader resolves a fixed handful of names, all of them to inert
-stand-ins written here, and refuses every other: what it can build is numpy arrays, dicts, lists, tuples, strings and
-numbers, whether the file was written by numpy 1 or 2. No code of numpy's own unpickling runs either, so that a forged
-dtype or array state reaches nothing but the checks below.
+A pickle can name any function and have it called. This reader knows a handful of names, maps each to a harmless
+stand-in written here, and refuses all others. So it can build only numpy arrays, dicts, lists, tuples, strings and
+numbers, whether the file was written by numpy 1 or 2. None of numpy's own unpickling code runs either, so that a forged
+dtype or array state meets only the checks below.
 """
 
 import pickle
 import re
 import zipfile
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -22,12 +23,12 @@ class _Refused(Exception):
 
 
 def _quoted(name) -> str:
-    """A name from the file, fit for one line of a message."""
+    """Return a name from the file in a form that fits on one line of a message."""
     return ''.join(c if c.isprintable() else '?' for c in str(name))[:100]
 
 
 class _Dtype:
-    """Stands for numpy.dtype while unpickling: a plain number, string or object type."""
+    """Stand-in for numpy.dtype while unpickling: a plain number, string or object type."""
 
     def __init__(self, spec, align=False, copy=True):
         if not isinstance(spec, str) or not re.fullmatch(r'[<>=|]?[?biufcSUO]\d*', spec):
@@ -40,13 +41,13 @@ class _Dtype:
 
 
 class _Array:
-    """Stands for numpy.ndarray while unpickling; `value` is the array once the state has arrived."""
+    """Stand-in for numpy.ndarray while unpickling; `value` is the array once its state has arrived."""
 
-    value = None
+    value: np.ndarray | None = None
 
     def __setstate__(self, state):
         _, shape, dtype, fortran, raw = state
-        order = 'F' if fortran else 'C'
+        order: Literal['F', 'C'] = 'F' if fortran else 'C'
         if dtype.dtype.hasobject:
             flat = np.empty(len(raw), dtype=object)
             flat[:] = raw
@@ -76,7 +77,7 @@ def _no_bytes():
 
 
 class _Allowed:
-    """What a permitted name resolves to: it can be called, and nothing in the pickle can change it."""
+    """A permitted global: the pickle can call it but cannot change it."""
 
     __slots__ = ('_call',)
 
@@ -91,7 +92,7 @@ class _Allowed:
 
 
 ALLOWED = {('numpy', 'ndarray'): None, ('numpy', 'dtype'): _Allowed(_Dtype), ('_codecs', 'encode'): _Allowed(_latin1),
-           ('__builtin__', 'bytes'): _Allowed(_no_bytes)}  # what protocol 2 calls for an empty array's bytes
+           ('__builtin__', 'bytes'): _Allowed(_no_bytes)}  # protocol 2 calls it for the bytes of an empty array
 for _core in ('numpy.core', 'numpy._core'):  # numpy 1 and numpy 2
     ALLOWED[f'{_core}.multiarray', '_reconstruct'] = _Allowed(lambda kind, shape, code: _Array())
     ALLOWED[f'{_core}.multiarray', 'scalar'] = _Allowed(_scalar)
@@ -107,7 +108,7 @@ class _Unpickler(pickle.Unpickler):
 
 
 def _plain(tree):
-    """The tree with every stand-in replaced by the array it stands for."""
+    """Return the tree with every stand-in replaced by the array or dtype that it stands for."""
     if isinstance(tree, _Array):
         tree = tree.value
     if isinstance(tree, np.ndarray) and tree.dtype.hasobject:
@@ -135,10 +136,10 @@ def _read_member(file):
 
 
 def read_npz(path: Path) -> dict:
-    """The members of an npz file by name; a 0-d object array comes as the dict (or other object) it holds.
+    """Return the members of an npz file by name; a 0-d object array is replaced by the dict (or other object) in it.
 
-    Raises FileError for a file that is missing, truncated, not an npz, or whose pickle names a global that data does
-    not need; nothing in the file is executed.
+    Nothing in the file is executed. Raises FileError for a file that is missing, truncated, not an npz, or whose pickle
+    names a global that data does not need.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -156,17 +157,17 @@ def read_npz(path: Path) -> dict:
                         f'was executed') from None
     except MemoryError:
         raise FileError(f'{path} asks for more memory than there is') from None
-    except Exception as error:  # damage makes zipfile, the codecs, numpy's header parser and pickle raise anything
+    except Exception as error:  # on damaged files zipfile, the codecs, numpy and pickle can raise anything
         raise FileError(f'{path} is not a readable npz file ({first_line(error)}); fetch or make it again') from None
 
 
 def first_line(error: BaseException) -> str:
-    """What a foreign library's error says, fit for one line of a message."""
+    """Return the start of a library's error message, to be quoted in one of ours; its type where it is empty."""
     return (str(error).splitlines() or [''])[0][:120] or type(error).__name__
 
 
 def write_npz(path: Path, **members) -> None:
-    """Write a compressed npz atomically; dicts become 0-d object arrays, as the field's files hold them.
+    """Write a compressed npz atomically; dicts become 0-d object arrays, as in the field's files.
 
     Raises FileError when the file cannot be written.
     """

@@ -1,4 +1,4 @@
-"""What a run leaves behind and shows: its folder, one JSON line per epoch, TensorBoard scalars, a progress bar."""
+"""The records of a training run: its folder, one JSON line per epoch, TensorBoard scalars, a progress bar."""
 
 import contextlib
 import json
@@ -6,6 +6,7 @@ import platform
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,17 +18,18 @@ from common.storage.files import atomic_path
 
 
 def versions() -> dict:
-    """Versions of what computes, for run folders and checkpoints."""
+    """Return the versions of Python, torch and numpy, for run folders and checkpoints."""
     return {'python': platform.python_version(), 'torch': str(torch.__version__), 'numpy': np.__version__}
 
 
 def git_revision() -> str | None:
-    """The commit of the source, with `+` where files differ from it; None where that is unknown."""
-    def git(*arguments):
+    """Return the commit of the source, with `+` where tracked files differ from it; None where it is unknown."""
+    def git(*arguments: str) -> str:
         return subprocess.run(['git', *arguments], cwd=Path(__file__).parent, capture_output=True, text=True,
                               check=True, timeout=10).stdout.strip()
     try:
-        return git('rev-parse', 'HEAD') + ('+' if git('status', '--porcelain', '--untracked-files=no') else '')
+        changed = git('status', '--porcelain', '--untracked-files=no')
+        return git('rev-parse', 'HEAD') + ('+' if changed else '')
     except (OSError, subprocess.SubprocessError):
         return None
 
@@ -36,7 +38,7 @@ class RunLog:
     """The folder of one run, `LOGDIR/<date>-<time>`."""
 
     def __init__(self, folder: Path, epoch: int):
-        """Open a run folder after that many epochs; what it says of later ones is cut off. Raises FileError."""
+        """Open a run folder after `epoch` epochs, dropping the records of later ones. Raises FileError."""
         self.folder = folder
         path = folder / 'metrics.jsonl'
         if path.exists():
@@ -48,7 +50,7 @@ class RunLog:
 
     @classmethod
     def fresh(cls, parent: Path, about: dict) -> 'RunLog':
-        """Make a new folder under `parent` and write its `run.json`. Raises FileError when that cannot be."""
+        """Make a new folder under `parent` and write `about` to its `run.json`. Raises FileError when that fails."""
         stamp = time.strftime('%Y%m%d-%H%M%S')
         try:
             parent.mkdir(parents=True, exist_ok=True)
@@ -65,8 +67,10 @@ class RunLog:
 
     @classmethod
     def continued(cls, folder: Path, epoch: int, about: dict) -> 'RunLog':
-        """Go on in the folder of the run that is resumed after that many epochs; its commands are added up in
-        `resumed.jsonl`. Raises FileError."""
+        """Reopen the folder of a run that is resumed after `epoch` epochs, adding `about` to its `resumed.jsonl`.
+
+        Raises FileError when it cannot be written.
+        """
         try:
             with open(folder / 'resumed.jsonl', 'a') as file:
                 file.write(json.dumps({'epoch': epoch, **about}) + '\n')
@@ -75,7 +79,7 @@ class RunLog:
         return cls(folder, epoch)
 
     def epoch(self, figures: dict) -> None:
-        """Add the figures of an epoch to `metrics.jsonl` and to TensorBoard. Raises FileError when that cannot be."""
+        """Add the figures of an epoch to `metrics.jsonl` and to TensorBoard. Raises FileError when that fails."""
         path = self.folder / 'metrics.jsonl'
         try:
             with open(path, 'a') as file:
@@ -88,18 +92,18 @@ class RunLog:
             raise FileError(f'cannot write {path}: {error.strerror}') from None
 
     def epochs(self) -> list[dict]:
-        """The figures of the epochs so far."""
+        """Return the figures of the epochs so far."""
         path = self.folder / 'metrics.jsonl'
         return read_metrics(path) if path.exists() else []
 
     def close(self) -> None:
         """Flush what TensorBoard has not written yet."""
-        with contextlib.suppress(OSError):  # a full disk: what counts, metrics.jsonl, has been written or reported
+        with contextlib.suppress(OSError):  # a full disk; the fate of metrics.jsonl is known by now
             self._scalars.close()
 
 
 def read_metrics(path: Path) -> list[dict]:
-    """The epochs of a `metrics.jsonl`; a last line that a full disk or a kill cut short is left out."""
+    """Read the epochs of a `metrics.jsonl`, skipping a last line that a full disk or a kill cut short."""
     epochs = []
     for line in path.read_text().splitlines():
         with contextlib.suppress(json.JSONDecodeError):
@@ -107,7 +111,7 @@ def read_metrics(path: Path) -> list[dict]:
     return epochs
 
 
-def _names(parent: Path, stamp: str):
+def _names(parent: Path, stamp: str) -> Iterator[Path]:
     yield parent / stamp
     yield from (parent / f'{stamp}-{n}' for n in range(2, 1000))
 
@@ -121,7 +125,7 @@ def _make(folder: Path) -> bool:
 
 
 class Progress:
-    """A bar over the frames of an epoch, with loss, frames/s and time left; silent where stderr is no terminal."""
+    """A progress bar over the frames of an epoch: loss, frames/s, time left; hidden where stderr is not a terminal."""
 
     def __init__(self, title: str, frames: int, shown: bool):
         self._bar = tqdm(total=frames, desc=title, unit=' frames', unit_scale=True, leave=False, dynamic_ncols=True,
@@ -135,7 +139,7 @@ class Progress:
         self._bar.close()
 
     def step(self, frames: int, loss: torch.Tensor) -> None:
-        """Advance. The loss (metres) is read only when the bar is drawn, because reading waits for the device."""
+        """Advance the bar. Reading the loss (metres) waits for the device, so it is read only when the bar is drawn."""
         self._bar.update(frames)
         if not self._bar.disable and time.monotonic() - self._shown > 0.5:
             self._bar.set_postfix_str(f'loss {1000 * loss.item():.2f}')

@@ -13,16 +13,20 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from common.config import Train
 from common.distributed import World
 from common.errors import DivergedError
-from common.evaluation.evaluate import TestWindows, predictions, validation_figures
+from common.evaluation.sums import validation_figures
 from common.losses import gradient_factor
 from common.models.computing import computing_in, evaluation_precision, training_precision
 from common.models.layers import DropPath, draw
-from common.sampler import Batch, SequenceStore, WindowSampler
+from common.models.lifter import Criterion, Lifter
+from common.models.lifting import predictions
+from common.sampler import Step, TestWindows, WindowSampler
 from common.storage import checkpoint
 from common.storage.runlog import Progress, RunLog
-from common.training.optimiser import CHECK_EVERY, FiniteCheck, MovingAverage, Recipe, StepLoss, learning_rate
+from common.store import SequenceStore
+from common.training.optimiser import CHECK_EVERY, FiniteCheck, MovingAverage, learning_rate
 from common.training.signals import Stopped, StopRequest
 
 
@@ -60,29 +64,37 @@ class Judges:
 class Trainer:
     """A model on its way through the epochs of a recipe."""
 
-    def __init__(self, model: torch.nn.Module, optimizer: torch.optim.Optimizer, sampler: WindowSampler,
-                 loss: StepLoss, recipe: Recipe, at: Progression, world: World):
-        """at: where the run stands; moved forward in place."""
-        self.model, self.optimizer, self.sampler, self.loss = model, optimizer, sampler, loss
-        self.recipe, self.at, self.world = recipe, at, world
+    def __init__(self, model: Lifter, optimizer: torch.optim.Optimizer, sampler: WindowSampler, criterion: Criterion,
+                 recipe: Train, at: Progression, world: World, precision: str | None = None, root: str = 'predicted'):
+        """Bring together what a step needs.
+
+        Args:
+            at: where the run stands; moved forward in place.
+            precision: as asked for, of training and of what epochs are judged by; None for `computing`'s defaults.
+            root: how the predicted root is taken when an epoch is judged, `predicted` or `zero`.
+        """
+        self.model, self.optimizer, self.sampler, self.criterion = model, optimizer, sampler, criterion
+        self.recipe, self.at, self.world, self.root = recipe, at, world, root
         self.device = sampler.store.device
-        self.precision = training_precision(recipe.precision, self.device)
-        self.judged_in = evaluation_precision(recipe.precision, self.device)
+        self.precision = training_precision(precision, self.device)
+        self.judged_in = evaluation_precision(precision, self.device)
         self.average = MovingAverage(model, recipe.ema) if recipe.ema else None
         self._drop_generator = torch.Generator(self.device)
         self._drop_paths = [module for module in model.modules() if isinstance(module, DropPath) and module.rate]
 
-    def gradient(self, batch: Batch, epoch: int, objective: str | None = None) -> torch.Tensor:
-        """Fill the parameters' gradients with those of the whole step's objective; returns its loss, a scalar."""
-        seed = step_seed(self.recipe.seed, epoch, batch.step)
+    def gradient(self, step: Step, epoch: int, objective: str | None = None) -> torch.Tensor:
+        """Fill the parameters' gradients with those of the whole step's objective; return its loss, a scalar."""
+        windows = len(step.batch.keypoints)
+        seed = step_seed(self.recipe.seed, epoch, step.number)
         # The same draws on every rank, for the whole step.
-        draw(self._drop_paths, batch.whole, *batch.keypoints.shape[1:3], self._drop_generator.manual_seed(seed),
-             slice(batch.before, batch.before + len(batch.keypoints)))
+        draw(self._drop_paths, step.whole, *step.batch.keypoints.shape[1:3], self._drop_generator.manual_seed(seed),
+             slice(step.before, step.before + windows))
         # Another stream for each rank; 0 would be the stream of all, since missing numbers count as zeros.
-        torch.manual_seed(step_seed(self.recipe.seed, epoch, batch.step, 1 + self.world.rank))
+        torch.manual_seed(step_seed(self.recipe.seed, epoch, step.number, 1 + self.world.rank))
         self.optimizer.zero_grad(set_to_none=True)
         with computing_in(self.model, self.precision):
-            loss = self.loss(self.model, batch)
+            # This process's share of the mean over all windows of the step.
+            loss = self.model.loss(step.batch, self.criterion) * (windows / step.whole)
             loss.backward()
         self.world.sum_gradients(self.model)
         loss = self.world.sum(loss.detach())
@@ -103,25 +115,24 @@ class Trainer:
         loss_sum = torch.tensor(at.loss_sum, dtype=torch.float64, device=self.device)  # no step waits for it
         check = FiniteCheck(self.optimizer, self.device)
         rate = learning_rate(recipe, at.base_lr, at.lr_since, epoch, max(at.step - 1, 0), steps)
-        batches = self.sampler.epoch(epoch - at.first_epoch, recipe.windows, self.world.share, at.step)
-        frames = self.sampler.frames
+        frames = len(self.sampler.answers)
         with Progress(f'epoch {epoch}/{recipe.epochs}', len(self.sampler) * frames, self.world.first) as bar:
-            for batch in batches:
-                loss = self.gradient(batch, epoch)
+            for step in self.sampler.epoch(epoch - at.first_epoch, recipe.windows, self.world.share, at.step):
+                loss = self.gradient(step, epoch)
                 gradients = [p.grad for p in self.model.parameters()]
-                check.look(loss, gradients, batch.step)
+                check.look(loss, gradients, step.number)
                 if recipe.clip:
                     norm = torch.stack(torch._foreach_norm(gradients)).norm()
                     torch._foreach_mul_(gradients, (recipe.clip / (norm + 1e-6)).clamp(max=1))
-                rate = learning_rate(recipe, at.base_lr, at.lr_since, epoch, batch.step, steps)
+                rate = learning_rate(recipe, at.base_lr, at.lr_since, epoch, step.number, steps)
                 for group in self.optimizer.param_groups:
                     group['lr'] = rate
                 self.optimizer.step()
                 if self.average:
                     self.average.update(self.model)
-                loss_sum += loss.double() * batch.whole
-                at.step = batch.step + 1
-                bar.step(batch.whole * frames, loss)
+                loss_sum += loss.double() * step.whole
+                at.step = step.number + 1
+                bar.step(step.whole * frames, loss)
                 signal = self.world.largest(stop.signal)
                 due = recipe.save_every_steps and at.step % recipe.save_every_steps == 0 and at.step < steps
                 if signal or due or at.step % CHECK_EVERY == 0 or at.step == steps:
@@ -138,14 +149,14 @@ class Trainer:
 
         The optimizer has skipped since, so doing the step again finds the gradients it had.
         """
-        step = check.failed_step()
-        if step is None:
+        failed = check.failed_step()
+        if failed is None:
             return
-        batch = next(self.sampler.epoch(epoch - self.at.first_epoch, self.recipe.windows, self.world.share, step))
-        loss = self.gradient(batch, epoch, 'plain').item()  # times a loss that is not finite, all would be bad
+        step = next(self.sampler.epoch(epoch - self.at.first_epoch, self.recipe.windows, self.world.share, failed))
+        loss = self.gradient(step, epoch, 'plain').item()  # times a loss that is not finite, all would be bad
         bad = next((name for name, p in self.model.named_parameters() if not p.grad.isfinite().all()), 'none')
-        raise DivergedError(f'training diverged in epoch {epoch}, step {step + 1}: the loss is {1000 * loss}, and the '
-                            f'first parameter with a gradient that is not finite is {bad}; the checkpoints stay as '
+        raise DivergedError(f'training diverged in epoch {epoch}, step {failed + 1}: the loss is {1000 * loss}, and '
+                            f'the first parameter with a gradient that is not finite is {bad}; the checkpoints stay as '
                             f'they were, try a lower -lr or --clip 1')
 
     @contextlib.contextmanager
@@ -195,17 +206,18 @@ def fit(trainer: Trainer, judges: Judges, log: RunLog | None, folder: Path, abou
         if world.first:
             checkpoint.save_last(folder, content, also)
 
-    windows = {name: None if store is None else TestWindows.of(store, trainer.sampler.frames, world)
+    windows = {name: None if store is None else TestWindows.of(store, trainer.sampler.frames, world,
+                                                                answers=trainer.sampler.answers)
                for name, store in vars(judges).items()}
     for epoch in range(at.epoch + 1, recipe.epochs + 1):
         begun, first_step = time.perf_counter(), at.step
         loss, rate = trainer.epoch(epoch, save, stop)
-        trained = (at.step - first_step) * recipe.windows * trainer.sampler.frames / (time.perf_counter() - begun)
+        trained = (at.step - first_step) * recipe.windows * len(trainer.sampler.answers) / (time.perf_counter() - begun)
         figures = {'valid_mpjpe': None, 'valid_mpjve': None}
         with trainer.evaluated_weights() as model, computing_in(model, trainer.judged_in):
             for name, store in vars(judges).items():
                 if store is not None:
-                    figures |= _judge(model, store, windows[name], recipe.root, world, name)
+                    figures |= _judge(model, store, windows[name], trainer.root, world, name)
         if not all(np.isfinite(value) for value in figures.values() if value is not None):
             raise DivergedError(f'training diverged in epoch {epoch}: {figures}; checkpoints of earlier epochs stay, '
                                 f'try a lower -lr')
@@ -219,21 +231,20 @@ def fit(trainer: Trainer, judges: Judges, log: RunLog | None, folder: Path, abou
         if log is not None:
             log.epoch(at.metrics)  # before last.bin: what it does not know of yet is cut off when it is resumed
         save(*[checkpoint.BEST] * improved,
-             *[f'epoch_{epoch}.bin'] * bool(recipe.save_every and epoch % recipe.save_every == 0))
+             *[f'epoch_{epoch}.bin'] * bool(recipe.checkpoint_frequency and epoch % recipe.checkpoint_frequency == 0))
         say(_epoch_line(at.metrics, recipe, improved))
         if signal := world.largest(stop.signal):
             raise Stopped(signal)
 
 
-def _judge(model, store: SequenceStore, windows: TestWindows, root: str, world: World, name: str) -> dict:
-    """The figures of an epoch on some sequences, in millimetres; a refined model's are those with the refinement, and
-    beside them the MPJPE of its base."""
-    predicted = predictions(model, store, windows, root)
+def _judge(model: Lifter, store: SequenceStore, windows: TestWindows, root: str, world: World, name: str) -> dict:
+    """Return the figures of an epoch on some sequences, in millimetres: those of the headline prediction, and the MPJPE
+    of each other one under its name."""
+    *others, (_, headline) = predictions(model, store, windows, root).items()
     figures = {f'{name}_{metric}': value for metric, value in
-               validation_figures(predicted.popitem()[1], store, windows, world).items()}
-    if predicted:
-        base = validation_figures(predicted['predicted'], store, windows, world)
-        figures[f'{name}_base_mpjpe'] = base['mpjpe']
+               validation_figures(headline, store, windows, world).items()}
+    for other, predicted in others:
+        figures[f'{name}_{other}_mpjpe'] = validation_figures(predicted, store, windows, world)['mpjpe']
     if name == 'train':
         figures.pop('train_mpjve')
     return figures
@@ -249,9 +260,9 @@ def progression_of(stored: dict) -> Progression:
     return Progression(**{f.name: stored[f.name] for f in fields(Progression)})
 
 
-def _epoch_line(m: dict, recipe: Recipe, improved: bool) -> str:
+def _epoch_line(m: dict, recipe: Train, improved: bool) -> str:
     line = f'epoch {m["epoch"]}/{recipe.epochs}  lr {m["lr"]:.3g}  train_loss {m["train_loss"]:.2f}'
-    for name in ('train_mpjpe', 'valid_base_mpjpe', 'valid_mpjpe', 'valid_mpjve'):
-        if m.get(name) is not None:
-            line += f'  {name} {m[name]:.2f} mm'
+    for name, value in m.items():
+        if name.startswith(('train_', 'valid_')) and name != 'train_loss' and value is not None:
+            line += f'  {name} {value:.2f} mm'
     return line + f'  {m["seconds"]:.1f} s  {m["frames_per_second"]:,} frames/s' + ('  best' if improved else '')

@@ -1,66 +1,20 @@
-"""What a recipe says of a step: its loss, optimizer and learning rate, the finite check, the moving average."""
+"""The parts of a training step: loss, optimizer and learning rate, the finite check, the moving average."""
 
 import math
-from dataclasses import dataclass, fields
 
 import torch
 from torch import nn
 
 from common import losses
-from common.sampler import Batch
+from common.config import Train
+from common.models.lifter import Criterion, Lifter, check_shape
 from common.skeleton import Skeleton
 
 LARGE_DROP = 0.5  # factor of the rate after every lr_drop_every-th epoch
 CHECK_EVERY = 50  # steps between two looks at the finite check's flag; looking waits for the device
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """How to train, and how the predicted root is taken at test.
-
-    Attributes:
-        windows: of a step.
-        optimizer: `adamw`, or `amsgrad`, Adam with amsgrad.
-        loss: `weighted`, `mpjpe`, or `refinement`, for a model with a refinement behind it.
-        objective: see `losses.gradient_factor`.
-        root: `predicted`, as it is, or `zero`.
-        lr_drop_every: epochs after whose multiples the rate is halved instead of multiplied by lr_decay; 0: never.
-        schedule: `exp`, the rate times lr_decay after each epoch, or `cosine`, down to 0 at the end of the last.
-        warmup: steps over which the rate rises to its value.
-        clip: largest norm of the gradient; None for no limit.
-        ema: decay of a moving average of weights and buffers, which is then what is evaluated; None for none.
-        precision: asked for, of training and of what epochs are judged by; None for `computing`'s defaults.
-        save_every: epochs between two epoch_N.bin; save_every_steps: steps between two saves inside an epoch.
-    """
-
-    epochs: int
-    windows: int
-    lr: float
-    lr_decay: float
-    weight_decay: float
-    objective: str
-    seed: int
-    optimizer: str = 'adamw'
-    loss: str = 'weighted'
-    root: str = 'predicted'
-    lr_drop_every: int = 0
-    schedule: str = 'exp'
-    warmup: int = 0
-    clip: float | None = None
-    ema: float | None = None
-    precision: str | None = None
-    save_every: int | None = None
-    save_every_steps: int | None = None
-
-    @classmethod
-    def of(cls, settings: dict) -> 'Recipe':
-        """The recipe among the settings that `arguments.fill` gives."""
-        named = {f.name: settings[f.name] for f in fields(cls) if f.name in settings}
-        return cls(windows=max(1, settings['batch'] // settings['stride']),
-                   save_every=settings['checkpoint_frequency'], **named)
-
-
-def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+def make_optimizer(model: nn.Module, recipe: Train) -> torch.optim.Optimizer:
     """The recipe's optimizer, fused: one kernel for all weights, which skips where the finite check says so."""
     given = {'lr': recipe.lr, 'weight_decay': recipe.weight_decay, 'fused': True}
     if recipe.optimizer == 'amsgrad':
@@ -68,32 +22,24 @@ def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     return torch.optim.AdamW(model.parameters(), **given)
 
 
-class StepLoss:
-    """The loss of a recipe on one process's part of a step."""
+def make_criterion(model: Lifter, kind: str, skeleton: Skeleton, device: torch.device) -> Criterion:
+    """Return the loss of a kind: predicted and true poses (B, A, J, 3) -> a scalar, metres.
 
-    def __init__(self, recipe: Recipe, skeleton: Skeleton, device: torch.device):
-        self._kind = recipe.loss
-        self._weights = torch.tensor(skeleton.loss_weights, device=device)
-        self._pairs = torch.tensor(skeleton.bone_pairs, device=device)
+    It raises ContractError where the two differ in shape, so that nothing is broadcast, and is 0 for no windows.
+    """
+    weights = torch.tensor(skeleton.loss_weights, device=device)
 
-    def __call__(self, model: nn.Module, batch: Batch) -> torch.Tensor:
-        """A scalar, metres: this part's share of the mean over all windows of the step."""
-        predicted = model(batch.keypoints)  # (B, F, J, 3)
-        refined = None
-        if self._kind == 'refinement':
-            refined = model.refine(predicted, batch.keypoints, batch.intrinsic, batch.root_depth)
-        if not len(predicted):  # this rank takes part with count 0
-            return predicted.sum() if refined is None else predicted.sum() + refined.sum()
-        if self._kind == 'refinement':
-            loss = losses.refinement_loss(predicted, refined, batch.poses, self._pairs)
-        elif self._kind == 'weighted':
-            loss = losses.pose_loss(predicted, batch.poses, self._weights)['total']
-        else:
-            loss = losses.mpjpe(predicted, batch.poses).mean()
-        return loss * (len(predicted) / batch.whole)
+    def criterion(predicted: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        check_shape(model, predicted, tuple(target.shape))
+        if not len(predicted):  # this process takes part with no window, but its gradients are waited for
+            return predicted.sum()
+        if kind == 'weighted':
+            return losses.pose_loss(predicted, target, weights)['total']
+        return losses.mean_mpjpe(predicted, target)
+    return criterion
 
 
-def learning_rate(recipe: Recipe, base: float, since: int, epoch: int, step: int, steps: int) -> float:
+def learning_rate(recipe: Train, base: float, since: int, epoch: int, step: int, steps: int) -> float:
     """The rate of a step.
 
     Args:

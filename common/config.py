@@ -1,0 +1,370 @@
+"""The typed configuration. Every flag is a field of a dataclass here, with its help, its default and its commands.
+
+From these fields come the parser and its help, docs/flags.md, what a checkpoint stores of a run, and the rule that a
+flag is refused by a command that would ignore it. To see what a flag does, search for its field: `--clip` is
+`Train.clip`, read as `config.train.clip`.
+
+A default of None means that something else decides: the model's recipe, the data set or the checkpoint. `resolve` asks
+them, in the order command line, resumed checkpoint, data set, refinement, recipe, field.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+from common.datasets import DATASETS
+from common.flag import Flag, actions_of, count, file_ending, flag, names_of, number, positive, text
+from common.keypoints.layouts import LAYOUTS
+from common.models import DEFAULT_MODEL, MODELS
+from common.recipe import Recipe
+
+TRAIN, EVALUATE, RENDER, PREDICT, CHECK_DATA, INSPECT = COMMANDS = (
+    'train', 'evaluate', 'render', 'predict', 'check_data', 'inspect')
+LIFTING = (EVALUATE, RENDER, PREDICT)  # commands that read a checkpoint to use it
+PRECISIONS = ('fp32', 'tf32', 'bf16')
+MOST_FRAMES_PER_STRIDE = 128  # of the default -s, as published
+
+
+@dataclass(frozen=True)
+class Data:
+    """data"""
+
+    dataset: str = flag('-d', '--dataset', default='h36m', choices=DATASETS, stored=True,
+                        commands=(TRAIN, *LIFTING, CHECK_DATA), help='data set; synthetic needs no file')
+    keypoints: str = flag('-k', '--keypoints', read=text, metavar='NAME', stored=True,
+                          commands=(TRAIN, *LIFTING, CHECK_DATA), help='2D keypoints: data_2d_<dataset>_NAME.npz '
+                          '(default: what the data set is mostly used with)')
+    folder: str = flag('--data', default='data', read=text, metavar='DIR', help='folder of the npz files',
+                       commands=(TRAIN, EVALUATE, RENDER, CHECK_DATA))
+    check_data: bool = flag('--check-data', default=False, kind='yes', starts=True, commands=(CHECK_DATA,),
+                            help='only check the files of -d and -k: there, whole, joints in order, metres and pixels, '
+                            'left on the left; ends with OK or a list of problems')
+    subjects_train: tuple[str, ...] | None = flag('-str', '--subjects-train', read=names_of, metavar='A,B',
+                                                  stored=True, commands=(TRAIN,),
+                                                  help="training subjects (default: the data set's)")
+    subjects_test: tuple[str, ...] | None = flag(
+        '-ste', '--subjects-test', read=names_of, metavar='A,B', stored=True, commands=(TRAIN, EVALUATE, PREDICT),
+        help="test subjects (default: the data set's); with --predict, the video of a file that holds several")
+    actions: tuple[str, ...] | None = flag('-a', '--actions', read=actions_of, metavar='A,B', stored=True,
+                                           commands=(TRAIN, EVALUATE),
+                                           help='actions, by name or unambiguous prefix (default * = all)')
+    downsample: int = flag('--downsample', default=1, read=count, metavar='N', stored=True,
+                           commands=(TRAIN, EVALUATE, RENDER), help='keep every N-th frame')
+    subset: float = flag('--subset', default=1.0, read=number(float, 0, 1, low_included=False), metavar='FRACTION',
+                         stored=True, commands=(TRAIN, EVALUATE), help='keep this fraction of each training take, a '
+                         'stretch from its middle; with --evaluate, of each test take')
+
+
+@dataclass(frozen=True)
+class Model:
+    """model"""
+
+    model: str | None = flag('--model', choices=MODELS, commands=(TRAIN, *LIFTING), help='the model, whose '
+                             'published recipe the other defaults are (default '
+                             f'{DEFAULT_MODEL}, or what a checkpoint says)')
+    frames: int | None = flag('-f', '--number-of-frames', read=count, metavar='N', commands=(TRAIN, *LIFTING),
+                              help='frames of a window')
+    channels: int | None = flag('-cs', '--channels', read=count, metavar='N', commands=(TRAIN, *LIFTING),
+                                help='channels of a token')
+    depth: int | None = flag('-dep', '--depth', read=count, metavar='N', commands=(TRAIN, *LIFTING),
+                             help='blocks of the network, or pairs of blocks where these alternate')
+    heads: int | None = flag('-num_heads', '--num-heads', read=count, metavar='N', commands=(TRAIN, *LIFTING),
+                             help='attention heads')
+    hidden: int | None = flag('--hidden', read=count, metavar='N', commands=(TRAIN, *LIFTING),
+                              help='width of the MLPs')
+    kpa: bool | None = flag('--no-kpa', kind='no', commands=(TRAIN, *LIFTING),
+                            help='a linear embedding in place of the kinematics prior')
+    tpa: bool | None = flag('--no-tpa', kind='no', commands=(TRAIN, *LIFTING),
+                            help='nothing in place of the trajectory prior')
+    refine: bool | None = flag('--refine', kind='yes', commands=(TRAIN, EVALUATE, RENDER), help='put a refinement '
+                               'behind the trained model of --init and train both; it reads the camera and the true '
+                               'depth of the root')
+
+    def sizes(self) -> dict[str, Any]:
+        """Return the sizes that the command line gave, by their name in a model's Config."""
+        return {f.name: getattr(self, f.name) for f in fields(self)
+                if f.name not in ('model', 'refine') and getattr(self, f.name) is not None}
+
+
+@dataclass(frozen=True)
+class Train:
+    """training"""
+
+    epochs: int = flag('-e', '--epochs', read=count, metavar='N', stored=True, commands=(TRAIN,),
+                       help='train up to this epoch')
+    batch: int = flag('-b', '--batch', read=count, metavar='N', stored=True, commands=(TRAIN,),
+                      help='predicted frames of a step: a step is max(1, N // stride) windows')
+    stride: int = flag('-s', '--stride', read=count, metavar='N', stored=True, commands=(TRAIN,),
+                       help='what -b is divided by (default: the frames that a window answers for, at most 128)')
+    optimizer: str = flag('--optimizer', choices=('adamw', 'amsgrad'), stored=True, commands=(TRAIN,),
+                          help='AdamW, or Adam with amsgrad')
+    lr: float = flag('-lr', '--learning-rate', read=positive, metavar='X', stored=True, commands=(TRAIN,),
+                     help='learning rate')
+    lr_decay: float = flag('-lrd', '--lr-decay', read=positive, metavar='X', stored=True, commands=(TRAIN,),
+                           help='factor of the rate after each epoch')
+    lr_drop_every: int = flag('--lr-drop-every', read=number(int, 0), metavar='N', stored=True, commands=(TRAIN,),
+                              help='halve the rate after every N-th epoch instead; 0 for never')
+    weight_decay: float = flag('--weight-decay', read=number(float, 0), metavar='X', stored=True, commands=(TRAIN,),
+                               help='weight decay')
+    drop_path: float | None = flag('--drop-path', read=number(float, 0, 0.99), metavar='X', stored=True,
+                                   commands=(TRAIN,), help='rate of stochastic depth in the last blocks')
+    dropout: float | None = flag('--dropout', read=number(float, 0, 0.99), metavar='X', stored=True,
+                                 commands=(TRAIN,), help='rate at which single values are dropped')
+    loss: str = flag('--loss', choices=('weighted', 'mpjpe'), stored=True, commands=(TRAIN,),
+                     help='weighted MPJPE with two terms on velocities, or plain MPJPE')
+    objective: str = flag('--objective', choices=('half-square', 'plain'), stored=True, commands=(TRAIN,),
+                          help='minimise half the square of the loss, as the published code of KTPFormer does, or the '
+                          'loss')
+    augment: bool = flag('-no-da', '--no-data-augmentation', default=True, kind='no', stored=True, commands=(TRAIN,),
+                         help='no mirrored windows')
+    seed: int = flag('--seed', read=number(int, 0, 2**32 - 1), metavar='N', stored=True, commands=(TRAIN,),
+                     help='of weights, window order and dropout')
+    eval: bool = flag('--eval', '--no-eval', default=True, kind='either', stored=True, commands=(TRAIN,),
+                      help='--no-eval: do not look at the test subjects, so no validation, no best.bin and no closing '
+                      'table; --eval: do, when a --no-eval run is resumed')
+    resume: str | None = flag('-r', '--resume', read=text, nargs='?', const='last.bin', metavar='FILE', starts=True,
+                              commands=(TRAIN,), help='continue a checkpoint, looked up in -c, then as a path '
+                              '(last.bin when no file is named)')
+    init: str | None = flag('--init', read=text, metavar='FILE', excludes=('resume',), starts=True, commands=(TRAIN,),
+                            help='start at epoch 1 from the weights of a checkpoint')
+    checkpoint_frequency: int | None = flag('-cf', '--checkpoint-frequency', read=count, metavar='N', stored=True,
+                                            commands=(TRAIN,), help='also keep epoch_N.bin every N epochs')
+    save_every_steps: int | None = flag('--save-every-steps', read=count, metavar='N', stored=True, commands=(TRAIN,),
+                                        help='also save last.bin every N steps inside an epoch')
+    overwrite: bool = flag('--overwrite', default=False, kind='yes', commands=(TRAIN,),
+                           help="train into a -c with another run's last.bin")
+    schedule: str = flag('--schedule', default='exp', choices=('exp', 'cosine'), stored=True, commands=(TRAIN,),
+                         help='of the learning rate: -lrd per epoch, or cosine to 0')
+    warmup: int = flag('--warmup', default=0, read=number(int, 0), metavar='N', stored=True, commands=(TRAIN,),
+                       help='steps over which the rate rises')
+    clip: float | None = flag('--clip', read=positive, metavar='X', stored=True, commands=(TRAIN,),
+                              help='largest norm of the gradient (default: no limit)')
+    ema: float | None = flag('--ema', read=number(float, 0, 0.999999, low_included=False), metavar='X', stored=True,
+                             commands=(TRAIN,), help='evaluate and save a moving average of weights and buffers with '
+                             'this decay, such as 0.999 (default: none)')
+    window_step: int | None = flag('--window-step', read=count, metavar='N', stored=True, commands=(TRAIN,),
+                                   help='frames from one training window to the next (default: as many as a window '
+                                   'answers for, so that windows do not overlap)')
+    subjects_valid: tuple[str, ...] | None = flag(
+        '--subjects-valid', read=names_of, metavar='A,B', stored=True, needs='eval', commands=(TRAIN,),
+        help='pick the best epoch on these instead of the test subjects; they are taken out of the default training '
+        'subjects')
+    eval_train: bool = flag('--eval-train', default=False, kind='yes', stored=True, commands=(TRAIN,),
+                            help='log the error on the training subjects too')
+    select: str = flag('--select', default='best', choices=('best', 'last'), stored=True, needs='eval',
+                       commands=(TRAIN,), help='the checkpoint of the closing table')
+    export_training_curves: bool = flag('--export-training-curves', default=False, kind='yes', commands=(TRAIN,),
+                                        help='draw curves.png into the run folder')
+
+    @property
+    def windows(self) -> int:
+        """Return how many windows a step has."""
+        return max(1, self.batch // self.stride)
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """evaluation"""
+
+    evaluate: str | None = flag('--evaluate', read=text, metavar='FILE', starts=True, commands=LIFTING,
+                                help='only evaluate a checkpoint, looked up in -c, then as a path')
+    protocol: str | None = flag('--protocol', choices=('paper', 'exact'), needs='eval', commands=(TRAIN, EVALUATE),
+                                help='what the table shows: every frame of every window, as published numbers have it '
+                                '(default), or every real frame once')
+    root: str = flag('--root', choices=('predicted', 'zero'), stored=True, commands=(TRAIN, *LIFTING),
+                     help="at test, take the predicted root as it is, or set it to 0 (default: as the data set's own "
+                     "test has it, else as the model's recipe)")
+    target: str | None = flag('--target', choices=('centre', 'all'), needs='eval', excludes=('causal',),
+                              commands=(TRAIN, EVALUATE), help='3dhp: the table of a window around each frame that '
+                              'counts, as published numbers have it (default), or of windows back to back')
+    causal: bool = flag('--causal', default=False, kind='yes', commands=(EVALUATE, PREDICT), help='take the last frame '
+                        'of a window that ends at it, as live footage has to, and say how long one frame takes; with '
+                        '--predict too')
+    by_subject: bool = flag('--by-subject', default=False, kind='yes', needs='eval', commands=(TRAIN, EVALUATE),
+                            help='also a table for each test subject')
+    results: str | None = flag('--results', read=text, metavar='FILE', needs='eval', commands=(TRAIN, EVALUATE),
+                               help='write the figures of both protocols as JSON')
+    export_predictions: str | None = flag(
+        '--export-predictions', read=file_ending('.npz', '.mat'), metavar='FILE.npz', needs='eval',
+        commands=(TRAIN, EVALUATE), help='write prediction and truth of each test frame; FILE.mat, of 3dhp, in the '
+        'layout of its test script')
+    plots: str | None = flag('--plots', read=text, metavar='DIR', needs='eval', commands=(TRAIN, EVALUATE),
+                             help='draw the errors into a folder: by action, by joint, over time in the worst '
+                             'sequences, and the share of joints within 0 to 150 mm')
+
+
+@dataclass(frozen=True)
+class Render:
+    """rendering"""
+
+    render: bool = flag('--render', default=False, kind='yes', commands=(RENDER, PREDICT), help='draw one sequence, '
+                        'lifted by the checkpoint of --evaluate, instead of its table; every --viz flag belongs to it')
+    subject: str | None = flag('--viz-subject', read=text, metavar='NAME', commands=(RENDER,),
+                               help='(default: the first test subject)')
+    action: str | None = flag('--viz-action', read=text, metavar='NAME', commands=(RENDER,), help='a take by its whole '
+                              'name, such as "Walking 1", or an unambiguous prefix (default: the first)')
+    camera: int = flag('--viz-camera', default=0, read=number(int, 0), metavar='N', commands=(RENDER,),
+                       help='counted from 0')
+    output: str | None = flag('--viz-output', read=file_ending('.gif', '.mp4', '.png'), metavar='FILE', needs='render',
+                              commands=(RENDER, PREDICT), help='the film: .gif, .mp4 (needs PyAV), or .png, five '
+                              'moments one below the other')
+    export: str | None = flag('--viz-export', read=file_ending('.npy', '.npz'), metavar='FILE', commands=(RENDER,),
+                              help='the predicted 3D of all frames, (frames, joints, 3) metres in camera axes, '
+                              'relative to the root: .npy, or .npz with joints and axes named')
+    compare: str | None = flag('--viz-compare', read=text, metavar='FILE', needs='output', commands=(RENDER,),
+                               help='a second checkpoint, drawn beside the first')
+    truth: bool = flag('--viz-no-ground-truth', default=True, kind='no', needs='output', commands=(RENDER,),
+                       help='leave the truth and the error out')
+    video: str | None = flag('--viz-video', read=text, metavar='FILE', needs='output', commands=(RENDER, PREDICT),
+                             help='the video, drawn behind the 2D input (needs PyAV)')
+    skip: int = flag('--viz-skip', default=0, read=number(int, 0), metavar='N', needs='video',
+                     commands=(RENDER, PREDICT), help='frames of the video before the first of the keypoints')
+    limit: int | None = flag('--viz-limit', read=count, metavar='N', needs='output', commands=(RENDER, PREDICT),
+                             help='draw the first N frames only')
+    step: int = flag('--viz-downsample', default=1, read=count, metavar='N', needs='output',
+                     commands=(RENDER, PREDICT), help='draw every N-th frame only, at the speed of life')
+    size: float = flag('--viz-size', default=4.0, read=number(float, 1, 20), metavar='X', needs='output',
+                       commands=(RENDER, PREDICT), help='height of the film, and width of each panel, in units of 100 '
+                       'pixels')
+    bitrate: int | None = flag('--viz-bitrate', read=count, metavar='N', needs='output', commands=(RENDER, PREDICT),
+                               help='of an MP4, kilobits a second (default 3000)')
+
+
+@dataclass(frozen=True)
+class Predict:
+    """your own keypoints"""
+
+    predict: str | None = flag('--predict', read=text, metavar='INPUT', starts=True, commands=(PREDICT,), help='lift '
+                               '2D keypoints with the checkpoint of --evaluate: npz, npy, JSON of AlphaPose or MMPose, '
+                               'a folder of JSON of OpenPose')
+    npz: str | None = flag('--output', read=file_ending('.npz'), metavar='FILE.npz', commands=(PREDICT,),
+                           help='where --predict writes poses in 3D')
+    csv: str | None = flag('--csv', read=text, metavar='FILE', commands=(PREDICT,),
+                           help='also write them as a table, a line per frame')
+    layout: str = flag('--layout', default='auto', choices=('auto', *LAYOUTS), commands=(PREDICT,), help='the order of '
+                       'the keypoints (auto: by their number, the kind of file and the lengths of bones)')
+    image_size: tuple[float, float] | None = flag('--image-size', read=positive, nargs=2, metavar=('W', 'H'),
+                                                  commands=(PREDICT,), help='of the picture in pixels, where the file '
+                                                  'does not say')
+    fps: float | None = flag('--fps', read=positive, metavar='N', commands=(PREDICT,),
+                             help="frames per second (default: the file's, or 30)")
+    person: int | None = flag('--person', read=number(int, 0), metavar='N', commands=(PREDICT,), help="the file's own "
+                              'number of a person, else a rank by score, 1 the best (default: the most frequent '
+                              'number, or the best)')
+    min_score: float | None = flag('--min-score', read=number(float, 0), metavar='X', commands=(PREDICT,),
+                                   help='keypoints with less are interpolated in time (default 0.3; 0 for Detectron2)')
+    overlap: int | None = flag('--overlap', read=number(int, 0), metavar='N', excludes=('causal',), commands=(PREDICT,),
+                               help='frames that neighbouring windows share and blend (default a quarter of a window)')
+    zoom: float | None = flag('--zoom', read=positive, metavar='X', commands=(PREDICT,), help='scale the person in the '
+                              'picture by this (default: to the size of people trained on, where it is far from that)')
+    trajectory: bool = flag('--trajectory', default=False, kind='yes', commands=(PREDICT,), help='estimate where the '
+                            'person stands, with the lens of --intrinsics or --fov; otherwise the feet are put on the '
+                            'floor')
+    intrinsics: tuple[float, float, float, float] | None = flag(
+        '--intrinsics', read=positive, nargs=4, metavar=('FX', 'FY', 'CX', 'CY'), excludes=('fov',),
+        commands=(PREDICT,), help='of the lens, in pixels')
+    fov: float | None = flag('--fov', read=number(float, 0, 179, low_included=False), metavar='DEGREES',
+                             commands=(PREDICT,), help='horizontal field of view')
+    as_is: bool = flag('--as-is', default=False, kind='yes', commands=(PREDICT,),
+                       help='do not refuse keypoints that look like a mistake')
+
+
+@dataclass(frozen=True)
+class Run:
+    """run"""
+
+    checkpoint: str = flag('-c', '--checkpoint', default='checkpoint', read=text, metavar='DIR',
+                           commands=(TRAIN, *LIFTING, INSPECT), help='folder of checkpoints')
+    log: str = flag('-l', '--log', default='log', read=text, metavar='DIR', commands=(TRAIN,),
+                    help='parent of the run folders')
+    precision: str | None = flag('--precision', choices=PRECISIONS, stored=True, commands=(TRAIN, EVALUATE, PREDICT),
+                                 help='of tokens and matrix products; weights, loss and metrics stay fp32 (default: '
+                                 'training in tf32 on CUDA, all else in fp32)')
+    compile: bool = flag('--compile', '--no-compile', default=False, kind='either', stored=True,
+                         commands=(TRAIN, EVALUATE, PREDICT),
+                         help='compile the model with torch.compile: minutes at the start, faster steps')
+    activation_checkpointing: bool = flag(
+        '--activation-checkpointing', '--no-activation-checkpointing', default=False, kind='either', stored=True,
+        commands=(TRAIN,), help='train in less memory and more time: compute what lies inside blocks again on the way '
+        'back')
+    inspect: str | None = flag('--inspect', read=text, metavar='FILE', starts=True, commands=(INSPECT,),
+                               help='say what a checkpoint is')
+    deterministic: bool = flag('--deterministic', default=False, kind='yes', commands=(TRAIN, *LIFTING),
+                               help='bit-identical runs on CUDA too, slower')
+    device: str = flag('--device', default='auto', choices=('auto', 'cpu', 'cuda'), commands=(TRAIN, *LIFTING),
+                       help='auto is cuda where there is one')
+
+
+@dataclass(frozen=True)
+class Config:
+    """One command line, typed.
+
+    Attributes:
+        given: names of the fields that the command line gave, as `section.field`.
+        argv: the command line, for run folders and files of predictions.
+    """
+
+    data: Data = field(default_factory=Data)
+    model: Model = field(default_factory=Model)
+    train: Train = field(default_factory=Train)
+    evaluate: Evaluate = field(default_factory=Evaluate)
+    render: Render = field(default_factory=Render)
+    predict: Predict = field(default_factory=Predict)
+    run: Run = field(default_factory=Run)
+    given: frozenset[str] = frozenset()
+    argv: tuple[str, ...] = ()
+
+    @property
+    def command(self) -> str:
+        """Return the command that the flags ask for."""
+        asked = {CHECK_DATA: self.data.check_data, INSPECT: self.run.inspect, PREDICT: self.predict.predict,
+                 RENDER: self.render.render, EVALUATE: self.evaluate.evaluate}
+        return next((command for command, value in asked.items() if value), TRAIN)
+
+    def has(self, name: str) -> bool:
+        """Return whether the command line gave a field, named `section.field`."""
+        return name in self.given
+
+    def settings(self) -> dict[str, Any]:
+        """Return what a checkpoint stores of a run: field -> value, JSON's kinds alone."""
+        return {name: getattr(getattr(self, section), name) for section, name, flag in all_flags() if flag.stored}
+
+
+SECTIONS = {f.name: f.default_factory for f in fields(Config) if f.name not in ('given', 'argv')}
+
+
+def all_flags() -> list[tuple[str, str, Flag]]:
+    """Return (section, field, flag) of every flag, in the order of the help."""
+    return [(section, f.name, f.metadata['flag']) for section, kind in SECTIONS.items() for f in fields(kind)]
+
+
+# Settings that belong to a data set: another one does not take them over from a checkpoint.
+OF_A_DATASET = ('keypoints', 'subjects_train', 'subjects_test', 'subjects_valid', 'actions', 'root')
+
+
+def resolve(config: Config, recipe: Recipe, answers: int, saved: Mapping[str, Any] | None = None) -> Config:
+    """Return the configuration with every setting of a run decided.
+
+    Args:
+        recipe: of the model, or of a refinement behind it.
+        answers: how many frames a window answers for, from which the default of -s follows.
+        saved: the settings of the checkpoint that is resumed or evaluated. Those that belong to a data set do not carry
+            over to another one.
+    """
+    saved = saved or {}
+    dataset = config.data.dataset if config.has('data.dataset') else saved.get('dataset', config.data.dataset)
+    other = 'dataset' in saved and dataset != saved['dataset']
+    decided = recipe.values() | DATASETS[dataset].settings
+    changed: dict[str, dict[str, Any]] = {section: {} for section in SECTIONS}
+    for section, name, its_flag in all_flags():
+        if its_flag.stored and not config.has(f'{section}.{name}'):
+            value = decided.get(name, getattr(getattr(config, section), name))
+            if not (other and name in OF_A_DATASET):
+                value = saved.get(name, value)
+            changed[section][name] = value
+    if not config.has('data.dataset'):
+        changed['data']['dataset'] = dataset
+    if 'stride' in changed['train'] and changed['train']['stride'] is None:
+        changed['train']['stride'] = min(answers, MOST_FRAMES_PER_STRIDE)
+    return replace(config, **{section: replace(getattr(config, section), **values)
+                              for section, values in changed.items()})

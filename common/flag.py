@@ -1,0 +1,95 @@
+"""How the command line spells a field of the configuration, and how it reads values from text."""
+
+import math
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Flag:
+    """How the command line spells a field.
+
+    Attributes:
+        names: option strings, the best known first.
+        commands: those that read the field.
+        read: text -> value, raising ValueError (with `expected …` as its message) for other texts.
+        kind: `value`; `yes`, a flag that sets True; `no`, one that sets False; `either`, a flag with its opposite.
+        needs: the field without which this one would do nothing.
+        excludes: fields that contradict this one.
+        stored: whether it is part of a run, which its checkpoints store.
+        starts: whether the flag says which command to run, or with which file.
+    """
+
+    names: tuple[str, ...]
+    help: str
+    commands: tuple[str, ...]
+    read: Callable[[str], Any] | None = None
+    choices: Collection[str] | None = None
+    metavar: str | tuple[str, ...] | None = None
+    nargs: int | str | None = None
+    const: str | None = None
+    kind: str = 'value'
+    needs: str | None = None
+    excludes: tuple[str, ...] = ()
+    stored: bool = False
+    starts: bool = False
+
+    @property
+    def name(self) -> str:
+        """Return the spelling that messages use: the one people know."""
+        return self.names[0]
+
+
+def flag(*names: str, help: str, commands: tuple[str, ...], default: Any = None, **more) -> Any:
+    """Declare a field with its flag."""
+    return field(default=default, metadata={'flag': Flag(names, help, commands, **more)})
+
+
+def number(kind: type, low: float, high: float = math.inf, low_included: bool = True) -> Callable[[str], Any]:
+    """Return a reader of numbers of a kind from low to high."""
+    def read(text: str):
+        try:
+            value = kind(text)
+        except ValueError:
+            value = math.nan
+        if (low <= value if low_included else low < value) and value <= high and value != math.inf:
+            return value
+        sort = 'a whole number' if kind is int else 'a number'
+        limits = f'of at least {low}' if low_included else f'above {low}'
+        if high != math.inf:
+            limits += f' up to {high}'
+        raise ValueError(f'expected {sort} {limits}, got {text}')
+    return read
+
+
+def text(given: str) -> str:
+    """Return a text that is not empty."""
+    if not given:
+        raise ValueError('expected a name, got an empty text')
+    return given
+
+
+def names_of(given: str) -> tuple[str, ...]:
+    """Return the different names that commas separate."""
+    names = tuple(name.strip() for name in given.split(','))
+    if not all(names) or len(set(names)) < len(names):
+        raise ValueError(f'expected different names separated by commas, got {given!r}')
+    return names
+
+
+def actions_of(given: str) -> tuple[str, ...]:
+    """Return the names of actions; * is all of them."""
+    return () if given == '*' else names_of(given)
+
+
+def file_ending(*suffixes: str) -> Callable[[str], str]:
+    """Return a reader of file names that end in one of these."""
+    def read(given: str) -> str:
+        if not given.endswith(suffixes):
+            raise ValueError(f'expected a name that ends in {" or ".join(suffixes)}, got {given!r}')
+        return given
+    return read
+
+
+count, positive = number(int, 1), number(float, 0, low_included=False)

@@ -1,0 +1,152 @@
+"""Run a lifter over windows: predictions of a whole store, and of one clip with windows that overlap and blend.
+
+Letters: W windows, F frames of a window, A frames taken from it, J joints, T frames of a clip, K keypoints.
+"""
+
+import numpy as np
+import torch
+
+from common.errors import FileError
+from common.geometry.camera import normalise, pinhole_intrinsic
+from common.models.lifter import Lifter, LoadedLifter, check_shape, describe_needs
+from common.sampler import TestWindows
+from common.sequences import Sequence
+from common.store import SequenceStore
+from common.windows import blend_weights
+
+# Frames in one forward pass, mirrored ones not counted: enough to fill the device, little enough to fit.
+FRAMES_PER_BATCH = {'cpu': 1024, 'cuda': 4096}
+LARGEST_SCREEN = 20  # screen coordinates reach from -1 to 1 across a picture; nobody is seen so far outside it
+
+
+@torch.inference_mode()
+def predictions(model: Lifter, store: SequenceStore, windows: TestWindows,
+                root: str = 'predicted') -> dict[str, torch.Tensor]:
+    """Return what the model predicts, by name, (W, A, J, 3) metres each: the frames taken from the windows alone.
+
+    Args:
+        root: `zero` sets the root joint to 0 in what comes out, `predicted` leaves it.
+
+    Raises ContractError for predictions of another shape than the windows ask for.
+    """
+    training = model.training
+    model.eval()
+    most = max(1, FRAMES_PER_BATCH[store.device.type] // windows.frames)
+    batches = max(1, -(-len(windows) // most))
+    size = max(1, -(-len(windows) // batches))
+    # All batches of one size, so that a compiled model meets one shape: the last window fills what is left of the last.
+    order = torch.arange(batches * size, device=store.device).clamp(max=max(0, len(windows) - 1))
+    first = windows.taken.start - windows.answers.start
+    kept = slice(first, first + len(windows.taken))
+    pieces: dict[str, list[torch.Tensor]] = {}
+    for index in order[:batches * size if len(windows) else 0].split(size):
+        for name, poses in _predict(model, store, windows, index).items():
+            pieces.setdefault(name, []).append(poses[:, kept])
+    model.train(training)
+    predicted = {name: torch.cat(parts)[:len(windows)] for name, parts in pieces.items()}
+    if root == 'zero':
+        for poses in predicted.values():
+            poses[:, :, store.root] = 0
+    return predicted
+
+
+def _predict(model: Lifter, store: SequenceStore, windows: TestWindows, index: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Return the predictions (B, answers, J, 3) of the windows of this index (B,), by name."""
+    sequence = windows.sequence[index]
+    last = None if windows.last is None else windows.last[index]
+    rows = store.frame_index(sequence, windows.start[index], windows.frames, last)
+    lifted = model.lift(store.batch(sequence, rows, windows.answers, model.needs, truth=False), store.mirror)
+    for poses in lifted.values():
+        check_shape(model, poses, (len(index), len(windows.answers), store.joints, 3))
+    return lifted
+
+
+def blend(predicted: np.ndarray, start: np.ndarray, length: int, overlap: int) -> np.ndarray:
+    """Lay windows (W, A, J, 3) that start at frames (W,) over each other: (T, J, 3) float32, T = length.
+
+    Without overlap, a frame that the last window covers again is taken from the window before, as in evaluation.
+    """
+    frames = predicted.shape[1]
+    weights = blend_weights(frames, overlap)
+    total = np.zeros((length, *predicted.shape[2:]))
+    weight = np.zeros((length, 1, 1))
+    covered = 0
+    for window, begin in zip(predicted, start, strict=True):
+        since = 0 if overlap else max(0, covered - begin)
+        until = min(frames, length - begin)
+        here = slice(begin + since, begin + until)
+        total[here] += weights[since:until, None, None] * window[since:until]
+        weight[here] += weights[since:until, None, None]
+        covered = begin + until
+    return (total / weight).astype(np.float32)
+
+
+def clip_store(lifter: LoadedLifter, screen: np.ndarray, confidence: np.ndarray | None = None,
+               intrinsic: np.ndarray | None = None) -> SequenceStore:
+    """Return a store of one clip, without truth.
+
+    Args:
+        screen: (T, K, 2) normalised screen coordinates. confidence: (T, K).
+        intrinsic: (9,) the lens in normalised units.
+
+    Raises FileError for a model that reads what a clip does not tell.
+    """
+    clip = Sequence('', '', 0, screen.astype(np.float32), None, intrinsic=intrinsic,
+                    confidence=None if confidence is None else confidence.astype(np.float32))
+    store = SequenceStore([clip], lifter.layout, lifter.skeleton, lifter.device)
+    missing = store.lacks(lifter.model.needs)
+    if missing == 'intrinsic':
+        raise FileError(f'{lifter.path} reads the lens of the camera: say --intrinsics FX FY CX CY in pixels, or --fov '
+                        f'DEGREES')
+    if missing:
+        raise FileError(f'{lifter.path} reads {describe_needs(frozenset({missing}))}, which keypoints alone do not '
+                        f'tell: it cannot lift them')
+    return store
+
+
+def lift_store(lifter: LoadedLifter, store: SequenceStore, root: str, overlap: int | None = None,
+               causal: bool = False) -> tuple[dict[str, np.ndarray], TestWindows]:
+    """Return the predictions (T, J, 3) of the one clip of a store, by name, and the windows that they come from.
+
+    Args:
+        overlap: frames that neighbouring windows share and blend; a quarter of what they answer for by default.
+        causal: take each frame from a window that ends at it.
+
+    Raises ValueError for an overlap as long as what a window answers for.
+    """
+    model = lifter.model
+    if causal:
+        windows = TestWindows.of(store, model.frames, target='last', answers=model.answers)
+        return {name: poses[:, 0].cpu().numpy() for name, poses in
+                predictions(model, store, windows, root).items()}, windows
+    answered = len(model.answers)
+    overlap = answered // 4 if overlap is None else overlap
+    if overlap >= answered:
+        raise ValueError(f'windows answer for {answered} frame{"" if answered == 1 else "s"} and must share fewer')
+    windows = TestWindows.overlapping(store, model.frames, overlap, model.answers)
+    start = (windows.start + windows.taken.start).cpu().numpy()
+    return {name: blend(poses.cpu().numpy(), start, len(store), overlap) for name, poses in
+            predictions(model, store, windows, root).items()}, windows
+
+
+def lift_clip(lifter: LoadedLifter, keypoints: np.ndarray, size: tuple[float, float] | None, overlap: int | None,
+              causal: bool, root: str | None, intrinsics: tuple[float, float, float, float] | None) -> np.ndarray:
+    """Lift one person's keypoints: see `LoadedLifter.lift_clip`."""
+    keypoints = np.asarray(keypoints)
+    expected = len(lifter.layout)
+    if keypoints.ndim != 3 or keypoints.shape[1] != expected or keypoints.shape[2] not in (2, 3) or not len(keypoints):
+        raise ValueError(f'expected keypoints (frames, {expected}, 2 or 3) of layout {lifter.layout.name}, got '
+                         f'{keypoints.shape}')
+    if not np.isfinite(keypoints).all():
+        raise ValueError('keypoints are NaN or infinite: fill the gaps first')
+    points = keypoints[..., :2].astype(np.float64)
+    if size is None and np.abs(points).max() > LARGEST_SCREEN:
+        raise ValueError(f'keypoints up to {np.abs(points).max():.0f} are pixels: say size=(width, height)')
+    if intrinsics is not None and size is None:
+        raise ValueError('intrinsics are in pixels: say size=(width, height)')
+    intrinsic = None if intrinsics is None or size is None else pinhole_intrinsic(
+        intrinsics[:2], intrinsics[2:], (0, 0, 0), (0, 0), *size)
+    screen = points if size is None else normalise(points, *size)
+    store = clip_store(lifter, screen, keypoints[..., 2] if keypoints.shape[2] == 3 else None, intrinsic)
+    root = root or lifter.settings.get('root', lifter.model.recipe.root)
+    return list(lift_store(lifter, store, root, overlap, causal)[0].values())[-1]

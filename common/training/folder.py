@@ -1,0 +1,89 @@
+"""The checkpoint folder of a run: what may be written there, what is resumed, what a kill left behind."""
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from common.errors import FileError
+from common.storage import checkpoint
+from common.storage.checkpoint import Checkpoint
+from common.storage.files import atomic_path
+
+
+def check_folder(folder: Path, resumed: Checkpoint | None, overwrite: bool) -> None:
+    """Raise FileError when the checkpoint folder holds another run's files."""
+    held = [name for name in (checkpoint.LAST, checkpoint.BEST) if os.path.lexists(folder / name)]
+    if held and not overwrite and not continues(folder, resumed):
+        raise FileError(f"{folder} holds another run's {held[0]}: choose another -c, continue it with --resume "
+                        f'{held[0]}, or say --overwrite')
+
+
+def continues(folder: Path, resumed: Checkpoint | None) -> bool:
+    """Return whether a run goes on in the folder of the file of ours that it was resumed from."""
+    return resumed is not None and not resumed.public and resumed.path.parent.resolve() == folder.resolve()
+
+
+def prepare_folder(folder: Path, resumed: Checkpoint | None, overwrite: bool) -> dict | None:
+    """Make the checkpoint folder ready, and return the figures of the best epoch so far, if its file is at hand.
+
+    Under --overwrite another run's files are deleted, never the one that is resumed. A best.bin of the run that is
+    resumed, here or beside the resumed file, is its best so far, even when newer than that file. Raises FileError.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK):
+            raise FileError(f'cannot write to the checkpoint folder {folder}')
+        _clear(folder, resumed, overwrite)
+        best = folder / checkpoint.BEST
+        candidates = [] if resumed is None or resumed.public else [best, resumed.path.parent / checkpoint.BEST]
+        for candidate in candidates:
+            figures = _best_figures(candidate, resumed)
+            if figures is not None:
+                if candidate != best:
+                    with atomic_path(best) as temporary:
+                        shutil.copyfile(candidate, temporary)
+                return figures
+        if resumed is None or best.resolve() != resumed.path.resolve():
+            best.unlink(missing_ok=True)
+    except OSError as error:
+        raise FileError(f'cannot use the checkpoint folder {folder}: {error.strerror}') from None
+    return None
+
+
+def _clear(folder: Path, resumed: Checkpoint | None, overwrite: bool) -> None:
+    """Delete what a kill left half-written and, under --overwrite, another run's files but never the resumed one."""
+    for left_by_a_kill in (*folder.glob('.*.bin.*.bin'), folder / f'.{checkpoint.PREVIOUS}'):
+        left_by_a_kill.unlink(missing_ok=True)
+    if continues(folder, resumed):
+        if resumed.path.name == checkpoint.PREVIOUS and (folder / checkpoint.LAST).is_file():
+            os.replace(folder / checkpoint.LAST, folder / 'last.damaged')  # it must not become previous.bin
+    elif overwrite:
+        stale = [*(folder / name for name in (checkpoint.LAST, checkpoint.PREVIOUS)), *folder.glob('epoch_*.bin')]
+        for path in stale:
+            if resumed is None or path.resolve() != resumed.path.resolve():
+                path.unlink(missing_ok=True)
+
+
+def _best_figures(path: Path, resumed: Checkpoint) -> dict | None:
+    """Return the figures of the epoch in a best.bin, if that file is of the resumed run."""
+    if not os.path.isfile(path):
+        return None
+    try:
+        saved = checkpoint.load(path)
+    except FileError:
+        return None
+    return saved.best if not saved.public and saved.run_id == resumed.run_id else None
+
+
+def load_resumed(name: str, folder: Path, say: Callable[[str], None]) -> Checkpoint:
+    """Return the checkpoint to go on from: previous.bin, saying so, where last.bin is damaged. Raises FileError."""
+    path = checkpoint.find(name, folder)
+    try:
+        return checkpoint.load(path)
+    except FileError as error:
+        previous = path.parent / checkpoint.PREVIOUS
+        if path.name != checkpoint.LAST or not previous.is_file():
+            raise
+        say(f'{error}; going on from {previous}, the save before it')
+        return checkpoint.load(previous)
