@@ -106,6 +106,16 @@ def test_strays_are_found_anywhere(stray):
     assert np.flatnonzero(strays(pixels, np.ones(pixels.shape[:2], bool))).tolist() == stray
 
 
+@pytest.mark.parametrize('speed', [5, 40, -90])
+def test_nobody_strays_who_runs_through_the_picture(speed):
+    """Faster than their own width in a few frames, from the first frame to the last."""
+    _, pixels = clip(60)
+    pixels += speed * np.arange(60)[:, None, None] * [1, 0]
+    assert not strays(pixels, np.ones(pixels.shape[:2], bool)).any()
+    pixels[[0, 30, 59]] += [0, 900]
+    assert np.flatnonzero(strays(pixels, np.ones(pixels.shape[:2], bool))).tolist() == [0, 30, 59]
+
+
 @pytest.mark.parametrize('count, layout', [(133, COCO), (136, HALPE26)], ids=['wholebody', 'halpe136'])
 def test_hands_and_faces_behind_a_body_are_cut_off(tmp_path, count, layout):
     _, pixels = clip(5)

@@ -19,8 +19,11 @@ from common.skeleton import Skeleton
 
 ASSUMED_FPS = 30.0
 # Half-widths of the picture that a person's height takes up in training: through Human3.6M's lenses from 4 to 6 metres,
-# where CMU's people have 0.72 to 0.93 for nine tenths of all takes.
-USUAL_STATURE, SMALLEST, LARGEST = 0.82, 0.6, 1.1
+# where CMU's people have LOW to HIGH for nine tenths of all takes. These stay as they are; from SMALLEST down and
+# LARGEST up people are brought to the usual size, and those between go over from one to the other.
+USUAL_STATURE, SMALLEST, LOW, HIGH, LARGEST = 0.82, 0.6, 0.72, 0.93, 1.1
+PATH = 0.6  # seconds over which the mean of the hips is the path that a person takes: about a step
+ROOM = 0.5  # half-widths to either side that an enlarged path may reach and stay; one of twice as many is left out
 
 
 @dataclass(frozen=True)
@@ -106,31 +109,63 @@ def load_clip(asked: Asked, wanted: Skeleton, say: Callable[[str], None]) -> Cli
         if name in layout.joints and name not in made:
             own[:, index] = seen[:, layout.joints.index(name)]
     scores = np.where(seen, np.clip(track.scores, 0, 1), 0) @ np.abs(matrix.T) / np.abs(matrix).sum(axis=1)
-    screen = _on_screen(pixels, size, stature(normalise(shown, *size), layout), asked.zoom, say)
+    tall = stature(normalise(shown, *size), layout)
+    screen = _on_screen(pixels, size, tall, path_of(pixels, wanted, fps), asked.zoom, say)
     return Clip(pixels.astype(np.float32), screen, own, scores.astype(np.float32), seen.any(axis=1), track.frames, size,
                 fps, source)
 
 
-def _on_screen(pixels: np.ndarray, size: tuple[float, float], tall: float, zoom: float | None, say) -> np.ndarray:
-    """(T, L, 2) float32 screen coordinates of pixels, enlarged or reduced to the size that lifters see people in.
-
-    How far a keypoint is from its neighbours tells a lifter metres, as seen through the lenses and from the distances
-    that it was trained with. A reduced person is one in a larger picture with the same centre; an enlarged one is
-    also put into its middle.
+def _on_screen(pixels: np.ndarray, size: tuple[float, float], tall: float, path: np.ndarray, zoom: float | None,
+               say: Callable[[str], None]) -> np.ndarray:
+    """Return screen coordinates (T, L, 2) float32 of pixels, scaled to the size that lifters see people in.
 
     Args:
         size: (width, height) in pixels. tall: the person's stature on the screen. zoom: what --zoom says.
+        path: (T, 2) pixels, where the person is.
     """
-    screen = normalise(pixels, *size)
     if zoom is None:
-        usual = not np.isfinite(tall) or SMALLEST <= tall <= LARGEST
-        zoom = 1.0 if usual else USUAL_STATURE / tall
+        zoom = usual_zoom(tall)
     if zoom != 1:
         say(f'the person is {tall:.2f} half-widths of the picture tall; people trained on are about {USUAL_STATURE}: '
             f'scaled by {zoom:.2f} (--zoom 1 leaves them as they are)')
-    if zoom > 1:
-        screen = screen - np.median(screen, axis=(0, 1))
-    return (zoom * screen).astype(np.float32)
+    return scale_about(normalise(pixels, *size), normalise(path, *size), zoom).astype(np.float32)
+
+
+def scale_about(screen: np.ndarray, path: np.ndarray, zoom: float) -> np.ndarray:
+    """Return keypoints (T, L, 2) on the screen scaled by `zoom` about the person's path (T, 2).
+
+    How far a keypoint is from its neighbours tells a lifter metres, as seen through the lenses and from the distances
+    that it was trained with. A reduced person is one in a larger picture with the same centre. An enlarged one would
+    leave the picture: the middle of the path moves to that of the picture, and the path is enlarged where there is
+    room for it, else left out, so that the person stays in the middle. All of it changes gradually with the zoom.
+    """
+    middle = np.median(path, axis=0)
+    kept = max(0.0, 1 - abs(zoom - 1))
+    room = zoom * np.clip(2 - zoom * np.abs(path - middle).max() / ROOM, 0, 1) if zoom > 1 else zoom
+    placed = kept * middle + max(room, kept) * (path - middle)
+    return zoom * (screen - path[:, None]) + placed[:, None]
+
+
+def usual_zoom(tall: float) -> float:
+    """Return what brings a person of this stature, in half-widths of the picture, to a size that lifters know."""
+    if not np.isfinite(tall) or tall <= 0:
+        return 1.0
+    share = np.interp(tall, (SMALLEST, LOW, HIGH, LARGEST), (1, 0, 0, 1))
+    return float((USUAL_STATURE / tall) ** share)
+
+
+def path_of(pixels: np.ndarray, layout: Skeleton, fps: float) -> np.ndarray:
+    """Return where the middle of a person (T, L, 2) is in each frame, (T, 2): a path as smooth as a body's.
+
+    It is the mean of the hips over PATH seconds around each frame, less towards the ends of the clip, with as many
+    frames before as after, so that it does not lag; moved by what the median keypoint is off that in the whole clip.
+    """
+    hips = pixels[:, [layout.joints.index('left_hip'), layout.joints.index('right_hip')]].mean(axis=1)
+    frames = np.arange(len(hips))
+    half = np.minimum(round(PATH * fps / 2), np.minimum(frames, frames[::-1]))
+    total = np.concatenate([np.zeros((1, 2)), np.cumsum(hips, axis=0)])
+    path = (total[frames + half + 1] - total[frames - half]) / (2 * half + 1)[:, None]
+    return path + np.median(pixels - path[:, None], axis=(0, 1))
 
 
 def _load_track(asked: Asked) -> tuple[Track, np.ndarray, np.ndarray]:

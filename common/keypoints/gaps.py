@@ -41,10 +41,17 @@ def strays(points: np.ndarray, seen: np.ndarray) -> np.ndarray:
     centre = np.nanmedian(there, axis=1)  # (S, 2)
     size = np.median((np.nanmax(there, axis=1) - np.nanmin(there, axis=1)).max(axis=-1))
     half = min(STRAY_WINDOW, len(shown) - 1 + len(shown) % 2) // 2
-    around = np.lib.stride_tricks.sliding_window_view(np.pad(centre, ((half, half), (0, 0)), 'reflect'), 2 * half + 1,
-                                                      axis=0)
+    around = np.lib.stride_tricks.sliding_window_view(_continued(centre, half), 2 * half + 1, axis=0)
     stray[shown] = np.linalg.norm(centre - np.median(around, axis=-1), axis=-1) > size
     return stray
+
+
+def _continued(centre: np.ndarray, half: int) -> np.ndarray:
+    """Return a path (S, 2) with `half` more places at either end: it goes on as fast as it usually is there."""
+    back = np.arange(half, 0, -1)
+    begin, end = (np.median(np.diff(part, axis=0), axis=0) for part in (centre[:2 * half + 1], centre[-2 * half - 1:]))
+    return np.concatenate([centre[back] - 2 * back[:, None] * begin, centre,
+                           centre[-1 - back[::-1]] + 2 * back[::-1, None] * end])
 
 
 @dataclass(frozen=True)
