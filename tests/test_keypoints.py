@@ -129,6 +129,7 @@ def test_hands_and_faces_behind_a_body_are_cut_off(tmp_path, count, layout):
 
 def test_people_of_one_mmpose_picture_are_ranked_by_score(tmp_path):
     _, pixels = clip(2)
+    pixels[1] += [200, 0]
     people = [frame['instances'][0] | {'bbox_score': score}
               for frame, score in zip(files.mmpose_frames(pixels), (0.2, 0.9), strict=True)]
     (tmp_path / 'in.json').write_text(json.dumps(people))
