@@ -124,3 +124,20 @@ def test_a_few_points_below_the_picture_are_no_swapped_size():
     refuse_mistakes(portrait(0.03), COCO, (1280, 720), 'x')
     points = portrait(0.12) + [600, 0]  # which a picture of 720×1280 could not show either
     refuse_mistakes(points, COCO, (1280, 720), 'x')
+
+
+# ---- what is said -----------------------------------------------------------------------------------------------
+
+
+def test_jumps_and_frozen_stretches_are_said(tmp_path):
+    _, pixels = clip(100)
+    _, said = load(tmp_path, pixels)
+    assert 'the person jumps' not in said and 'nothing moves' not in said
+    pixels[40:70] = pixels[40]
+    pixels[80:] += [600, 0]
+    _, said = load(tmp_path, pixels, size=(2000, 1002))
+    assert 'the person jumps by more than their own size 1 time, first at frame 80' in said
+    assert 'nothing moves at all in 30 frames, such as 40 to 69' in said
+    pixels[:60] = np.nan
+    _, said = load(tmp_path, pixels, size=(2000, 1002), fps=25)
+    assert 'nobody in frames 0 to 59, 2.4 s: what is written there is a guess: the pose is held still there' in said

@@ -12,7 +12,7 @@ import numpy as np
 from common.errors import FileError, FlagError
 from common.geometry.camera import normalise
 from common.keypoints import Track, read_track
-from common.keypoints.gaps import ABSENCE, absences, fill, strays
+from common.keypoints.gaps import ABSENCE, STILL, absences, fill, jumps, stills, strays
 from common.keypoints.layouts import conversion, find_layout, stature, usable_keypoints
 from common.keypoints.mistakes import refuse_mistakes, refuse_normalised
 from common.skeleton import Skeleton
@@ -103,6 +103,7 @@ def load_clip(asked: Asked, wanted: Skeleton, say: Callable[[str], None]) -> Cli
         say(f'for layout {wanted.name}: ' + '; '.join(f'{name} from {", ".join(of)}' for name, of in made.items()))
     used = matrix.any(axis=0)
     _say_gaps(track, seen[:, used], elsewhere, fps, say)
+    _say_breaks(track, seen, fps, say)
     pixels = np.einsum('lk,tkc->tlc', matrix[:, used], fill(track.points, seen)[:, used])
     own = np.zeros(pixels.shape[:2], bool)
     for index, name in enumerate(wanted.joints):
@@ -111,8 +112,9 @@ def load_clip(asked: Asked, wanted: Skeleton, say: Callable[[str], None]) -> Cli
     scores = np.where(seen, np.clip(track.scores, 0, 1), 0) @ np.abs(matrix.T) / np.abs(matrix).sum(axis=1)
     tall = stature(normalise(shown, *size), layout)
     screen = _on_screen(pixels, size, tall, path_of(pixels, wanted, fps), asked.zoom, say)
-    return Clip(pixels.astype(np.float32), screen, own, scores.astype(np.float32), seen.any(axis=1), track.frames, size,
-                fps, source)
+    present = np.asarray(seen.any(axis=1))
+    return Clip(pixels.astype(np.float32), screen, own, scores.astype(np.float32), present, track.frames, size, fps,
+                source)
 
 
 def _on_screen(pixels: np.ndarray, size: tuple[float, float], tall: float, path: np.ndarray, zoom: float | None,
@@ -181,16 +183,30 @@ def _load_track(asked: Asked) -> tuple[Track, np.ndarray, np.ndarray]:
     return track, seen, elsewhere
 
 
-def _say_gaps(track: Track, seen: np.ndarray, elsewhere: np.ndarray, fps: float, say) -> None:
-    """What is interpolated: how many of the keypoints that are used, (T, U) `seen`, and the frames of long absences."""
+def _say_gaps(track: Track, seen: np.ndarray, elsewhere: np.ndarray, fps: float, say: Callable[[str], None]) -> None:
+    """Say what is interpolated of the keypoints that are used, (T, U) `seen`, and which frames are guesses."""
     if seen.all():
         say(f'each of the {seen.shape[1]} keypoints that are used is there in every frame')
         return
     say(f'interpolated in time: {(~seen).sum():,} of the {seen.size:,} keypoints that are used, not seen or under '
         f'--min-score, in {(~seen).any(axis=1).sum():,} of {len(seen):,} frames')
     if elsewhere.any():
-        say(f'left out: {elsewhere.sum()} frames in which the best-scored person is somewhere else, such as '
+        say(f'left out: {elsewhere.sum()} frames in which the keypoints are somewhere else for a moment, such as '
             f'{track.frames[elsewhere][0]}')
-    for gap in absences(seen.any(axis=1), max(2, round(ABSENCE * fps))):
+    for gap in absences(np.asarray(seen.any(axis=1)), max(2, round(ABSENCE * fps))):
+        held = ': the pose is held still there' if gap.first == 0 or gap.last == len(seen) - 1 else ''
         say(f'nobody in frames {track.frames[gap.first]} to {track.frames[gap.last]}, '
-            f'{(gap.last - gap.first + 1) / fps:.1f} s: what is written there is a guess')
+            f'{(gap.last - gap.first + 1) / fps:.1f} s: what is written there is a guess{held}')
+
+
+def _say_breaks(track: Track, seen: np.ndarray, fps: float, say: Callable[[str], None]) -> None:
+    """Say where the person jumps, and where they stand as still as no body does."""
+    at = jumps(track.points, seen)
+    if len(at):
+        say(f'the person jumps by more than their own size {len(at)} time{"s" if len(at) > 1 else ""}, first at frame '
+            f'{track.frames[at[0]]}: either the film is cut there, or that is somebody else; give each part by itself')
+    frozen = stills(track.points, seen, max(3, round(STILL * fps)))
+    if frozen:
+        total = sum(run.last - run.first + 1 for run in frozen)
+        say(f'nothing moves at all in {total} frames, such as {track.frames[frozen[0].first]} to '
+            f'{track.frames[frozen[0].last]}: these keypoints seem to be filled in, not detected')
