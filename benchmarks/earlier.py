@@ -3,8 +3,8 @@
     python benchmarks/earlier.py CHECKOUT [--frames 27 243] [--rounds 7] [--channels 512] [--depth 7]
 
 CHECKOUT is another clone of this repository, at the commit to compare with. Both sides run in processes of their own
-that take turns, with the same threads and allocator; figures are medians, ratios are those of each turn. A ratio above 1
-means that this version is faster, or takes more memory.
+that take turns, with the same threads and allocator; figures are medians, ratios are those of each turn. A ratio
+above 1 means that this version is faster, or takes more memory.
 """
 
 import argparse

@@ -29,7 +29,7 @@ def holder(tmp_path):
     assert process.stdout.readline() == 'held\n'
     yield process
     process.kill()
-    process.wait()
+    process.communicate()
 
 
 def test_a_second_one_is_told_who_holds_it(holder, tmp_path):
