@@ -143,8 +143,8 @@ def lift_clip(lifter: LoadedLifter, keypoints: np.ndarray, size: tuple[float, fl
 
 def _check_keypoints(keypoints: np.ndarray, layout: Skeleton) -> None:
     """Raise ValueError unless keypoints are (T, K, 2 or 3) of a layout and finite."""
-    channels = keypoints.shape[-1] if keypoints.ndim == 3 else 0
-    if not len(keypoints) or keypoints.shape[1:] != (len(layout), channels) or channels not in (2, 3):
+    fits = keypoints.ndim == 3 and keypoints.shape[1] == len(layout) and keypoints.shape[2] in (2, 3)
+    if not fits or not len(keypoints):
         raise ValueError(f'expected keypoints (frames, {len(layout)}, 2 or 3) of layout {layout.name}, got '
                          f'{keypoints.shape}')
     if not np.isfinite(keypoints).all():
