@@ -3,7 +3,7 @@
 from dataclasses import asdict
 from typing import Any
 
-from common.commands.session import Session, read_checkpoint
+from common.commands.session import Session, needed, read_checkpoint
 from common.models import DEFAULT_MODEL, model_class
 from common.models.lifter import recognise
 from common.storage.checkpoint import Checkpoint
@@ -11,7 +11,7 @@ from common.storage.checkpoint import Checkpoint
 
 def run(session: Session) -> None:
     """Print what the file of --inspect is. Raises FileError."""
-    print(describe_file(read_checkpoint(session.config, session.config.run.inspect)))
+    print(describe_file(read_checkpoint(session.config, needed(session.config.run.inspect, '--inspect'))))
 
 
 def describe_file(saved: Checkpoint) -> str:
