@@ -148,7 +148,7 @@ STRIP = 5  # moments in a PNG
 
 def render_motion(output: Path, skeleton: Skeleton, panels: dict[str, np.ndarray], fps: float, *,
                   truth: np.ndarray | None = None, keypoints: np.ndarray | None = None, layout: Skeleton | None = None,
-                  picture_size: tuple[int, int] | None = None, video: Iterable[np.ndarray] | None = None,
+                  picture_size: tuple[float, float] | None = None, video: Iterable[np.ndarray] | None = None,
                   title: str = '', azimuth: float = 70, size: float = 4, limit: int | None = None, step: int = 1,
                   bitrate: int | None = None) -> int:
     """Write a film (.gif, .mp4) of moving poses, or a PNG strip of a few moments; return the number of frames drawn.

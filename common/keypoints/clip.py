@@ -107,8 +107,8 @@ def load_clip(asked: Asked, wanted: Skeleton, say: Callable[[str], None]) -> Cli
             own[:, index] = seen[:, layout.joints.index(name)]
     scores = np.where(seen, np.clip(track.scores, 0, 1), 0) @ np.abs(matrix.T) / np.abs(matrix).sum(axis=1)
     screen = _on_screen(pixels, size, stature(normalise(shown, *size), layout), asked.zoom, say)
-    return Clip(pixels.astype(np.float32), screen, own, scores.astype(np.float32), seen.any(axis=1), track.frames, size,
-                fps, source)
+    return Clip(pixels.astype(np.float32), screen, own, scores.astype(np.float32), np.any(seen, axis=1), track.frames,
+                size, fps, source)
 
 
 def _on_screen(pixels: np.ndarray, size: tuple[float, float], tall: float, zoom: float | None, say) -> np.ndarray:
@@ -156,6 +156,6 @@ def _say_gaps(track: Track, seen: np.ndarray, elsewhere: np.ndarray, fps: float,
     if elsewhere.any():
         say(f'left out: {elsewhere.sum()} frames in which the best-scored person is somewhere else, such as '
             f'{track.frames[elsewhere][0]}')
-    for gap in absences(seen.any(axis=1), max(2, round(ABSENCE * fps))):
+    for gap in absences(np.any(seen, axis=1), max(2, round(ABSENCE * fps))):
         say(f'nobody in frames {track.frames[gap.first]} to {track.frames[gap.last]}, '
             f'{(gap.last - gap.first + 1) / fps:.1f} s: what is written there is a guess')

@@ -21,7 +21,7 @@ HIDDEN = 1024
 
 def back_project(predicted: torch.Tensor, keypoints: torch.Tensor, intrinsic: torch.Tensor, root_depth: torch.Tensor,
                  root: int) -> torch.Tensor:
-    """The poses that project onto the keypoints at the predicted depths; distortion is left out of account.
+    """Return the poses that project onto the keypoints at the predicted depths, without regard to distortion.
 
     Args:
         predicted: (B, F, J, 3) metres, of which the depths relative to the root are used.
@@ -51,7 +51,10 @@ class Refinement(nn.Module):
 
     def forward(self, predicted: torch.Tensor, keypoints: torch.Tensor, intrinsic: torch.Tensor,
                 root_depth: torch.Tensor) -> torch.Tensor:
-        """The arguments of `back_project` -> (B, F, J, 3) metres; the root comes as it is predicted, refined alike."""
+        """Weigh prediction and back-projection: (B, F, J, 3) metres. Arguments as `back_project` takes them.
+
+        The root comes as it is predicted, refined like every other joint.
+        """
         projected = back_project(predicted, keypoints, intrinsic, root_depth, self.root)
         weight = self.post_refine(torch.cat([predicted, projected], dim=-1).flatten(2))  # (B, F, 2*J)
         weight = weight.unflatten(-1, (-1, 2))  # (B, F, J, 2)
@@ -63,6 +66,7 @@ class Refined(Lifter):
     """A lifter and the refinement behind it, trained together."""
 
     needs = frozenset({'intrinsic', 'root_depth'})
+    bone_pairs: torch.Tensor
 
     def __init__(self, base: Lifter, skeleton: Skeleton, layout: Skeleton):
         """Put a fresh refinement behind a lifter. Raises ValueError for keypoints that are not the joints."""
@@ -83,14 +87,19 @@ class Refined(Lifter):
         return self(batch.keypoints)
 
     def refined(self, base: torch.Tensor, view: Batch) -> torch.Tensor:
-        """Refine poses (B, A, J, 3) with the keypoints, cameras and depths of their windows."""
+        """Refine poses (B, A, J, 3) with the keypoints, cameras and depths of their windows: (B, A, J, 3).
+
+        Raises ValueError for windows of which these are not known.
+        """
+        if view.intrinsic is None or view.root_depth is None:
+            raise ValueError('expected windows with intrinsic and root_depth, which a refinement reads')
         keypoints = view.keypoints[:, self.answers.start:self.answers.stop, :, :2]
         return self.refine(base, keypoints, view.intrinsic, view.root_depth)
 
     def loss(self, batch: Batch, criterion: Criterion) -> torch.Tensor:
         """Return the criterion of both, and the symmetry of the refined bones."""
         base = self.read(batch)
-        return refinement_loss(base, self.refined(base, batch), batch.poses, self.bone_pairs, criterion)
+        return refinement_loss(base, self.refined(base, batch), batch.truth, self.bone_pairs, criterion)
 
     def lift(self, view: Batch, mirror: Mirror) -> dict[str, torch.Tensor]:
         """Refine once, the mean of the plain and the mirrored-and-back prediction, with the keypoints as seen."""
