@@ -97,7 +97,7 @@ def load_lifter(session: Session) -> LoadedLifter:
     lifter = load_evaluated(session, config, saved, name, sizes, how, layout, skeleton)
     model, said = lifter.model.without_truth(), ''
     if model is not lifter.model:
-        said = f'; it is used without what reads {describe_needs(lifter.model.needs)}'
+        said = f'; it is used without what reads {describe_needs(lifter.model.needs - model.needs)}'
     session.say(f'{saved.path}: {describe_model(model)}, keypoints of layout {lifter.layout.name}, joints of '
                 f'{lifter.skeleton.name}{said}')
     return replace(lifter, model=model, settings=config.settings())
