@@ -45,10 +45,11 @@ class Lifter(nn.Module):
 
     Class attributes, beside the model's code:
         title: its name in print.
-        Config: a frozen dataclass of sizes that checks itself (ValueError), is what a checkpoint stores, and can be
-            read from a public state dict: `Config.from_state(state)`.
+        Config: a frozen dataclass of sizes, each with a default, that checks itself (ValueError) and is what a
+            checkpoint stores.
         recipe: the training of its publication.
-        public_keys: keys that all public files of the model have, and no other model's.
+        public_keys: keys that all public files of the model have, and no other model's; empty where there are none.
+            With them goes `Config.from_state(state)`, which reads the sizes from a public state dict.
         published: (data set, keypoints) -> (source, {action: P-MPJPE in millimetres}), for plots.
 
     Attributes:
@@ -265,6 +266,9 @@ def identify(saved: Checkpoint, asked: str | None = None, sizes: Mapping[str, An
     if not saved.public:
         config_for(saved.path, name, saved.config)
         return name, dict(saved.config), how
+    if not kind.public_keys:
+        raise FileError(f'{saved.path} is a public file, and no public file of {kind.title} can be read: take a checkpoint '
+                        f'of this program')
     try:
         config = dataclasses.asdict(kind.Config.from_state(saved.state))
     except ValueError as error:
