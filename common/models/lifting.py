@@ -41,7 +41,9 @@ def predictions(model: Lifter, store: SequenceStore, windows: TestWindows,
     pieces: dict[str, list[torch.Tensor]] = {}
     for index in order[:batches * size if len(windows) else 0].split(size):
         for name, poses in _predict(model, store, windows, index).items():
-            pieces.setdefault(name, []).append(poses[:, kept])
+            # A view would keep all answers of the batch in memory.
+            pieces.setdefault(name, []).append(poses if len(windows.taken) == len(windows.answers) else
+                                               poses[:, kept].clone())
     model.train(training)
     predicted = {name: torch.cat(parts)[:len(windows)] for name, parts in pieces.items()}
     if root == 'zero':
