@@ -38,7 +38,7 @@ from common.storage.runlog import RunLog, git_revision, versions
 from common.store import SequenceStore
 from common.training.folder import check_folder, continues, load_resumed, prepare_folder
 from common.training.loop import Judges, Progression, Trainer, fit, progression_of
-from common.training.optimiser import make_criterion, make_optimizer
+from common.training.optimiser import make_criterion, make_optimizer, trained_weights
 from common.training.signals import StopRequest
 
 
@@ -285,7 +285,8 @@ def _restore(session: Session, plan: _Plan, model: Lifter, optimizer: torch.opti
         checkpoint.load_weights(model, replace(resumed, state=resumed.training_state))
     try:
         optimizer.load_state_dict(resumed.optimizer)
-        fits = all(p in optimizer.state and optimizer.state[p]['exp_avg'].shape == p.shape for p in model.parameters())
+        fits = all(p in optimizer.state and optimizer.state[p]['exp_avg'].shape == p.shape
+                   for p in trained_weights(model))
     except (ValueError, KeyError, TypeError, AttributeError):
         fits = False
     if not fits:

@@ -26,7 +26,7 @@ from common.sampler import Step, TestWindows, WindowSampler
 from common.storage import checkpoint
 from common.storage.runlog import Progress, RunLog
 from common.store import SequenceStore
-from common.training.optimiser import CHECK_EVERY, FiniteCheck, MovingAverage, learning_rate
+from common.training.optimiser import CHECK_EVERY, FiniteCheck, MovingAverage, learning_rate, trained_weights
 from common.training.signals import Stopped, StopRequest
 
 
@@ -76,6 +76,7 @@ class Trainer:
         self.model, self.optimizer, self.sampler, self.criterion = model, optimizer, sampler, criterion
         self.recipe, self.at, self.world, self.root = recipe, at, world, root
         self.device = sampler.store.device
+        self.weights = trained_weights(model)
         self.precision = training_precision(precision, self.device)
         self.judged_in = evaluation_precision(precision, self.device)
         self.average = MovingAverage(model, recipe.ema) if recipe.ema else None
@@ -96,11 +97,14 @@ class Trainer:
             # This process's share of the mean over all windows of the step.
             loss = self.model.loss(step.batch, self.criterion) * (windows / step.whole)
             loss.backward()
+        for p in self.weights:
+            if p.grad is None:  # a weight that takes no part, as some public files have
+                p.grad = torch.zeros_like(p)
         self.world.sum_gradients(self.model)
         loss = self.world.sum(loss.detach())
         factor = gradient_factor(loss, objective or self.recipe.objective)
         if not isinstance(factor, float):
-            torch._foreach_mul_([p.grad for p in self.model.parameters()], factor)
+            torch._foreach_mul_([p.grad for p in self.weights], factor)
         return loss
 
     def epoch(self, epoch: int, save: Callable[[], None], stop: StopRequest) -> tuple[float, float]:
@@ -119,7 +123,7 @@ class Trainer:
         with Progress(f'epoch {epoch}/{recipe.epochs}', len(self.sampler) * frames, self.world.first) as bar:
             for step in self.sampler.epoch(epoch - at.first_epoch, recipe.windows, self.world.share, at.step):
                 loss = self.gradient(step, epoch)
-                gradients = [p.grad for p in self.model.parameters()]
+                gradients = [p.grad for p in self.weights]
                 check.look(loss, gradients, step.number)
                 if recipe.clip:
                     norm = torch.stack(torch._foreach_norm(gradients)).norm()
@@ -154,7 +158,8 @@ class Trainer:
             return
         step = next(self.sampler.epoch(epoch - self.at.first_epoch, self.recipe.windows, self.world.share, failed))
         loss = self.gradient(step, epoch, 'plain').item()  # times a loss that is not finite, all would be bad
-        bad = next((name for name, p in self.model.named_parameters() if not p.grad.isfinite().all()), 'none')
+        bad = next((name for name, p in self.model.named_parameters()
+                    if p.grad is not None and not p.grad.isfinite().all()), 'none')
         raise DivergedError(f'training diverged in epoch {epoch}, step {failed + 1}: the loss is {1000 * loss}, and '
                             f'the first parameter with a gradient that is not finite is {bad}; the checkpoints stay as '
                             f'they were, try a lower -lr or --clip 1')

@@ -14,12 +14,17 @@ LARGE_DROP = 0.5  # factor of the rate after every lr_drop_every-th epoch
 CHECK_EVERY = 50  # steps between two looks at the finite check's flag; looking waits for the device
 
 
+def trained_weights(model: nn.Module) -> list[nn.Parameter]:
+    """Return the parameters that a model has trained; it may hold others fixed."""
+    return [p for p in model.parameters() if p.requires_grad]
+
+
 def make_optimizer(model: nn.Module, recipe: Train) -> torch.optim.Optimizer:
     """The recipe's optimizer, fused: one kernel for all weights, which skips where the finite check says so."""
     given = {'lr': recipe.lr, 'weight_decay': recipe.weight_decay, 'fused': True}
     if recipe.optimizer == 'amsgrad':
-        return torch.optim.Adam(model.parameters(), amsgrad=True, **given)
-    return torch.optim.AdamW(model.parameters(), **given)
+        return torch.optim.Adam(trained_weights(model), amsgrad=True, **given)
+    return torch.optim.AdamW(trained_weights(model), **given)
 
 
 def make_criterion(model: Lifter, kind: str, skeleton: Skeleton, device: torch.device) -> Criterion:
