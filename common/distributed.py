@@ -138,10 +138,13 @@ class GlobalBatchNorm1d(nn.BatchNorm1d):
     momentum: float
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Normalise x (N, C) or (N, C, L). N may differ between ranks and be 0. Statistics are float32 whatever x is."""
+        """Normalise x (N, C) or (N, C, L). N may differ between ranks and be 0. Statistics are float32, whatever x is.
+
+        Positions L count as rows.
+        """
         if not self.training:
             return super().forward(x)
-        rows = x.mT.flatten(0, 1) if x.ndim == 3 else x  # of each position one
+        rows = x.mT.flatten(0, 1) if x.ndim == 3 else x
         normalised = self._normalise(rows)
         return normalised.view(len(x), x.shape[2], x.shape[1]).mT if x.ndim == 3 else normalised
 

@@ -267,8 +267,8 @@ def identify(saved: Checkpoint, asked: str | None = None, sizes: Mapping[str, An
         config_for(saved.path, name, saved.config)
         return name, dict(saved.config), how
     if not kind.public_keys:
-        raise FileError(f'{saved.path} is a public file, and no public file of {kind.title} can be read: take a checkpoint '
-                        f'of this program')
+        raise FileError(f'{saved.path} is a public file, and no public file of {kind.title} can be read: take a '
+                        f'checkpoint of this program')
     try:
         config = dataclasses.asdict(kind.Config.from_state(saved.state))
     except ValueError as error:
