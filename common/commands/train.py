@@ -39,7 +39,7 @@ from common.storage.runlog import RunLog, git_revision, versions
 from common.store import SequenceStore
 from common.training.folder import check_folder, continued, load_resumed, prepare_folder
 from common.training.loop import Judges, Progression, Trainer, fit, progression_of
-from common.training.optimiser import make_criterion, make_optimizer
+from common.training.optimiser import make_criterion, make_optimizer, trained_weights
 from common.training.signals import StopRequest
 
 
@@ -309,7 +309,8 @@ def _restore_optimizer(resumed: OwnCheckpoint, model: Lifter, optimizer: torch.o
     """Put a checkpoint's state into the optimizer. Raises FileError where it does not fit the model."""
     try:
         optimizer.load_state_dict(resumed.optimizer)
-        fits = all(p in optimizer.state and optimizer.state[p]['exp_avg'].shape == p.shape for p in model.parameters())
+        fits = all(p in optimizer.state and optimizer.state[p]['exp_avg'].shape == p.shape
+                   for p in trained_weights(model))
     except (ValueError, KeyError, TypeError, AttributeError):
         fits = False
     if not fits:

@@ -60,9 +60,10 @@ class Lifter(nn.Module):
 
     Class attributes, beside the model's code:
         title: its name in print.
-        Config: a `ModelConfig`; it is what a checkpoint stores.
+        Config: a `ModelConfig`, with a default for each size; it is what a checkpoint stores.
         recipe: the training of its publication.
-        public_keys: keys that all public files of the model have, and no other model's.
+        public_keys: keys that all public files of the model have, and no other model's; empty where there are none.
+            With them goes `Config.from_state(state)`, which reads the sizes from a public state dict.
         published: (data set, keypoints) -> (source, {action: P-MPJPE in millimetres}), for plots.
 
     Attributes:
@@ -279,6 +280,9 @@ def identify(saved: Checkpoint, asked: str | None = None, sizes: Mapping[str, An
     if not saved.public:
         config_for(saved.path, name, saved.config)
         return name, dict(saved.config), how
+    if not kind.public_keys:
+        raise FileError(f'{saved.path} is a public file, and no public file of {kind.title} can be read: take a '
+                        f'checkpoint of this program')
     try:
         config = dataclasses.asdict(kind.Config.from_state(saved.state))
     except ValueError as error:
