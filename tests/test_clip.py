@@ -6,7 +6,7 @@ import pytest
 from test_predict import clip
 
 from common.errors import FileError
-from common.keypoints.clip import USUAL_STATURE, Asked, load_clip, path_of, scale_about, usual_zoom
+from common.keypoints.clip import USUAL_STATURE, Asked, centre_of, load_clip, path_of, usual_zoom
 from common.keypoints.mistakes import refuse_mistakes
 from common.skeleton import COCO, H36M
 
@@ -43,11 +43,12 @@ def test_who_crosses_a_wide_picture_is_lifted_as_who_walks_on_the_spot(tmp_path,
 
 
 @pytest.mark.parametrize('zoom', [0.5, 1.0, 1.3, 2.0, 4.0])
-def test_an_enlarged_body_keeps_its_shape_wherever_it_is(zoom):
+def test_an_enlarged_body_keeps_its_shape_wherever_it_is(tmp_path, zoom):
     """Within each frame all distances grow by the zoom, whatever the path is."""
-    screen, path = np.random.default_rng(0).normal(size=(2, 40, 17, 2))
-    scaled = scale_about(screen, 3 * path[:, 0], zoom)
-    np.testing.assert_allclose(scaled - scaled[:, :1], zoom * (screen - screen[:, :1]), atol=1e-9)
+    _, pixels = clip(40)
+    pixels += 100 * np.random.default_rng(0).normal(size=(40, 1, 2))
+    got, _ = load(tmp_path, pixels, zoom=zoom, as_is=True, min_score=0)
+    np.testing.assert_allclose(got.screen - got.screen[:, :1], zoom * (got.pixels - got.pixels[:, :1]) / 500, atol=1e-5)
 
 
 def test_scaling_by_hand():
@@ -56,7 +57,7 @@ def test_scaling_by_hand():
     screen = path[:, None] + [0.1, 0]
 
     def scaled(zoom, path=path, screen=screen):
-        return scale_about(screen, path, zoom)[:, 0, 0].round(6).tolist()
+        return (zoom * (screen[:, 0] - centre_of(path, zoom)))[:, 0].round(6).tolist()
     assert scaled(1) == [0.5, 0.6, 0.7]
     assert scaled(0.5) == [0.25, 0.3, 0.35]  # all of a picture twice as large
     assert scaled(1.5) == [0.25, 0.4, 0.55]  # 1.5 * 0.1 right of half of 0.5 and a path from -0.15 to 0.15
@@ -75,10 +76,19 @@ def test_size_and_place_change_gradually():
     assert usual_zoom(0.72) == usual_zoom(0.8) == usual_zoom(0.93) == 1
     assert usual_zoom(0.41) == pytest.approx(2)
     assert usual_zoom(float('nan')) == usual_zoom(0) == 1
-    screen = (pixels - 500) / 500
-    path = path_of(screen, H36M, 50) + np.linspace([-0.7, 0], [0.7, 0], 60)
-    placed = np.array([scale_about(screen, path, zoom) for zoom in np.geomspace(0.5, 8, 1000)])
+    path = path_of((pixels - 500) / 500, H36M, 50) + np.linspace([-0.7, 0], [0.7, 0], 60)
+    placed = np.array([zoom * (path - centre_of(path, zoom)) for zoom in np.geomspace(0.5, 8, 1000)])
     assert np.abs(np.diff(placed, axis=0)).max() < 0.02
+
+
+@pytest.mark.parametrize('zoom', [0.5, 1.0, 1.5, 3.0])
+def test_the_lens_is_that_of_the_scaled_keypoints(tmp_path, zoom):
+    """A point that the lens sees in a direction is, scaled, seen in the same direction by the scaled lens."""
+    _, pixels = clip(40)
+    got, _ = load(tmp_path, (pixels - pixels.mean(axis=(1, 2), keepdims=True)) / 3 + 600, zoom=zoom)
+    before = (got.pixels - (480, 520)) / (1100, 1150)
+    lens = got.intrinsic((1100, 1150, 480, 520))
+    np.testing.assert_allclose((got.screen - lens[2:4]) / lens[:2], before, atol=1e-5)
 
 
 def test_a_path_is_exact_on_a_line_and_smooth_on_a_step():

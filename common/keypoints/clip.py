@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from common.errors import FileError, FlagError
-from common.geometry.camera import normalise
+from common.geometry.camera import normalise, pinhole_intrinsic
 from common.keypoints import Track, read_track
 from common.keypoints.gaps import ABSENCE, STILL, absences, fill, jumps, stills, strays
 from common.keypoints.layouts import conversion, find_layout, stature, usable_keypoints
@@ -33,6 +33,8 @@ class Clip:
     Attributes:
         pixels: (T, L, 2) float32 without gaps, in the lifter's layout.
         screen: (T, L, 2) float32, the same in normalised screen coordinates, at the size that lifters are used to.
+        zoom, middle: how they came to that size: what lay at screen coordinates `middle` (2,) lies at the centre, and
+            distances from it are `zoom` times as large. Where a path is left out, `middle` is that of the median frame.
         seen: (T, L) bool, True where the detector saw the keypoint itself.
         confidence: (T, L) float32, the detector's in each keypoint, 0 to 1; 0 where it saw none.
         present: (T,) bool, True where the detector saw anything of the person.
@@ -43,6 +45,8 @@ class Clip:
 
     pixels: np.ndarray
     screen: np.ndarray
+    zoom: float
+    middle: np.ndarray
     seen: np.ndarray
     confidence: np.ndarray
     present: np.ndarray
@@ -50,6 +54,13 @@ class Clip:
     size: tuple[float, float]
     fps: float
     source: str
+
+    def intrinsic(self, lens: tuple[float, float, float, float]) -> np.ndarray:
+        """Return the intrinsic vector (9,) of the lens that sees `screen`, for one of fx, fy, cx, cy in pixels."""
+        intrinsic = pinhole_intrinsic(lens[:2], lens[2:], (0, 0, 0), (0, 0), *self.size)
+        intrinsic[2:4] -= self.middle
+        intrinsic[:4] *= self.zoom
+        return intrinsic
 
 
 @dataclass(frozen=True)
@@ -111,15 +122,16 @@ def load_clip(asked: Asked, wanted: Skeleton, say: Callable[[str], None]) -> Cli
             own[:, index] = seen[:, layout.joints.index(name)]
     scores = np.where(seen, np.clip(track.scores, 0, 1), 0) @ np.abs(matrix.T) / np.abs(matrix).sum(axis=1)
     tall = stature(normalise(shown, *size), layout)
-    screen = _on_screen(pixels, size, tall, path_of(pixels, wanted, fps), asked.zoom, say)
-    present = np.asarray(seen.any(axis=1))
-    return Clip(pixels.astype(np.float32), screen, own, scores.astype(np.float32), present, track.frames, size, fps,
-                source)
+    screen, zoom, middle = _on_screen(pixels, size, tall, path_of(pixels, wanted, fps), asked.zoom, say)
+    return Clip(pixels.astype(np.float32), screen, zoom, middle, own, scores.astype(np.float32),
+                np.asarray(seen.any(axis=1)), track.frames, size, fps, source)
 
 
 def _on_screen(pixels: np.ndarray, size: tuple[float, float], tall: float, path: np.ndarray, zoom: float | None,
-               say: Callable[[str], None]) -> np.ndarray:
+               say: Callable[[str], None]) -> tuple[np.ndarray, float, np.ndarray]:
     """Return screen coordinates (T, L, 2) float32 of pixels, scaled to the size that lifters see people in.
+
+    With them come the zoom, and what lies at their centre (2,), in the median frame.
 
     Args:
         size: (width, height) in pixels. tall: the person's stature on the screen. zoom: what --zoom says.
@@ -130,11 +142,13 @@ def _on_screen(pixels: np.ndarray, size: tuple[float, float], tall: float, path:
     if zoom != 1:
         say(f'the person is {tall:.2f} half-widths of the picture tall; people trained on are about {USUAL_STATURE}: '
             f'scaled by {zoom:.2f} (--zoom 1 leaves them as they are)')
-    return scale_about(normalise(pixels, *size), normalise(path, *size), zoom).astype(np.float32)
+    middle = centre_of(normalise(path, *size), zoom)
+    screen = zoom * (normalise(pixels, *size) - middle[:, None])
+    return screen.astype(np.float32), zoom, np.median(middle, axis=0)
 
 
-def scale_about(screen: np.ndarray, path: np.ndarray, zoom: float) -> np.ndarray:
-    """Return keypoints (T, L, 2) on the screen scaled by `zoom` about the person's path (T, 2).
+def centre_of(path: np.ndarray, zoom: float) -> np.ndarray:
+    """Return the point (T, 2) of the screen that comes to lie at its centre when a person on a path (T, 2) is scaled.
 
     How far a keypoint is from its neighbours tells a lifter metres, as seen through the lenses and from the distances
     that it was trained with. A reduced person is one in a larger picture with the same centre. An enlarged one would
@@ -144,8 +158,7 @@ def scale_about(screen: np.ndarray, path: np.ndarray, zoom: float) -> np.ndarray
     middle = np.median(path, axis=0)
     kept = max(0.0, 1 - abs(zoom - 1))
     room = zoom * np.clip(2 - zoom * np.abs(path - middle).max() / ROOM, 0, 1) if zoom > 1 else zoom
-    placed = kept * middle + max(room, kept) * (path - middle)
-    return zoom * (screen - path[:, None]) + placed[:, None]
+    return path - (kept * middle + max(room, kept) * (path - middle)) / zoom
 
 
 def usual_zoom(tall: float) -> float:
