@@ -32,11 +32,13 @@ class Film(NamedTuple):
         fps: frames per second; None where the file does not say.
         size: (width, height) of the frames in pixels, after scaling.
         frames: (height, width, 3) uint8 each.
+        total: how many frames the file says that it has, skipped ones too; None where it does not.
     """
 
     fps: float | None
     size: tuple[int, int]
     frames: Iterator[np.ndarray]
+    total: int | None = None
 
 
 def _pyav(what: str):
@@ -77,7 +79,20 @@ def read_video(path: Path, largest: int | None = None, skip: int = 0, step: int 
         if first is None:
             raise FileError(f'{path} has no frames after the first {skip}' if skip else f'{path} has no frames')
         rate = stream.average_rate
-        yield Film(float(rate) if rate else None, (first.shape[1], first.shape[0]), itertools.chain([first], frames))
+        yield Film(float(rate) if rate else None, (first.shape[1], first.shape[0]), itertools.chain([first], frames),
+                   stream.frames or None)
+
+
+def frames_at(frames: Iterator[np.ndarray], numbers: Iterable[int]) -> Iterator[np.ndarray]:
+    """Yield those of a film's frames, which count from 0, that ascending numbers name, until the film ends."""
+    passed, picture = -1, None
+    for number in numbers:
+        while passed < number:
+            picture, passed = next(frames, None), passed + 1
+            if picture is None:
+                return
+        if picture is not None:
+            yield picture
 
 
 def _pictures(path: Path, container, stream, largest: int | None) -> Generator[np.ndarray, None, None]:

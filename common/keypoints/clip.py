@@ -38,8 +38,9 @@ class Clip:
         seen: (T, L) bool, True where the detector saw the keypoint itself.
         confidence: (T, L) float32, the detector's in each keypoint, 0 to 1; 0 where it saw none.
         present: (T,) bool, True where the detector saw anything of the person.
-        frames: (T,) int64, the source's number of each frame.
-        size: (width, height) of the picture. fps: frames per second.
+        frames: (T,) int64, the source's number of each frame. seconds: (T,) float64, when that is in the source.
+        size: (width, height) of the picture.
+        fps: frames of the clip per second: half of those of the source where only every second one was detected.
         source: the file, its kind and its layout, in words.
     """
 
@@ -51,6 +52,7 @@ class Clip:
     confidence: np.ndarray
     present: np.ndarray
     frames: np.ndarray
+    seconds: np.ndarray
     size: tuple[float, float]
     fps: float
     source: str
@@ -75,6 +77,7 @@ class Asked:
         min_score: keypoints with less are interpolated; None for the detector's own threshold.
         zoom: factor that the person is scaled by on the screen; None for the size of people trained on.
         as_is: take keypoints that look like a mistake.
+        video_fps, video_size: of the video behind the keypoints, for what neither user nor file say.
     """
 
     path: str
@@ -86,6 +89,8 @@ class Asked:
     min_score: float | None = None
     zoom: float | None = None
     as_is: bool = False
+    video_fps: float | None = None
+    video_size: tuple[float, float] | None = None
 
 
 def load_clip(asked: Asked, wanted: Skeleton, say: Callable[[str], None]) -> Clip:
@@ -96,18 +101,18 @@ def load_clip(asked: Asked, wanted: Skeleton, say: Callable[[str], None]) -> Cli
     track, seen, elsewhere = _load_track(asked)
     shown = np.where(seen[..., None], track.points, np.nan)
     layout, how = find_layout(shown, asked.layout, track.layouts, f'{asked.path} ({track.kind})')
-    size = asked.size or track.size
+    size = asked.size or track.size or asked.video_size
     if size is None:
         refuse_normalised(shown, asked.path)  # which the size of a picture would not help
         raise FlagError(f'{asked.path} does not say how large the picture is: add --image-size WIDTH HEIGHT, in '
                         f'pixels')
     if not asked.as_is:
         refuse_mistakes(shown, layout, size, asked.path)
-    fps = asked.fps or track.fps or ASSUMED_FPS
-    assumed = '' if asked.fps or track.fps else ' (assumed: --fps N)'
+    rate, step, how_fast = _speed(asked, track)
+    fps = rate / step
     source = f'{asked.path}: {track.kind}, layout {layout.name}'
-    say(f'{source}, {how}; {len(track):,} frames, numbers {track.frames[0]} to {track.frames[-1]}, at {fps:g} fps'
-        f'{assumed}, {size[0]:g}×{size[1]:g} pixels')
+    say(f'{source}, {how}; {len(track):,} frames, numbers {track.frames[0]} to {track.frames[-1]}, {how_fast}, '
+        f'{size[0]:g}×{size[1]:g} pixels')
     say(f'person: {track.person}')
     matrix, made = conversion(wanted, layout, usable_keypoints(seen, layout))
     if made:
@@ -124,7 +129,16 @@ def load_clip(asked: Asked, wanted: Skeleton, say: Callable[[str], None]) -> Cli
     tall = stature(normalise(shown, *size), layout)
     screen, zoom, middle = _on_screen(pixels, size, tall, path_of(pixels, wanted, fps), asked.zoom, say)
     return Clip(pixels.astype(np.float32), screen, zoom, middle, own, scores.astype(np.float32),
-                np.asarray(seen.any(axis=1)), track.frames, size, fps, source)
+                np.asarray(seen.any(axis=1)), track.frames, track.frames / rate, size, fps, source)
+
+
+def _speed(asked: Asked, track: Track) -> tuple[float, int, str]:
+    """Return the source's frames per second, the step from one of the track to the next, and both in words."""
+    rate = asked.fps or track.fps or asked.video_fps or ASSUMED_FPS
+    step = max(1, int(np.median(np.diff(track.frames)))) if len(track) > 1 else 1
+    assumed = '' if asked.fps or track.fps else ', as the video' if asked.video_fps else ' (assumed: --fps N)'
+    every = f', one in {step} of them: {rate / step:g} a second' if step > 1 else ''
+    return rate, step, f'at {rate:g} fps{assumed}{every}'
 
 
 def _on_screen(pixels: np.ndarray, size: tuple[float, float], tall: float, path: np.ndarray, zoom: float | None,

@@ -230,8 +230,9 @@ class LoadedLifter:
             size: (width, height) of the picture in pixels.
             overlap: frames that neighbouring windows share and blend; a quarter of what they answer for by default.
             causal: take each frame from a window that ends at it, as live footage has to.
-            root: `zero` puts the root joint of each pose at the origin, `predicted` leaves it where it is; as the
-                model is evaluated by default.
+            root: `zero` puts the root joint of each pose at the origin and leaves the others, `predicted` leaves it
+                where the model predicts it; as the model is evaluated by default. Neither subtracts it from the
+                others, as --predict does: `poses - poses[:, lifter.skeleton.root, None]`.
             intrinsics: fx, fy, cx, cy of the lens in pixels, for models that read it.
 
         Returns metres in camera axes (x right, y down, z forward), relative to the root joint, in the order of
