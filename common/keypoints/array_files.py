@@ -37,19 +37,9 @@ def _read_npy(path: Path) -> np.ndarray:
 
 
 def _plain(path: Path, members: dict, person: int | None) -> Track:
-    arrays = {name: value for name, value in members.items() if _is_track(value)}
-    name = next((name for name in USUAL_NAMES if name in arrays), next(iter(arrays), None))
-    if name is None or (len(arrays) > 1 and name not in USUAL_NAMES):
-        shapes = ', '.join(f'{name} {getattr(value, "shape", type(value).__name__)}' for name, value in members.items())
-        raise FileError(f'{path}: expected one array (frames, keypoints, 2 or 3) of numbers, found {shapes or "none"}')
-    array = arrays[name].reshape(-1, *arrays[name].shape[-2:]).astype(np.float64)
-    if not array.size:
-        raise FileError(f'{path}: {name} is {arrays[name].shape}, there is no frame or no keypoint in it')
-    scores = array[..., 2] if array.shape[-1] == 3 else np.ones(array.shape[:2])
-    if 'scores' in members:
-        scores = members['scores']
-        if getattr(scores, 'shape', None) != array.shape[:2] or scores.dtype.kind not in 'fiu':
-            raise FileError(f'{path}: scores is not a number for each keypoint of {name}, {array.shape[:2]}')
+    """Return the track in the one array of keypoints that the members hold. Raises FileError or FlagError."""
+    name, array = _only_array(path, members)
+    scores = _scores(path, members, name, array)
     if person is not None:
         raise FlagError(f'--person {person}: {path} holds one person')
     points, scores = known(array[..., :2], scores)
@@ -58,6 +48,29 @@ def _plain(path: Path, members: dict, person: int | None) -> Track:
     return Track(points, scores, np.arange(len(points)), kind=f'array {name} of {path.name}',
                  person='the only one', layouts=said, size=_size(path, members.get('size')),
                  fps=_fps(path, members.get('fps')))
+
+
+def _only_array(path: Path, members: dict) -> tuple[str, np.ndarray]:
+    """Return the name of the array of keypoints, and it as (T, K, 2 or 3) float64. Raises FileError."""
+    arrays = {name: value for name, value in members.items() if _is_track(value)}
+    name = next((name for name in USUAL_NAMES if name in arrays), next(iter(arrays), None))
+    if name is None or (len(arrays) > 1 and name not in USUAL_NAMES):
+        shapes = ', '.join(f'{name} {getattr(value, "shape", type(value).__name__)}' for name, value in members.items())
+        raise FileError(f'{path}: expected one array (frames, keypoints, 2 or 3) of numbers, found {shapes or "none"}')
+    array = arrays[name].reshape(-1, *arrays[name].shape[-2:]).astype(np.float64)
+    if not array.size:
+        raise FileError(f'{path}: {name} is {arrays[name].shape}, there is no frame or no keypoint in it')
+    return name, array
+
+
+def _scores(path: Path, members: dict, name: str, array: np.ndarray) -> np.ndarray:
+    """Return the score of each keypoint (T, K): a member of its own, the third column, or 1. Raises FileError."""
+    if 'scores' not in members:
+        return array[..., 2] if array.shape[-1] == 3 else np.ones(array.shape[:2])
+    scores = members['scores']
+    if getattr(scores, 'shape', None) != array.shape[:2] or scores.dtype.kind not in 'fiu':
+        raise FileError(f'{path}: scores is not a number for each keypoint of {name}, {array.shape[:2]}')
+    return scores
 
 
 def _is_track(value) -> bool:

@@ -23,23 +23,36 @@ from common.skeleton import SKELETONS
 def read_file(path: Path, person: int | None) -> Track:
     """Read the track of one JSON file. Raises FileError, or FlagError for a person who is not in it."""
     content = _parse(path)
-    if isinstance(content, list) and not content:
-        raise FileError(f'{path} holds nobody: its list is empty')
-    first = content[0] if isinstance(content, list) else content
-    keys = set(first) if isinstance(first, dict) else set()
-    if isinstance(content, dict) and isinstance(content.get('instance_info'), list):
-        return _mmpose(path, content['instance_info'], content.get('meta_info'), person)
-    if isinstance(content, list) and 'instances' in keys:
-        return _mmpose(path, content, None, person)
-    if isinstance(content, list) and {'keypoints', 'keypoint_scores'} <= keys:
-        return _mmpose(path, [{'instances': content}], None, person)
-    if isinstance(content, list) and {'image_id', 'keypoints'} <= keys:
-        return _alphapose(path, content, person)
-    if isinstance(content, dict) and 'people' in keys:
-        return _openpose(path, [path], person)
-    found = f'a {"list of" if isinstance(content, list) else "dict with"} {_quoted(", ".join(sorted(map(str, keys))))}'
-    raise FileError(f'{path} is JSON of another tool: expected AlphaPose, MMPose or OpenPose, found '
-                    f'{found if keys else type(content).__name__}')
+    if isinstance(content, dict):
+        if isinstance(content.get('instance_info'), list):
+            return _mmpose(path, content['instance_info'], content.get('meta_info'), person)
+        if 'people' in content:
+            return _openpose(path, [path], person)
+    if isinstance(content, list):
+        if not content:
+            raise FileError(f'{path} holds nobody: its list is empty')
+        keys = _keys(content[0])
+        if 'instances' in keys:
+            return _mmpose(path, content, None, person)
+        if {'keypoints', 'keypoint_scores'} <= keys:
+            return _mmpose(path, [{'instances': content}], None, person)
+        if {'image_id', 'keypoints'} <= keys:
+            return _alphapose(path, content, person)
+    raise FileError(f'{path} is JSON of another tool: expected AlphaPose, MMPose or OpenPose, found {_form(content)}')
+
+
+def _keys(value: Any) -> set[str]:
+    """Return the keys of a dict; none for anything else."""
+    return set(value) if isinstance(value, dict) else set()
+
+
+def _form(content: Any) -> str:
+    """Return in words what JSON holds: a dict with its keys, a list of them, or the name of a type."""
+    is_list = isinstance(content, list)
+    keys = _keys(content[0] if is_list else content)
+    if not keys:
+        return type(content).__name__
+    return f'a {"list of" if is_list else "dict with"} {_quoted(", ".join(sorted(map(str, keys))))}'
 
 
 def read_folder(folder: Path, person: int | None) -> Track:
@@ -137,21 +150,30 @@ def _alphapose(path: Path, entries: list, person: int | None) -> Track:
 
 
 def _openpose(source: Path, files: list[Path], person: int | None) -> Track:
-    stems = [path.stem.removesuffix('_keypoints') for path in files]
+    """Return the track of OpenPose's files, one per frame, by the numbers in their names. Raises FileError."""
+    stems = {path: path.stem.removesuffix('_keypoints') for path in files}
+    _check_one_video(source, list(stems.values()))
+    in_order = sorted(files, key=lambda path: (_last_number(stems[path]) or 0, stems[path]))
+    people = [_openpose_people(path) for path in in_order]
+    arranged, frames = _arrange([stems[path] for path in in_order], _last_number, people)
+    return track_of(arranged, person, frames, kind='OpenPose JSON', layouts=('body25', 'body25b'))
+
+
+def _check_one_video(source: Path, stems: list[str]) -> None:
+    """Raise FileError for names of frames whose numbers come twice, under different names of a video."""
     numbers = [_last_number(stem) for stem in stems]
     starts = sorted({re.sub(r'\d+(?=\D*$)', '#', stem) for stem in stems})
     if len(starts) > 1 and None not in numbers and len(set(numbers)) < len(numbers):
         raise FileError(f'{source} holds files of different videos ({_quoted(starts[0])}, {_quoted(starts[1])}): make '
                         f'a folder of each')
-    order = sorted(range(len(files)), key=lambda i: (numbers[i] or 0, stems[i]))
-    people = []
-    for path in (files[i] for i in order):
-        content = _parse(path)
-        if not isinstance(content, dict) or not isinstance(content.get('people'), list):
-            raise FileError(f'{path} is JSON of another tool: expected OpenPose\'s, with a list called people')
-        people.append([_openpose_person(path, entry) for entry in content['people']])
-    arranged, frames = _arrange([stems[i] for i in order], _last_number, people)
-    return track_of(arranged, person, frames, kind='OpenPose JSON', layouts=('body25', 'body25b'))
+
+
+def _openpose_people(path: Path) -> list[Person]:
+    """Return the people of one file of OpenPose's. Raises FileError."""
+    content = _parse(path)
+    if not isinstance(content, dict) or not isinstance(content.get('people'), list):
+        raise FileError(f'{path} is JSON of another tool: expected OpenPose\'s, with a list called people')
+    return [_openpose_person(path, entry) for entry in content['people']]
 
 
 def _openpose_person(path: Path, entry) -> Person:
