@@ -200,7 +200,7 @@ def _write_frames(session: Session, config: Config, rows: dict[str, np.ndarray],
 
 def _plot(folder: Path, bars: dict[str, Any], title: str, rows: dict[str, np.ndarray], dataset: PoseDataset) -> None:
     """Draw the figures of an evaluation into a folder. Raises FileError."""
-    from common.drawing import pictures  # matplotlib takes a second to import, and only this needs it here
+    from common.drawing import plots  # matplotlib takes a second to import, and only this needs it here
 
     try:
         folder.mkdir(exist_ok=True)
@@ -208,10 +208,10 @@ def _plot(folder: Path, bars: dict[str, Any], title: str, rows: dict[str, np.nda
         raise FileError(f'cannot write to {folder}: {error.strerror}') from None
     names = dataset.skeleton.joints
     left_out = marked.NOT_IN_PCK if dataset.marks else (names[dataset.skeleton.root],)
-    pictures.plot_bars(bars, title, folder / 'actions.png')
-    pictures.plot_bars(figures.by_joint(rows, names), 'MPJPE by joint', folder / 'joints.png')
-    pictures.plot_worst(figures.worst_sequences(rows), folder / 'worst.png')
-    pictures.plot_pck(figures.pck_curves(rows, [j for j, name in enumerate(names) if name not in left_out]),
+    plots.plot_bars(bars, title, folder / 'actions.png')
+    plots.plot_bars(figures.by_joint(rows, names), 'MPJPE by joint', folder / 'joints.png')
+    plots.plot_worst(figures.worst_sequences(rows), folder / 'worst.png')
+    plots.plot_pck(figures.pck_curves(rows, [j for j, name in enumerate(names) if name not in left_out]),
                       folder / 'pck.png')
 
 

@@ -244,7 +244,7 @@ def _announce(session: Session, config: Config, trainer: Trainer, split: _Split)
 def _draw_curves(log: RunLog, say: Callable[[str], None]) -> None:
     """Draw what there is; a picture that cannot be written must not hide how the run ended."""
     if epochs := log.epochs():
-        from common.drawing.pictures import training_curves  # matplotlib is slow to import
+        from common.drawing.plots import training_curves  # matplotlib is slow to import
         try:
             training_curves(epochs, log.folder / 'curves.png')
         except FileError as error:

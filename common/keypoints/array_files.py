@@ -5,6 +5,7 @@ Letters: T frames, K keypoints.
 """
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -73,7 +74,7 @@ def _scores(path: Path, members: dict, name: str, array: np.ndarray) -> np.ndarr
     return scores
 
 
-def _is_track(value) -> bool:
+def _is_track(value: Any) -> bool:
     """Check for numbers (T, K, 2 or 3), or (1, T, K, 2 or 3), which demos of single videos save."""
     shape: tuple[int, ...] = getattr(value, 'shape', ())
     if len(shape) == 4 and shape[0] == 1:
@@ -81,7 +82,7 @@ def _is_track(value) -> bool:
     return len(shape) == 3 and shape[2] in (2, 3) and value.dtype.kind in 'fiu'
 
 
-def _size(path: Path, value) -> tuple[float, float] | None:
+def _size(path: Path, value: Any) -> tuple[float, float] | None:
     """Return (width, height) from a file's `size` or {w, h}, None where there is none. Raises FileError."""
     if isinstance(value, dict) and not {'w', 'h'} <= set(value):
         value = None
@@ -97,7 +98,7 @@ def _size(path: Path, value) -> tuple[float, float] | None:
     return float(size[0]), float(size[1])
 
 
-def _fps(path: Path, value) -> float | None:
+def _fps(path: Path, value: Any) -> float | None:
     if value is None:
         return None
     try:
@@ -120,11 +121,11 @@ def _detectron(path: Path, members: dict, person: int | None) -> Track:
                     size=_size(path, members.get('metadata')))
 
 
-def _has_length(value) -> bool:
+def _has_length(value: Any) -> bool:
     return isinstance(value, (list, tuple)) or getattr(value, 'ndim', 0) > 0
 
 
-def _detectron_people(where: str, boxes, keypoints) -> list[Person]:
+def _detectron_people(where: str, boxes: Any, keypoints: Any) -> list[Person]:
     try:
         boxes, keypoints = (np.asarray(side[1], dtype=np.float64) for side in (boxes, keypoints))
     except (TypeError, ValueError, IndexError, KeyError):
@@ -159,5 +160,5 @@ def _custom(path: Path, members: dict, person: int | None, video: str | None) ->
                  layouts=(said,) if said in LAYOUTS else ('coco',), size=_size(path, sizes.get(name)))
 
 
-def _dict_or_empty(value) -> dict:
+def _dict_or_empty(value: Any) -> dict:
     return value if isinstance(value, dict) else {}

@@ -63,7 +63,8 @@ def read_folder(folder: Path, person: int | None) -> Track:
     return _openpose(folder, files, person)
 
 
-def _parse(path: Path):
+def _parse(path: Path) -> Any:
+    """Return what a JSON file holds. Raises FileError."""
     try:
         return json.loads(path.read_bytes())
     except OSError as error:
@@ -79,7 +80,7 @@ def _quoted(text: str) -> str:
     return ''.join(c if c.isprintable() else '?' for c in text)[:100]
 
 
-def _numbers(values, where: str) -> np.ndarray:
+def _numbers(values: Any, where: str) -> np.ndarray:
     """Convert numbers from a file to a float64 array; null becomes NaN. Raises FileError for anything else."""
     try:
         array = np.asarray(values, dtype=np.float64)
@@ -88,7 +89,7 @@ def _numbers(values, where: str) -> np.ndarray:
     return array
 
 
-def _flat(values, where: str) -> np.ndarray:
+def _flat(values: Any, where: str) -> np.ndarray:
     """Reshape a flat list x, y, score, x, y, score, … to (K, 3)."""
     array = _numbers(values, where)
     if array.ndim != 1 or not array.size or array.size % 3:
@@ -102,7 +103,7 @@ def _known_count(keypoints: np.ndarray) -> np.ndarray:
     return keypoints[:len(SKELETONS[leading])] if leading else keypoints
 
 
-def _whole(value) -> int | None:
+def _whole(value: Any) -> int | None:
     """Return a person's number, 0 or more, also from a list that holds only it; None for anything else."""
     if isinstance(value, list) and len(value) == 1:
         value = value[0]
@@ -110,7 +111,7 @@ def _whole(value) -> int | None:
     return int(value) if plain and value == int(value) else None
 
 
-def _score(value, where: str) -> float:
+def _score(value: Any, where: str) -> float:
     score = _numbers(value, where)
     if score.size != 1:
         raise FileError(f'{where} is not a number')
@@ -176,14 +177,14 @@ def _openpose_people(path: Path) -> list[Person]:
     return [_openpose_person(path, entry) for entry in content['people']]
 
 
-def _openpose_person(path: Path, entry) -> Person:
+def _openpose_person(path: Path, entry: Any) -> Person:
     if not isinstance(entry, dict):
         raise FileError(f'{path}: a person is {type(entry).__name__}, expected a dict')
     keypoints = _flat(entry.get('pose_keypoints_2d'), f'{path}: pose_keypoints_2d')
     return Person(keypoints, float(np.nan_to_num(keypoints[:, 2]).sum()), _whole(entry.get('person_id')))
 
 
-def _mmpose(path: Path, frames: list, about, person: int | None) -> Track:
+def _mmpose(path: Path, frames: list, about: Any, person: int | None) -> Track:
     labels, people = [], []
     for index, frame in enumerate(frames):
         where = f'{path}: frame {index}'
@@ -198,7 +199,7 @@ def _mmpose(path: Path, frames: list, about, person: int | None) -> Track:
     return track_of(arranged, person, numbers, kind='MMPose JSON', layouts=usual)
 
 
-def _mmpose_person(where: str, entry) -> Person:
+def _mmpose_person(where: str, entry: Any) -> Person:
     if not isinstance(entry, dict):
         raise FileError(f'{where}: an instance is {type(entry).__name__}, expected a dict')
     points = _numbers(entry.get('keypoints'), f'{where}: keypoints')
