@@ -10,7 +10,8 @@ import math
 from collections.abc import Generator, Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
-from typing import NamedTuple, cast
+from types import ModuleType
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from PIL import GifImagePlugin, Image, ImageChops
@@ -39,7 +40,7 @@ class Film(NamedTuple):
     frames: Iterator[np.ndarray]
 
 
-def _pyav(what: str):
+def _pyav(what: str) -> ModuleType:
     """Import PyAV. Raises FileError where it is missing; `what` needs it."""
     try:
         import av  # takes a moment, and only videos need it
@@ -80,7 +81,7 @@ def read_video(path: Path, largest: int | None = None, skip: int = 0, step: int 
         yield Film(float(rate) if rate else None, (first.shape[1], first.shape[0]), itertools.chain([first], frames))
 
 
-def _pictures(path: Path, container, stream, largest: int | None) -> Generator[np.ndarray, None, None]:
+def _pictures(path: Path, container: Any, stream: Any, largest: int | None) -> Generator[np.ndarray, None, None]:
     """Yield the frames, scaled and the right way up.
 
     Raises FileError where reading fails, lest the writer that consumes the frames report it as its own failure.

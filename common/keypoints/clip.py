@@ -3,7 +3,7 @@
 Letters: T frames, K keypoints of the file, L of the lifter.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -112,19 +112,30 @@ def load_clip(asked: Asked, wanted: Skeleton, say: Callable[[str], None]) -> Cli
     used = matrix.any(axis=0)
     _say_gaps(track, seen[:, used], elsewhere, fps, say)
     pixels = np.einsum('lk,tkc->tlc', matrix[:, used], fill(track.points, seen)[:, used])
-    own = np.zeros(pixels.shape[:2], bool)
-    for index, name in enumerate(wanted.joints):
-        if name in layout.joints and name not in made:
-            own[:, index] = seen[:, layout.joints.index(name)]
+    own = _seen_itself(seen, layout, wanted, made)
     scores = np.where(seen, np.clip(track.scores, 0, 1), 0) @ np.abs(matrix.T) / np.abs(matrix).sum(axis=1)
     screen, zoom, middle = _on_screen(pixels, size, stature(normalise(shown, *size), layout), asked.zoom, say)
-    return Clip(pixels.astype(np.float32), screen, zoom, middle, own, scores.astype(np.float32), seen.any(axis=1),
+    return Clip(pixels.astype(np.float32), screen, zoom, middle, own, scores.astype(np.float32), np.any(seen, axis=1),
                 track.frames, size, fps, source)
 
 
+def _seen_itself(seen: np.ndarray, layout: Skeleton, wanted: Skeleton, made: Container[str]) -> np.ndarray:
+    """Return (T, L) bool: True where the detector saw the keypoint itself, not others that it is made from.
+
+    Args:
+        seen: (T, K) bool, the keypoints of `layout`.
+        made: names of the keypoints of `wanted` that are made from others.
+    """
+    own = np.zeros((len(seen), len(wanted)), bool)
+    for index, name in enumerate(wanted.joints):
+        if name in layout.joints and name not in made:
+            own[:, index] = seen[:, layout.joints.index(name)]
+    return own
+
+
 def _on_screen(pixels: np.ndarray, size: tuple[float, float], tall: float, zoom: float | None,
-               say) -> tuple[np.ndarray, float, np.ndarray]:
-    """(T, L, 2) float32 screen coordinates of pixels, enlarged or reduced to the size that lifters see people in.
+               say: Callable[[str], None]) -> tuple[np.ndarray, float, np.ndarray]:
+    """Return screen coordinates (T, L, 2) float32 of pixels, at the size that lifters are used to see people in.
 
     With them come the zoom and the middle (2,) that they were enlarged about.
 
@@ -159,8 +170,8 @@ def _load_track(asked: Asked) -> tuple[Track, np.ndarray, np.ndarray]:
     return track, seen, elsewhere
 
 
-def _say_gaps(track: Track, seen: np.ndarray, elsewhere: np.ndarray, fps: float, say) -> None:
-    """What is interpolated: how many of the keypoints that are used, (T, U) `seen`, and the frames of long absences."""
+def _say_gaps(track: Track, seen: np.ndarray, elsewhere: np.ndarray, fps: float, say: Callable[[str], None]) -> None:
+    """Say how many of the used keypoints, `seen` (T, U) bool, are interpolated, and in which frames nobody is there."""
     if seen.all():
         say(f'each of the {seen.shape[1]} keypoints that are used is there in every frame')
         return

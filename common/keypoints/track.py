@@ -6,6 +6,7 @@ Letters: T frames, K keypoints.
 import math
 from collections import Counter
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -40,7 +41,7 @@ class Track:
     fps: float | None = None
     threshold: float = 0.3
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.points)
 
 
@@ -59,7 +60,7 @@ class Person:
     number: int | None = None
 
 
-def track_of(people: list[list[Person]], wanted: int | None, frames: np.ndarray, **about) -> Track:
+def track_of(people: list[list[Person]], wanted: int | None, frames: np.ndarray, **about: Any) -> Track:
     """Pick one person among those of T frames and return their track.
 
     Args:

@@ -190,11 +190,8 @@ _FIELDS: dict[str, Any] = {
 }
 
 
-def _load_own(path: Path, content: dict[str, Any]) -> OwnCheckpoint:
-    if content['format'] != FORMAT:
-        raise FileError(f'{path} has checkpoint format {_shown(content["format"])}, this program reads {FORMAT}')
-    if fault := _fault_of(content.get('model_pos')):
-        raise FileError(f'{path} holds no model weights: under model_pos, {fault}')
+def _check_fields(path: Path, content: dict[str, Any]) -> None:
+    """Raise FileError unless a file of this program has every field, of its type."""
     for name, kind in _FIELDS.items():
         value: Any = content.get(name)
         fits = name in content and isinstance(value, kind)
@@ -202,6 +199,15 @@ def _load_own(path: Path, content: dict[str, Any]) -> OwnCheckpoint:
             raise FileError(f'{path} is not a complete checkpoint: its {name} is {_shown(value)}')
     if content['training_state'] is not None and (fault := _fault_of(content['training_state'])):
         raise FileError(f'{path} is not a complete checkpoint: under training_state, {fault}')
+
+
+def _load_own(path: Path, content: dict[str, Any]) -> OwnCheckpoint:
+    """Return the checkpoint in the content of a file of this program. Raises FileError."""
+    if content['format'] != FORMAT:
+        raise FileError(f'{path} has checkpoint format {_shown(content["format"])}, this program reads {FORMAT}')
+    if fault := _fault_of(content.get('model_pos')):
+        raise FileError(f'{path} holds no model weights: under model_pos, {fault}')
+    _check_fields(path, content)
     state = _clean(path, content['model_pos'])
     try:
         skeleton, layout = (Skeleton(s['name'], tuple(s['joints']), tuple(s['parents']))
@@ -215,6 +221,7 @@ def _load_own(path: Path, content: dict[str, Any]) -> OwnCheckpoint:
 
 
 def _load_public(path: Path, content: dict[Any, Any]) -> PublicCheckpoint:
+    """Return the weights in the content of another program's file, its epoch and its rate. Raises FileError."""
     under = [name for name in WEIGHTS if isinstance(content.get(name), dict)]
     if not under:
         if fault := _fault_of(content):

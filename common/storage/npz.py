@@ -9,8 +9,9 @@ dtype or array state meets only the checks below.
 import pickle
 import re
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import IO, Any, Literal
 
 import numpy as np
 
@@ -22,7 +23,7 @@ class _Refused(Exception):
     """The pickle names a global that no data file needs."""
 
 
-def _quoted(name) -> str:
+def _quoted(name: object) -> str:
     """Return a name from the file in a form that fits on one line of a message."""
     return ''.join(c if c.isprintable() else '?' for c in str(name))[:100]
 
@@ -30,12 +31,12 @@ def _quoted(name) -> str:
 class _Dtype:
     """Stand-in for numpy.dtype while unpickling: a plain number, string or object type."""
 
-    def __init__(self, spec, align=False, copy=True):
+    def __init__(self, spec: Any, align: Any = False, copy: Any = True):
         if not isinstance(spec, str) or not re.fullmatch(r'[<>=|]?[?biufcSUO]\d*', spec):
             raise _Refused(f'numpy dtype {_quoted(spec)}')
-        self.dtype = np.dtype(spec)
+        self.dtype: np.dtype[Any] = np.dtype(spec)
 
-    def __setstate__(self, state):
+    def __setstate__(self, state: Any) -> None:
         if state[1] in ('<', '>'):
             self.dtype = self.dtype.newbyteorder(state[1])
 
@@ -45,7 +46,7 @@ class _Array:
 
     value: np.ndarray | None = None
 
-    def __setstate__(self, state):
+    def __setstate__(self, state: Any) -> None:
         _, shape, dtype, fortran, raw = state
         order: Literal['F', 'C'] = 'F' if fortran else 'C'
         if dtype.dtype.hasobject:
@@ -56,23 +57,23 @@ class _Array:
         self.value = flat.reshape(shape, order=order)
 
 
-def _array_from_buffer(raw, dtype, shape, order):
+def _array_from_buffer(raw: Any, dtype: Any, shape: Any, order: Any) -> _Array:
     array = _Array()
     array.value = np.frombuffer(raw, dtype=dtype.dtype).reshape(shape, order=order)
     return array
 
 
-def _scalar(dtype, raw):
+def _scalar(dtype: Any, raw: Any) -> Any:
     return np.frombuffer(raw, dtype=dtype.dtype)[0]
 
 
-def _latin1(text, encoding):
+def _latin1(text: Any, encoding: Any) -> bytes:
     if encoding not in ('latin1', 'latin-1'):
         raise _Refused(f'_codecs.encode to {_quoted(encoding)}')
     return text.encode('latin-1')
 
 
-def _no_bytes():
+def _no_bytes() -> bytes:
     return b''
 
 
@@ -81,13 +82,13 @@ class _Allowed:
 
     __slots__ = ('_call',)
 
-    def __init__(self, call):
+    def __init__(self, call: Callable[..., Any]):
         self._call = call
 
-    def __call__(self, *args):
+    def __call__(self, *args: Any) -> Any:
         return self._call(*args)
 
-    def __setstate__(self, state):
+    def __setstate__(self, state: Any) -> None:
         raise pickle.UnpicklingError('state for a global')
 
 
@@ -100,14 +101,14 @@ for _core in ('numpy.core', 'numpy._core'):  # numpy 1 and numpy 2
 
 
 class _Unpickler(pickle.Unpickler):
-    def find_class(self, module, name):
+    def find_class(self, module: str, name: str) -> Any:
         try:
             return ALLOWED[module, name]
         except KeyError:
             raise _Refused(_quoted(f'{module}.{name}')) from None
 
 
-def _plain(tree):
+def _plain(tree: Any) -> Any:
     """Return the tree with every stand-in replaced by the array or dtype that it stands for."""
     if isinstance(tree, _Array):
         tree = tree.value
@@ -125,7 +126,8 @@ def _plain(tree):
     return tree
 
 
-def _read_member(file):
+def _read_member(file: IO[bytes]) -> np.ndarray:
+    """Read one array of the archive."""
     version = np.lib.format.read_magic(file)
     read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, _, dtype = read_header(file)
@@ -135,7 +137,7 @@ def _read_member(file):
     return np.lib.format.read_array(file, allow_pickle=False)
 
 
-def read_npz(path: Path) -> dict:
+def read_npz(path: Path) -> dict[str, Any]:
     """Return the members of an npz file by name; a 0-d object array is replaced by the dict (or other object) in it.
 
     Nothing in the file is executed. Raises FileError for a file that is missing, truncated, not an npz, or whose pickle
@@ -166,7 +168,7 @@ def first_line(error: BaseException) -> str:
     return (str(error).splitlines() or [''])[0][:120] or type(error).__name__
 
 
-def write_npz(path: Path, **members) -> None:
+def write_npz(path: Path, **members: Any) -> None:
     """Write a compressed npz atomically; dicts become 0-d object arrays, as in the field's files.
 
     Raises FileError when the file cannot be written.
