@@ -82,6 +82,22 @@ def test_training_windows_tile_by_their_answers(sequences, answers):
         assert next(expected, None) is None
 
 
+def test_a_rest_that_is_too_short_joins_the_step_before(sequences):
+    """A batch norm that sees one position of each window cannot be trained with a single window."""
+    store, windows = store_of(sequences), 2 * sum(LENGTHS)
+    plain, merged = (WindowSampler(store, 9, True, 1234, answers=range(4, 5), fewest=fewest) for fewest in (1, 2))
+    assert windows % 29 == 1 and windows % 28 == 6
+    for batch, sizes in ((29, [29] * 4 + [30]), (28, [28] * 5 + [6]), (windows, [windows])):
+        steps = list(merged.epoch(0, batch))
+        assert [step.whole for step in steps] == [len(step.batch.poses) for step in steps] == sizes
+        assert merged.steps(batch) == len(sizes)
+        whole, again = (torch.cat([step.batch.keypoints for step in sampler.epoch(0, batch)])
+                        for sampler in (plain, merged))
+        assert torch.equal(whole, again)
+    assert [step.whole for step in plain.epoch(0, 29)] == [29] * 5 + [1]
+    assert [step.whole for step in merged.epoch(0, 29, World(1, 2).share, first_step=4)] == [30]
+
+
 # ---- test --------------------------------------------------------------------------------------------------------
 
 

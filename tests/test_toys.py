@@ -123,6 +123,15 @@ def test_two_processes_are_one_run(h36m_folder, tmp_path, name):
     assert b == pytest.approx(a, rel=1e-4)
 
 
+def test_a_rest_of_one_window_is_trained_on(run, refused, h36m_folder, tmp_path):
+    """960 windows in steps of 137 leave one, which no batch norm could be trained with."""
+    flags = training('centre', h36m_folder, tmp_path, 'c', '-e', 1, '--no-eval')
+    status, out, err = run(*flags, '-b', 137)
+    assert (status, err) == (0, '')
+    assert '960 windows an epoch, 137 a step' in out
+    assert 'makes steps of 1 windows, and Toy centre net needs 2: raise -b' in refused(2, *flags, '-b', 1)
+
+
 @each
 def test_activation_checkpointing_changes_no_bit(run, trained, h36m_folder, tmp_path, name):
     assert run(*training(name, h36m_folder, tmp_path, 'c', '-e', 1, '--activation-checkpointing', '--no-eval'))[0] == 0

@@ -139,6 +139,10 @@ def _check(session: Session, plan: _Plan, refined: bool) -> None:
     given, train, resumed = session.config, plan.config.train, plan.resumed
     if train.schedule == 'cosine' and (given.has('train.lr_decay') or given.has('train.lr_drop_every')):
         raise FlagError('--schedule cosine has no use for -lrd and --lr-drop-every: leave them out')
+    kind = model_class(plan.name)
+    if train.windows < kind.fewest:
+        raise FlagError(f'-b {train.batch} with -s {train.stride} makes steps of {train.windows} windows, and '
+                        f'{kind.title} needs {kind.fewest}: raise -b')
     if refined and given.has('train.loss'):
         raise FlagError('a refinement has a loss of its own: leave --loss out')
     had = _saved(resumed, plan.name, 'optimizer') if resumed and not resumed.public else train.optimizer
@@ -260,7 +264,7 @@ def _trainer(session: Session, plan: _Plan, model: Lifter, split: _Split, datase
     at = _restore(session, plan, model, optimizer)
     world.same_weights(model)
     sampler = WindowSampler(split.train, model.frames, train.augment, train.seed, train.window_step, model.answers,
-                            model.needs)
+                            model.needs, model.fewest)
     trainer = Trainer(model, optimizer, sampler, make_criterion(model, train.loss, dataset.skeleton, device), train,
                       at, world, config.run.precision, config.evaluate.root)
     if trainer.average and resumed is not None and resumed.training_state is not None:

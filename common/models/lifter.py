@@ -50,6 +50,8 @@ class Lifter(nn.Module):
         recipe: the training of its publication.
         public_keys: keys that all public files of the model have, and no other model's; empty where there are none.
             With them goes `Config.from_state(state)`, which reads the sizes from a public state dict.
+        fewest: windows that a training step needs at least: 2 for a model whose batch norms see one position of each
+            window. A shorter rest at the end of an epoch joins the step before it.
         published: (data set, keypoints) -> (source, {action: P-MPJPE in millimetres}), for plots.
 
     Attributes:
@@ -65,6 +67,7 @@ class Lifter(nn.Module):
     Config: ClassVar[type]
     recipe: ClassVar[Recipe]
     public_keys: ClassVar[tuple[str, ...]] = ()
+    fewest: ClassVar[int] = 1
     published: ClassVar[Mapping[tuple[str, str], tuple[str, dict[str, float]]]] = {}
 
     frames: int
