@@ -132,7 +132,7 @@ def _trainer(session: Session, plan: Plan, model: Lifter, split: _Split, dataset
     at = _restore(session, plan, model, optimizer)
     world.same_weights(model)
     sampler = WindowSampler(split.train, model.frames, train.augment, train.seed, train.window_step, model.answers,
-                            model.needs)
+                            model.needs, model.fewest)
     trainer = Trainer(model, optimizer, sampler, make_criterion(model, train.loss, dataset.skeleton, device), train,
                       at, world, config.run.precision, config.evaluate.root)
     if trainer.average and resumed is not None and resumed.training_state is not None:
