@@ -5,6 +5,7 @@ file is a bare state dict, or a dict that keeps one under one of the names in WE
 much that is not needed; or it is a safetensors file. Both kinds may carry wrappers' prefixes in their keys.
 """
 
+import io
 import os
 import re
 import reprlib
@@ -19,7 +20,7 @@ import torch
 from common.errors import FileError
 from common.skeleton import Skeleton
 from common.storage import tensors
-from common.storage.files import atomic_path
+from common.storage.files import atomic_file, atomic_path
 
 FORMAT = 1
 LAST, PREVIOUS, BEST = 'last.bin', 'previous.bin', 'best.bin'
@@ -114,11 +115,10 @@ Checkpoint: TypeAlias = OwnCheckpoint | PublicCheckpoint
 
 def save(path: Path, content: dict[str, Any]) -> None:
     """Write a checkpoint so that no moment exists at which `path` is half a file. Raises FileError when it cannot."""
-    with atomic_path(path) as temporary:
-        try:
-            torch.save({'format': FORMAT, **content}, temporary)
-        except RuntimeError as error:  # torch's zip writer reports a full disk so
-            raise FileError(f'cannot write {path}: {str(error).splitlines()[0]}') from None
+    written = io.BytesIO()  # in memory first: torch's own writer reports a full disk by a place in its source
+    torch.save({'format': FORMAT, **content}, written)
+    with atomic_file(path) as file:
+        file.write(written.getbuffer())
 
 
 def save_last(folder: Path, content: dict[str, Any], also: Iterable[str] = ()) -> None:
