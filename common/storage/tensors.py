@@ -24,7 +24,7 @@ from common.storage.files import one_line, read_regular, shown
 
 SAFETENSORS = '.safetensors'
 
-# A legacy file begins with its magic number, version, facts about the machine, and content; the keys of storages follow.
+# A legacy file is magic number, version, facts about the machine, content, keys of storages; then come the storages.
 _PICKLES_OF_LEGACY = 5
 # What torch's own unpickler would make as large as it is told to, without bytes for it in the file.
 _MADE_BY_SIZE = {'builtins bytearray', '__builtin__ bytearray', 'torch Tensor', 'torch._tensor Tensor',
