@@ -15,6 +15,7 @@ from common.storage.files import MIB, most_inflated, shown
 
 MOST_MEMBERS = 100_000
 _ENCRYPTED, _SIZES_BEHIND = 0x1, 0x8  # bits of a member's flags
+_LONGEST_DESCRIPTOR = 24  # what may stand behind a member: its sum and sizes
 _LOCAL = struct.Struct('<4sHHHHHIIIHH')
 _ELSEWHERE = 0xffffffff  # a size that stands in the zip64 extra field
 
@@ -34,12 +35,15 @@ def members(content: bytes, sums_left_out: bool = False) -> Iterator[tuple[str, 
 
     Raises DamagedArchive, or what zipfile and zlib raise.
     """
-    infos = zipfile.ZipFile(io.BytesIO(content)).infolist()
+    with zipfile.ZipFile(io.BytesIO(content)) as listed:
+        infos, list_at = listed.infolist(), listed.start_dir
     _check_list(infos, len(content))
-    unsummed = sums_left_out and not any(info.CRC for info in infos)
     view = memoryview(content)
-    for info in infos:
-        data = _inflated(info, _stored(info, view))
+    spans = [_span(info, view) for info in infos]
+    _check_spans(infos, spans, list_at)
+    unsummed = sums_left_out and not any(info.CRC for info in infos)
+    for info, span in zip(infos, spans, strict=True):
+        data = _inflated(info, view[span])
         if not unsummed and zlib.crc32(data) != info.CRC:
             raise DamagedArchive(f'the sum of its member {shown(info.filename)} is wrong')
         yield info.filename, data
@@ -56,12 +60,26 @@ def _check_list(infos: list[zipfile.ZipInfo], size: int) -> None:
         seen.add(info.filename)
     total, most = sum(info.file_size for info in infos), most_inflated(size)
     if total > most:
-        raise DamagedArchive(f'it would fill {total // MIB:,} MiB, expected at most {most // MIB:,} of a file of '
+        raise DamagedArchive(f'it would fill {total // MIB:,} MiB, expected at most {most // MIB:,} MiB of a file of '
                              f'{size:,} bytes')
 
 
-def _stored(info: zipfile.ZipInfo, content: memoryview) -> memoryview:
-    """Return a member's bytes as they lie in the archive, where its own header agrees with the list of members."""
+def _check_spans(infos: list[zipfile.ZipInfo], spans: list[slice], list_at: int) -> None:
+    """Raise DamagedArchive unless members lie one behind the other from the first byte to the list of them.
+
+    A damaged list may leave members out, or name a place twice.
+    """
+    end, slack = 0, 0
+    for info, span in sorted(zip(infos, spans, strict=True), key=lambda pair: pair[0].header_offset):
+        if not end <= info.header_offset <= end + slack:
+            raise DamagedArchive(f'there is a gap or an overlap before its member {shown(info.filename)}')
+        end, slack = span.stop, _LONGEST_DESCRIPTOR if info.flag_bits & _SIZES_BEHIND else 0
+    if not end <= list_at <= end + slack:
+        raise DamagedArchive('its list does not name all that is in it')
+
+
+def _span(info: zipfile.ZipInfo, content: memoryview) -> slice:
+    """Return where a member's bytes lie in the archive. Its own header must agree with the list of members."""
     if info.flag_bits & _ENCRYPTED or info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         raise DamagedArchive(f'its member {shown(info.filename)} is encrypted or compressed in an unknown way')
     if info.header_offset + _LOCAL.size > len(content):
@@ -79,7 +97,7 @@ def _stored(info: zipfile.ZipInfo, content: memoryview) -> memoryview:
     start += name_length + extra_length
     if start + info.compress_size > len(content):
         raise DamagedArchive('it is cut short')
-    return content[start:start + info.compress_size]
+    return slice(start, start + info.compress_size)
 
 
 def _encoded(info: zipfile.ZipInfo) -> bytes:

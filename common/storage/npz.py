@@ -206,6 +206,8 @@ def _read_member(data: archive.Buffer) -> np.ndarray:
         array = _Plain(len(data)).of(_Unpickler(file, encoding='latin1').load())
         if file.read(1):
             raise ValueError('there is more behind its pickle')
+        if not isinstance(array, np.ndarray):
+            raise ValueError(f'its pickle holds {type(array).__name__}, expected an array')
         return array.reshape(shape)
     there = len(data) - file.tell()
     if min(shape, default=1) < 0 or not dtype.itemsize or math.prod(shape) * dtype.itemsize != there:

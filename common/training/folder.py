@@ -85,5 +85,5 @@ def load_resumed(name: str, folder: Path, say: Callable[[str], None]) -> Checkpo
         previous = path.parent / checkpoint.PREVIOUS
         if path.name != checkpoint.LAST or not previous.is_file():
             raise
-        say(f'{error}; going on from {previous}, the save before it')
+        say(f'{error}: going on from it')
         return checkpoint.load(previous)
