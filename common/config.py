@@ -330,12 +330,18 @@ class Config:
         return {name: getattr(getattr(self, section), name) for section, name, flag in all_flags() if flag.stored}
 
 
-SECTIONS = {f.name: f.default_factory for f in fields(Config) if f.name not in ('given', 'argv')}
+SECTIONS: dict[str, type[Any]] = {'data': Data, 'model': Model, 'train': Train, 'evaluate': Evaluate,
+                                  'render': Render, 'predict': Predict, 'run': Run}
 
 
 def all_flags() -> list[tuple[str, str, Flag]]:
     """Return (section, field, flag) of every flag, in the order of the help."""
     return [(section, f.name, f.metadata['flag']) for section, kind in SECTIONS.items() for f in fields(kind)]
+
+
+def flag_of(section: str, name: str) -> Flag:
+    """Return the flag of a field."""
+    return SECTIONS[section].__dataclass_fields__[name].metadata['flag']
 
 
 # Settings that belong to a data set: another one does not take them over from a checkpoint.
@@ -353,17 +359,13 @@ def resolve(config: Config, recipe: Recipe, answers: int, saved: Mapping[str, An
     """
     saved = saved or {}
     dataset = config.data.dataset if config.has('data.dataset') else saved.get('dataset', config.data.dataset)
-    other = 'dataset' in saved and dataset != saved['dataset']
-    decided = recipe.values() | DATASETS[dataset].settings
+    if dataset != saved.get('dataset', dataset):
+        saved = {name: value for name, value in saved.items() if name not in OF_A_DATASET}
+    decided = recipe.values() | DATASETS[dataset].settings | dict(saved)
     changed: dict[str, dict[str, Any]] = {section: {} for section in SECTIONS}
     for section, name, its_flag in all_flags():
         if its_flag.stored and not config.has(f'{section}.{name}'):
-            value = decided.get(name, getattr(getattr(config, section), name))
-            if not (other and name in OF_A_DATASET):
-                value = saved.get(name, value)
-            changed[section][name] = value
-    if not config.has('data.dataset'):
-        changed['data']['dataset'] = dataset
+            changed[section][name] = decided.get(name, getattr(getattr(config, section), name))
     if 'stride' in changed['train'] and changed['train']['stride'] is None:
         changed['train']['stride'] = min(answers, MOST_FRAMES_PER_STRIDE)
     return replace(config, **{section: replace(getattr(config, section), **values)

@@ -60,11 +60,11 @@ class WindowSampler:
         self._table = torch.from_numpy(table).to(store.device)
         self._restart()
 
-    def __len__(self):
+    def __len__(self) -> int:
         """Return the number of windows in an epoch."""
         return len(self._table)
 
-    def _restart(self):
+    def _restart(self) -> None:
         self._random, self._drawn = np.random.RandomState(self.seed), 0
 
     def order(self, draw: int) -> np.ndarray:
@@ -132,7 +132,7 @@ class TestWindows:
     frame: torch.Tensor
     last: torch.Tensor | None = None
 
-    def __len__(self):
+    def __len__(self) -> int:
         """Return the number of windows."""
         return len(self.sequence)
 
@@ -174,19 +174,19 @@ class TestWindows:
         return cls._taking(store, frames, answers, answers, np.zeros_like(start), start, None)
 
     @classmethod
-    def _taking(cls, store, frames, answers, taken, sequence, start, last) -> 'TestWindows':
-        """Return windows whose taken frames start at frames `start` (W,) of their sequences."""
-        begin = torch.from_numpy(np.cumsum([0, *store.lengths[:-1]])).to(store.device)
+    def _taking(cls, store: SequenceStore, frames: int, answers: range, taken: range, sequence: np.ndarray,
+                start: np.ndarray, last: torch.Tensor | None) -> 'TestWindows':
+        """Return windows whose taken frames start at frames `start` (W,) of their sequences (W,)."""
         if len(taken) == len(answers):
-            first = first_cover(sequence, start, store.lengths, len(taken))
+            covers = first_cover(sequence, start, store.lengths, len(taken))
         else:
-            first = np.ones((len(start), 1), bool)
-        sequence, start, first = (torch.from_numpy(x).to(store.device) for x in (sequence, start, first))
-        rows = store.frame_index(sequence, start, len(taken))
+            covers = np.ones((len(start), 1), bool)
+        begins = np.cumsum([0, *store.lengths[:-1]])
+        begin, owner, at, first = (torch.from_numpy(x).to(store.device) for x in (begins, sequence, start, covers))
+        rows = store.frame_index(owner, at, len(taken))
         if store.marks is not None:
             first &= store.marks[rows] != 0
-        return cls(frames, answers, taken, sequence, start - taken.start, rows, first, rows - begin[sequence, None],
-                   last)
+        return cls(frames, answers, taken, owner, at - taken.start, rows, first, rows - begin[owner, None], last)
 
     def one(self, index: int) -> 'TestWindows':
         """Return the window of this index alone."""

@@ -10,13 +10,19 @@ from pathlib import Path
 import numpy as np
 
 from common.commands.evaluate import resolve_for
-from common.commands.session import Session, check_writable, identify_for, load_evaluated, read_checkpoint
+from common.commands.session import (
+    Session,
+    check_writable,
+    identify_for,
+    load_evaluated,
+    needed,
+    read_evaluated,
+)
 from common.config import Config
 from common.datasets import DATASETS
 from common.datasets.poses import keypoint_layout
 from common.errors import ContractError, DivergedError, FileError, FlagError
 from common.evaluation.latency import latency
-from common.geometry.camera import pinhole_intrinsic
 from common.geometry.placement import feet_on_floor, floor_below, lens_of_view, root_by_reprojection, upright
 from common.keypoints.clip import Asked, Clip, load_clip
 from common.models import computing, model_class
@@ -62,8 +68,8 @@ def run(session: Session) -> None:
     if len(videos) > 1:
         raise FlagError('-ste names several videos: --predict lifts one at a time')
     lifter = load_lifter(session)
-    clip = load_clip(Asked(asked.predict or '', asked.layout, asked.image_size, asked.fps, asked.person, videos[0],
-                           asked.min_score, asked.zoom, asked.as_is), lifter.layout, say)
+    clip = load_clip(Asked(needed(asked.predict, '--predict'), asked.layout, asked.image_size, asked.fps, asked.person,
+                           videos[0], asked.min_score, asked.zoom, asked.as_is), lifter.layout, say)
     precision = computing.evaluation_precision(config.run.precision, session.device)
     computing.set_up(lifter.model, session.device, config.run.compile)
     with computing.computing_in(lifter.model, precision):
@@ -82,14 +88,14 @@ def run(session: Session) -> None:
 def load_lifter(session: Session) -> LoadedLifter:
     """Return the model of the checkpoint that --evaluate names. Raises FileError or FlagError."""
     given = session.config
-    saved = read_checkpoint(given, given.evaluate.evaluate)
+    saved = read_evaluated(given)
     name, sizes, how = identify_for(given, saved)
     config = resolve_for(given, name, sizes, saved.settings)
     layout = skeleton = None
     if saved.public:
         dataset = config.data.dataset
         skeleton = SKELETONS.get(dataset, H36M)  # as the data sets call theirs, or Human3.6M's
-        keypoints = config.data.keypoints or DATASETS[dataset].keypoints
+        keypoints = config.data.keypoints or DATASETS[dataset].keypoints or ''
         try:
             layout = keypoint_layout(keypoints, skeleton)({}, model_class(name).keypoints_of(saved.state))
         except ValueError as error:
@@ -97,7 +103,7 @@ def load_lifter(session: Session) -> LoadedLifter:
     lifter = load_evaluated(session, config, saved, name, sizes, how, layout, skeleton)
     model, said = lifter.model.without_truth(), ''
     if model is not lifter.model:
-        said = f'; it is used without what reads {describe_needs(lifter.model.needs)}'
+        said = f'; it is used without what reads {describe_needs(lifter.model.needs - model.needs)}'
     session.say(f'{saved.path}: {describe_model(model)}, keypoints of layout {lifter.layout.name}, joints of '
                 f'{lifter.skeleton.name}{said}')
     return replace(lifter, model=model, settings=config.settings())
@@ -113,8 +119,7 @@ def lift(lifter: LoadedLifter, clip: Clip, session: Session) -> np.ndarray:
     if lens and not asked.trajectory and 'intrinsic' not in model.needs:
         raise FlagError('--intrinsics and --fov are for --trajectory, which estimates where the person stands, and for '
                         'models that read the lens')
-    intrinsic = None if lens is None else pinhole_intrinsic(lens[:2], lens[2:], (0, 0, 0), (0, 0), *clip.size)
-    store = clip_store(lifter, clip.screen, clip.confidence, intrinsic)
+    store = clip_store(lifter, clip.screen, clip.confidence, None if lens is None else clip.intrinsic(lens))
     try:
         predicted, windows = lift_store(lifter, store, lifter.settings['root'], asked.overlap, causal)
     except ContractError:
@@ -156,8 +161,9 @@ def place(poses: np.ndarray, clip: Clip, lifter: LoadedLifter, config: Config) -
                   f'camera taken as level, the lowest foot of the clip put on the floor', root)
 
 
-def _by_trajectory(poses, clip, lifter, lens) -> tuple[np.ndarray, np.ndarray]:
-    """World (T, J, 3) and root (T, 3) from the joints that the detector itself saw."""
+def _by_trajectory(poses: np.ndarray, clip: Clip, lifter: LoadedLifter,
+                   lens: tuple[float, float, float, float]) -> tuple[np.ndarray, np.ndarray]:
+    """Return world (T, J, 3) and root (T, 3) from the joints that the detector itself saw. Raises FileError."""
     pixels, seen = np.zeros((*poses.shape[:2], 2)), np.zeros(poses.shape[:2], bool)
     for joint, name in enumerate(lifter.skeleton.joints):
         if name in lifter.layout.joints:
@@ -171,10 +177,10 @@ def _by_trajectory(poses, clip, lifter, lens) -> tuple[np.ndarray, np.ndarray]:
 
 
 def write(lifted: Lifted, lifter: LoadedLifter, config: Config) -> None:
-    """The npz, without pickles, and the csv of the world if asked for. Raises FileError when one cannot be written."""
+    """Write the npz, without pickles, and the csv of the world if asked for. Raises FileError when one cannot be."""
     clip, skeleton = lifted.clip, lifted.skeleton
     root = {} if lifted.root is None else {'root': lifted.root}
-    write_npz(Path(config.predict.npz or ''), poses=lifted.poses, world=lifted.world, **root,
+    write_npz(Path(needed(config.predict.npz, '--output')), poses=lifted.poses, world=lifted.world, **root,
               joints=np.array(skeleton.joints), parents=np.array(skeleton.parents), frame=clip.frames,
               present=clip.present, fps=np.float64(clip.fps), keypoints=clip.pixels, keypoints_seen=clip.seen,
               keypoint_names=np.array(lifter.layout.joints), size=np.array(clip.size), units='metres',

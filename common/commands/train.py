@@ -3,6 +3,7 @@
 import resource
 import time
 import uuid
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -33,12 +34,12 @@ from common.models.lifter import Lifter, describe_model, describe_needs
 from common.sampler import WindowSampler
 from common.skeleton import Skeleton
 from common.storage import checkpoint
-from common.storage.checkpoint import Checkpoint
+from common.storage.checkpoint import Checkpoint, OwnCheckpoint
 from common.storage.runlog import RunLog, git_revision, versions
 from common.store import SequenceStore
-from common.training.folder import check_folder, continues, load_resumed, prepare_folder
+from common.training.folder import check_folder, continued, load_resumed, prepare_folder
 from common.training.loop import Judges, Progression, Trainer, fit, progression_of
-from common.training.optimiser import make_criterion, make_optimizer
+from common.training.optimiser import make_criterion, make_optimizer, trained_weights
 from common.training.signals import StopRequest
 
 
@@ -69,7 +70,7 @@ def run(session: Session) -> None:
                 _draw_curves(log, session.say)
     session.say(_summary(at, time.perf_counter() - begun, at.epoch - first_epoch, session.device))
     if split.test is not None:
-        _evaluate_chosen(session, plan, model, at, split, dataset)
+        _evaluate_chosen(session, plan, model, at, split.test, split.picked_on, dataset)
 
 
 # ---- plan: from flags and files to a decided configuration ------------------------------------------------------
@@ -97,6 +98,11 @@ class _Plan:
     def source(self) -> Checkpoint | None:
         """Return the checkpoint that weights come from."""
         return self.resumed or self.initial
+
+    @property
+    def own(self) -> OwnCheckpoint | None:
+        """Return the checkpoint that is continued where it is of this program, and tells of its run; else None."""
+        return None if self.resumed is None or self.resumed.public else self.resumed
 
 
 def _plan(session: Session) -> _Plan:
@@ -136,23 +142,15 @@ def _fresh_sizes(config: Config, name: str) -> dict[str, Any]:
 
 def _check(session: Session, plan: _Plan, refined: bool) -> None:
     """Raise FlagError for flags that other settings leave nothing to say, FileError for folders that cannot be used."""
-    given, train, resumed = session.config, plan.config.train, plan.resumed
-    if train.schedule == 'cosine' and (given.has('train.lr_decay') or given.has('train.lr_drop_every')):
-        raise FlagError('--schedule cosine has no use for -lrd and --lr-drop-every: leave them out')
-    if refined and given.has('train.loss'):
-        raise FlagError('a refinement has a loss of its own: leave --loss out')
-    had = _saved(resumed, plan.name, 'optimizer') if resumed and not resumed.public else train.optimizer
-    if resumed and train.optimizer != had:
-        raise FlagError(f'--optimizer {train.optimizer}: {resumed.path} holds the state of {had}; say --init to start '
-                        f'another')
+    given, train = session.config, plan.config.train
+    _check_recipe(given, plan, refined)
     check_outputs(plan.config)
     check_test_flags(plan.config)
     if not train.eval and (given.evaluate.results or given.evaluate.export_predictions or given.evaluate.plots):
         raise FlagError('--results, --export-predictions and --plots need the evaluation that the resumed run leaves '
                         'out: say --eval')
-    if resumed is not None:
-        _check_mid_epoch(plan)
-    check_folder(plan.folder, resumed, given.train.overwrite)
+    _check_mid_epoch(plan)
+    check_folder(plan.folder, plan.resumed, given.train.overwrite)
     initial = plan.initial
     if initial is not None and given.train.overwrite and initial.path.parent.resolve() == plan.folder.resolve():
         raise FileError(f'--overwrite would delete {initial.path}, which --init starts from: choose another -c')
@@ -162,6 +160,20 @@ def _check(session: Session, plan: _Plan, refined: bool) -> None:
                         f'-b or start fewer')
 
 
+def _check_recipe(given: Config, plan: _Plan, refined: bool) -> None:
+    """Raise FlagError for settings of the training that contradict each other, or the checkpoint that is continued."""
+    train = plan.config.train
+    if train.schedule == 'cosine' and (given.has('train.lr_decay') or given.has('train.lr_drop_every')):
+        raise FlagError('--schedule cosine has no use for -lrd and --lr-drop-every: leave them out')
+    if refined and given.has('train.loss'):
+        raise FlagError('a refinement has a loss of its own: leave --loss out')
+    if plan.own is not None:
+        had = _saved(plan.own, plan.name, 'optimizer')
+        if train.optimizer != had:
+            raise FlagError(f'--optimizer {train.optimizer}: {plan.own.path} holds the state of {had}; say --init to '
+                            f'start another')
+
+
 # What says which windows the steps of an epoch are made of, and what is added up over them.
 STEP_SETTINGS = ('dataset', 'keypoints', 'subjects_train', 'subjects_valid', 'actions', 'subset', 'downsample', 'seed',
                  'batch', 'stride', 'augment', 'window_step', 'loss', 'objective')
@@ -169,25 +181,23 @@ STEP_SETTINGS = ('dataset', 'keypoints', 'subjects_train', 'subjects_valid', 'ac
 JUDGE_SETTINGS = ('dataset', 'keypoints', 'subjects_valid', 'subjects_test', 'actions', 'downsample', 'root')
 
 
-def _saved(resumed: Checkpoint, name: str, setting: str) -> Any:
+def _saved(resumed: OwnCheckpoint, name: str, setting: str) -> Any:
     """Return a setting of a checkpoint of ours; files from before there was a choice have that of their model."""
     return resumed.settings.get(setting, recipe_of(name).values().get(setting))
 
 
 def _changed(plan: _Plan, names: tuple[str, ...]) -> list[str]:
     """Return the settings in which a resumed run differs from its checkpoint."""
-    resumed, settings = plan.resumed, plan.config.settings()
-    if resumed is None or resumed.public:
-        return []
-    return [name for name in names if settings[name] != _saved(resumed, plan.name, name)]
+    own, settings = plan.own, plan.config.settings()
+    return [] if own is None else [name for name in names if settings[name] != _saved(own, plan.name, name)]
 
 
 def _check_mid_epoch(plan: _Plan) -> None:
     """Raise FlagError when a checkpoint lies inside an epoch whose other steps would be made of other windows."""
-    changed, resumed = _changed(plan, STEP_SETTINGS), plan.resumed
-    if changed and resumed.stored.get('step'):
-        raise FlagError(f'{resumed.path} lies inside an epoch, at step {resumed.stored["step"]}: {changed[0]} cannot '
-                        f'change before it ends')
+    own, changed = plan.own, _changed(plan, STEP_SETTINGS)
+    if own is not None and changed and own.stored.get('step'):
+        raise FlagError(f'{own.path} lies inside an epoch, at step {own.stored["step"]}: {changed[0]} cannot change '
+                        f'before it ends')
 
 
 # ---- build: data, model and trainer -----------------------------------------------------------------------------
@@ -230,7 +240,7 @@ def _split(session: Session, config: Config, dataset: PoseDataset, model: Lifter
     """Return the sequences of a run. Raises FlagError for subjects that are on two sides."""
     data, train = config.data, config.train
 
-    def store(subjects, subset: float = 1.0, test: bool = True) -> SequenceStore:
+    def store(subjects: Sequence[str], subset: float = 1.0, test: bool = True) -> SequenceStore:
         return make_store(session, config, dataset, subjects, subset, model.needs, model.title, test)
 
     subjects_train = data.subjects_train or dataset.subjects_train
@@ -283,22 +293,28 @@ def _restore(session: Session, plan: _Plan, model: Lifter, optimizer: torch.opti
         return Progression(epoch=resumed.epoch, base_lr=lr, lr_since=since, first_epoch=since)
     if resumed.training_state is not None:
         checkpoint.load_weights(model, replace(resumed, state=resumed.training_state))
-    try:
-        optimizer.load_state_dict(resumed.optimizer)
-        fits = all(p in optimizer.state and optimizer.state[p]['exp_avg'].shape == p.shape for p in model.parameters())
-    except (ValueError, KeyError, TypeError, AttributeError):
-        fits = False
-    if not fits:
-        raise FileError(f'{resumed.path}: its optimizer state does not fit the model')
+    _restore_optimizer(resumed, model, optimizer)
     for group in optimizer.param_groups:
         group['weight_decay'] = train.weight_decay
     at = progression_of(resumed.stored)
     # The same command with --resume behind it goes on as it was; another rate starts the schedule anew.
-    if asked not in (None, resumed.settings.get('lr')):
+    if asked is not None and asked != resumed.settings.get('lr'):
         at.base_lr, at.lr_since = asked, at.epoch + 1
     step = f', step {at.step}' if at.step else ''
     session.say(f'continuing {resumed.path} after epoch {at.epoch}{step}')
     return at
+
+
+def _restore_optimizer(resumed: OwnCheckpoint, model: Lifter, optimizer: torch.optim.Optimizer) -> None:
+    """Put a checkpoint's state into the optimizer. Raises FileError where it does not fit the model."""
+    try:
+        optimizer.load_state_dict(resumed.optimizer)
+        fits = all(p in optimizer.state and optimizer.state[p]['exp_avg'].shape == p.shape
+                   for p in trained_weights(model))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        fits = False
+    if not fits:
+        raise FileError(f'{resumed.path}: its optimizer state does not fit the model')
 
 
 # ---- run and close ----------------------------------------------------------------------------------------------
@@ -321,11 +337,12 @@ def _open_log(session: Session, plan: _Plan, trainer: Trainer, baseline: float |
         about = {'command': list(given.argv), 'settings': _settings(plan), 'model': plan.name, 'config': plan.sizes,
                  'mean_pose_mpjpe': baseline, 'parameters': parameters, 'device': str(session.device),
                  'processes': world.size, 'versions': versions(), 'git': git_revision()}
-        if continues(plan.folder, resumed) and Path(resumed.run).is_dir():
-            log = RunLog.continued(Path(resumed.run), at.epoch, about)
+        own = continued(plan.folder, resumed)
+        if own is not None and Path(own.run).is_dir():
+            log = RunLog.continued(Path(own.run), at.epoch, about)
         else:
-            if continues(plan.folder, resumed):
-                session.say(f'the run folder {resumed.run} is gone: a new one begins with epoch {at.epoch + 1}')
+            if own is not None:
+                session.say(f'the run folder {own.run} is gone: a new one begins with epoch {at.epoch + 1}')
             log = RunLog.fresh(Path(given.run.log), about)
     at.best, run_folder = world.told((at.best, str(log.folder.resolve()) if log else None))
     sizes = ', '.join(f'{size} {value}' for size, value in plan.sizes.items() if size != 'frames')
@@ -341,11 +358,10 @@ def _settings(plan: _Plan) -> dict[str, Any]:
 
 def _about(plan: _Plan, dataset: PoseDataset, run_folder: str) -> dict[str, Any]:
     """Return what a checkpoint says of its model and data."""
-    resumed = plan.resumed
     return {'model': plan.name, 'config': plan.sizes, 'skeleton': checkpoint.describe(dataset.skeleton),
             'layout': checkpoint.describe(dataset.layout), 'dataset': dataset.name, 'keypoints': dataset.keypoints,
             'settings': _settings(plan), 'seed': plan.config.train.seed, 'run': run_folder, 'versions': versions(),
-            'run_id': resumed.run_id if resumed is not None and not resumed.public else uuid.uuid4().hex}
+            'run_id': uuid.uuid4().hex if plan.own is None else plan.own.run_id}
 
 
 def _announce(session: Session, config: Config, trainer: Trainer, split: _Split) -> None:
@@ -364,7 +380,7 @@ def _announce(session: Session, config: Config, trainer: Trainer, split: _Split)
         say(f'epoch {at.epoch} is finished already, nothing is left to train up to -e {train.epochs}')
 
 
-def _draw_curves(log: RunLog, say) -> None:
+def _draw_curves(log: RunLog, say: Callable[[str], None]) -> None:
     """Draw what there is; a picture that cannot be written must not hide how the run ended."""
     if epochs := log.epochs():
         from common.drawing.pictures import training_curves  # matplotlib is slow to import
@@ -384,16 +400,16 @@ def _summary(at: Progression, seconds: float, epochs: int, device: torch.device)
     return f'finished: {best}{epochs} epochs in {seconds:.0f} s{speed}; peak memory {peak / 2**30:.2f} GB'
 
 
-def _evaluate_chosen(session: Session, plan: _Plan, model: Lifter, at: Progression, split: _Split,
-                     dataset: PoseDataset) -> None:
+def _evaluate_chosen(session: Session, plan: _Plan, model: Lifter, at: Progression, test: SequenceStore,
+                     picked_on: str, dataset: PoseDataset) -> None:
     """Print the closing table: of the best or last epoch, or of the resumed file when there was none to train."""
     config = plan.config
     path = plan.folder / (checkpoint.LAST if config.train.select == 'last' or at.best is None else checkpoint.BEST)
-    if not path.is_file():
+    if plan.resumed is not None and not path.is_file():
         path = plan.resumed.path
     saved = checkpoint.load(path)
     checkpoint.load_weights(model, saved)
-    how = f'the best on {split.picked_on}, ' if path.name == checkpoint.BEST else ''
+    how = f'the best on {picked_on}, ' if path.name == checkpoint.BEST else ''
     session.say(f'evaluating {path}: {how}epoch {saved.epoch}; again with: python run_ktpformer.py -c {plan.folder} '
                 f'--data {config.data.folder} --evaluate {path.name}')
-    close(session, config, model, plan.name, path, split.test, dataset)
+    close(session, config, model, plan.name, path, test, dataset)

@@ -70,7 +70,7 @@ def files_of(name: str, folder: Path, keypoints: str | None = None) -> list[Path
     keypoints = keypoints or entry.keypoints
     if entry.origin is None:
         return []
-    if entry.split_paths:
+    if entry.split_paths and keypoints:
         return list(entry.split_paths(folder, keypoints))
     path_2d = folder / f'data_2d_{name}_{keypoints}.npz'
     return [folder / f'data_3d_{name}.npz', path_2d] if entry.truth else [path_2d]

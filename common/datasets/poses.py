@@ -215,7 +215,7 @@ def read_detections(path: Path, layout_of) -> tuple[dict, Skeleton]:
         layout = layout_of(metadata if isinstance(metadata, dict) else {}, count)
     except ValueError as error:
         raise FileError(f'{path}: {error}') from None
-    detections = {}
+    detections: dict[str, dict[str, list[np.ndarray]]] = {}
     for subject, actions in tree.items():
         detections[subject] = {}
         for action, views in actions.items():

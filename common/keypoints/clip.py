@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from common.errors import FileError, FlagError
-from common.geometry.camera import normalise
+from common.geometry.camera import normalise, pinhole_intrinsic
 from common.keypoints import Track, read_track
 from common.keypoints.gaps import ABSENCE, absences, fill, strays
 from common.keypoints.layouts import conversion, find_layout, stature, usable_keypoints
@@ -30,6 +30,8 @@ class Clip:
     Attributes:
         pixels: (T, L, 2) float32 without gaps, in the lifter's layout.
         screen: (T, L, 2) float32, the same in normalised screen coordinates, at the size that lifters are used to.
+        zoom, middle: how they came to that size: what lay at screen coordinates `middle` (2,) lies at the centre, and
+            distances from it are `zoom` times as large.
         seen: (T, L) bool, True where the detector saw the keypoint itself.
         confidence: (T, L) float32, the detector's in each keypoint, 0 to 1; 0 where it saw none.
         present: (T,) bool, True where the detector saw anything of the person.
@@ -40,6 +42,8 @@ class Clip:
 
     pixels: np.ndarray
     screen: np.ndarray
+    zoom: float
+    middle: np.ndarray
     seen: np.ndarray
     confidence: np.ndarray
     present: np.ndarray
@@ -47,6 +51,13 @@ class Clip:
     size: tuple[float, float]
     fps: float
     source: str
+
+    def intrinsic(self, lens: tuple[float, float, float, float]) -> np.ndarray:
+        """Return the intrinsic vector (9,) of the lens that sees `screen`, for one of fx, fy, cx, cy in pixels."""
+        intrinsic = pinhole_intrinsic(lens[:2], lens[2:], (0, 0, 0), (0, 0), *self.size)
+        intrinsic[2:4] -= self.middle
+        intrinsic[:4] *= self.zoom
+        return intrinsic
 
 
 @dataclass(frozen=True)
@@ -106,13 +117,16 @@ def load_clip(asked: Asked, wanted: Skeleton, say: Callable[[str], None]) -> Cli
         if name in layout.joints and name not in made:
             own[:, index] = seen[:, layout.joints.index(name)]
     scores = np.where(seen, np.clip(track.scores, 0, 1), 0) @ np.abs(matrix.T) / np.abs(matrix).sum(axis=1)
-    screen = _on_screen(pixels, size, stature(normalise(shown, *size), layout), asked.zoom, say)
-    return Clip(pixels.astype(np.float32), screen, own, scores.astype(np.float32), seen.any(axis=1), track.frames, size,
-                fps, source)
+    screen, zoom, middle = _on_screen(pixels, size, stature(normalise(shown, *size), layout), asked.zoom, say)
+    return Clip(pixels.astype(np.float32), screen, zoom, middle, own, scores.astype(np.float32), seen.any(axis=1),
+                track.frames, size, fps, source)
 
 
-def _on_screen(pixels: np.ndarray, size: tuple[float, float], tall: float, zoom: float | None, say) -> np.ndarray:
+def _on_screen(pixels: np.ndarray, size: tuple[float, float], tall: float, zoom: float | None,
+               say) -> tuple[np.ndarray, float, np.ndarray]:
     """(T, L, 2) float32 screen coordinates of pixels, enlarged or reduced to the size that lifters see people in.
+
+    With them come the zoom and the middle (2,) that they were enlarged about.
 
     How far a keypoint is from its neighbours tells a lifter metres, as seen through the lenses and from the distances
     that it was trained with. A reduced person is one in a larger picture with the same centre; an enlarged one is
@@ -128,9 +142,8 @@ def _on_screen(pixels: np.ndarray, size: tuple[float, float], tall: float, zoom:
     if zoom != 1:
         say(f'the person is {tall:.2f} half-widths of the picture tall; people trained on are about {USUAL_STATURE}: '
             f'scaled by {zoom:.2f} (--zoom 1 leaves them as they are)')
-    if zoom > 1:
-        screen = screen - np.median(screen, axis=(0, 1))
-    return (zoom * screen).astype(np.float32)
+    middle = np.median(screen, axis=(0, 1)) if zoom > 1 else np.zeros(2)
+    return (zoom * (screen - middle)).astype(np.float32), zoom, middle
 
 
 def _load_track(asked: Asked) -> tuple[Track, np.ndarray, np.ndarray]:
@@ -156,6 +169,6 @@ def _say_gaps(track: Track, seen: np.ndarray, elsewhere: np.ndarray, fps: float,
     if elsewhere.any():
         say(f'left out: {elsewhere.sum()} frames in which the best-scored person is somewhere else, such as '
             f'{track.frames[elsewhere][0]}')
-    for gap in absences(seen.any(axis=1), max(2, round(ABSENCE * fps))):
+    for gap in absences(np.any(seen, axis=1), max(2, round(ABSENCE * fps))):
         say(f'nobody in frames {track.frames[gap.first]} to {track.frames[gap.last]}, '
             f'{(gap.last - gap.first + 1) / fps:.1f} s: what is written there is a guess')

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -35,6 +35,21 @@ NEEDS = {
 }
 
 
+class ModelConfig(Protocol):
+    """The sizes of a model: a frozen dataclass of fields with defaults, which raises ValueError for what cannot be.
+
+    Where a public file does not tell all of them, a class attribute `not_in_a_file` names the others.
+    """
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    def __init__(self, **sizes: Any) -> None: ...
+
+    @classmethod
+    def from_state(cls, state: dict[str, torch.Tensor]) -> ModelConfig:
+        """Read the sizes from the shapes of a public state dict. Raises ValueError for another model's weights."""
+
+
 def describe_needs(needs: frozenset[str]) -> str:
     """Return what a prediction reads besides the keypoints, in words; empty where it reads nothing else."""
     return ', and '.join(NEEDS[need] for need in sorted(needs))
@@ -45,10 +60,10 @@ class Lifter(nn.Module):
 
     Class attributes, beside the model's code:
         title: its name in print.
-        Config: a frozen dataclass of sizes that checks itself (ValueError), is what a checkpoint stores, and can be
-            read from a public state dict: `Config.from_state(state)`.
+        Config: a `ModelConfig`, with a default for each size; it is what a checkpoint stores.
         recipe: the training of its publication.
-        public_keys: keys that all public files of the model have, and no other model's.
+        public_keys: keys that all public files of the model have, and no other model's; empty where there are none.
+            With them goes `Config.from_state(state)`, which reads the sizes from a public state dict.
         published: (data set, keypoints) -> (source, {action: P-MPJPE in millimetres}), for plots.
 
     Attributes:
@@ -60,9 +75,9 @@ class Lifter(nn.Module):
         recompute: whether training forgets what happens inside a block and computes it again on the way back.
     """
 
-    title: ClassVar[str]
-    Config: ClassVar[type]
-    recipe: ClassVar[Recipe]
+    title: str
+    Config: ClassVar[type[ModelConfig]]
+    recipe: Recipe
     public_keys: ClassVar[tuple[str, ...]] = ()
     published: ClassVar[Mapping[tuple[str, str], tuple[str, dict[str, float]]]] = {}
 
@@ -100,7 +115,7 @@ class Lifter(nn.Module):
 
     def loss(self, batch: Batch, criterion: Criterion) -> torch.Tensor:
         """Return the loss of a training batch, a scalar in metres."""
-        return criterion(self.read(batch), batch.poses)
+        return criterion(self.read(batch), batch.truth)
 
     def lift(self, view: Batch, mirror: Mirror) -> dict[str, torch.Tensor]:
         """Return predictions by name, each (B, A, J, 3) metres; the last one is the headline.
@@ -265,6 +280,9 @@ def identify(saved: Checkpoint, asked: str | None = None, sizes: Mapping[str, An
     if not saved.public:
         config_for(saved.path, name, saved.config)
         return name, dict(saved.config), how
+    if not kind.public_keys:
+        raise FileError(f'{saved.path} is a public file, and no public file of {kind.title} can be read: take a '
+                        f'checkpoint of this program')
     try:
         config = dataclasses.asdict(kind.Config.from_state(saved.state))
     except ValueError as error:

@@ -4,27 +4,30 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from common.errors import FileError
 from common.storage import checkpoint
-from common.storage.checkpoint import Checkpoint
+from common.storage.checkpoint import Checkpoint, OwnCheckpoint
 from common.storage.files import atomic_path
 
 
 def check_folder(folder: Path, resumed: Checkpoint | None, overwrite: bool) -> None:
     """Raise FileError when the checkpoint folder holds another run's files."""
     held = [name for name in (checkpoint.LAST, checkpoint.BEST) if os.path.lexists(folder / name)]
-    if held and not overwrite and not continues(folder, resumed):
+    if held and not overwrite and continued(folder, resumed) is None:
         raise FileError(f"{folder} holds another run's {held[0]}: choose another -c, continue it with --resume "
                         f'{held[0]}, or say --overwrite')
 
 
-def continues(folder: Path, resumed: Checkpoint | None) -> bool:
-    """Return whether a run goes on in the folder of the file of ours that it was resumed from."""
-    return resumed is not None and not resumed.public and resumed.path.parent.resolve() == folder.resolve()
+def continued(folder: Path, resumed: Checkpoint | None) -> OwnCheckpoint | None:
+    """Return the resumed checkpoint where it is of ours and its run goes on in the folder it lies in; else None."""
+    if resumed is None or resumed.public or resumed.path.parent.resolve() != folder.resolve():
+        return None
+    return resumed
 
 
-def prepare_folder(folder: Path, resumed: Checkpoint | None, overwrite: bool) -> dict | None:
+def prepare_folder(folder: Path, resumed: Checkpoint | None, overwrite: bool) -> dict[str, Any] | None:
     """Make the checkpoint folder ready, and return the figures of the best epoch so far, if its file is at hand.
 
     Under --overwrite another run's files are deleted, never the one that is resumed. A best.bin of the run that is
@@ -36,14 +39,9 @@ def prepare_folder(folder: Path, resumed: Checkpoint | None, overwrite: bool) ->
             raise FileError(f'cannot write to the checkpoint folder {folder}')
         _clear(folder, resumed, overwrite)
         best = folder / checkpoint.BEST
-        candidates = [] if resumed is None or resumed.public else [best, resumed.path.parent / checkpoint.BEST]
-        for candidate in candidates:
-            figures = _best_figures(candidate, resumed)
-            if figures is not None:
-                if candidate != best:
-                    with atomic_path(best) as temporary:
-                        shutil.copyfile(candidate, temporary)
-                return figures
+        figures = None if resumed is None or resumed.public else _bring_best(best, resumed)
+        if figures is not None:
+            return figures
         if resumed is None or best.resolve() != resumed.path.resolve():
             best.unlink(missing_ok=True)
     except OSError as error:
@@ -51,12 +49,24 @@ def prepare_folder(folder: Path, resumed: Checkpoint | None, overwrite: bool) ->
     return None
 
 
+def _bring_best(best: Path, resumed: OwnCheckpoint) -> dict[str, Any] | None:
+    """Return the figures of the run's best.bin, copying it to `best` from beside the resumed file if need be."""
+    for candidate in (best, resumed.path.parent / checkpoint.BEST):
+        figures = _best_figures(candidate, resumed)
+        if figures is not None:
+            if candidate != best:
+                with atomic_path(best) as temporary:
+                    shutil.copyfile(candidate, temporary)
+            return figures
+    return None
+
+
 def _clear(folder: Path, resumed: Checkpoint | None, overwrite: bool) -> None:
     """Delete what a kill left half-written and, under --overwrite, another run's files but never the resumed one."""
     for left_by_a_kill in (*folder.glob('.*.bin.*.bin'), folder / f'.{checkpoint.PREVIOUS}'):
         left_by_a_kill.unlink(missing_ok=True)
-    if continues(folder, resumed):
-        if resumed.path.name == checkpoint.PREVIOUS and (folder / checkpoint.LAST).is_file():
+    if own := continued(folder, resumed):
+        if own.path.name == checkpoint.PREVIOUS and (folder / checkpoint.LAST).is_file():
             os.replace(folder / checkpoint.LAST, folder / 'last.damaged')  # it must not become previous.bin
     elif overwrite:
         stale = [*(folder / name for name in (checkpoint.LAST, checkpoint.PREVIOUS)), *folder.glob('epoch_*.bin')]
@@ -65,7 +75,7 @@ def _clear(folder: Path, resumed: Checkpoint | None, overwrite: bool) -> None:
                 path.unlink(missing_ok=True)
 
 
-def _best_figures(path: Path, resumed: Checkpoint) -> dict | None:
+def _best_figures(path: Path, resumed: OwnCheckpoint) -> dict[str, Any] | None:
     """Return the figures of the epoch in a best.bin, if that file is of the resumed run."""
     if not os.path.isfile(path):
         return None
