@@ -83,7 +83,7 @@ class Lifter(nn.Module):
     Config: ClassVar[type[ModelConfig]]
     recipe: Recipe
     public_keys: ClassVar[tuple[str, ...]] = ()
-    fewest: ClassVar[int] = 1
+    fewest: int = 1
     published: ClassVar[Mapping[tuple[str, str], tuple[str, dict[str, float]]]] = {}
 
     frames: int
