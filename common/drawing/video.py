@@ -10,7 +10,8 @@ import math
 from collections.abc import Generator, Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
-from typing import NamedTuple, cast
+from types import ModuleType
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from PIL import GifImagePlugin, Image, ImageChops
@@ -41,7 +42,7 @@ class Film(NamedTuple):
     total: int | None = None
 
 
-def _pyav(what: str):
+def _pyav(what: str) -> ModuleType:
     """Import PyAV. Raises FileError where it is missing; `what` needs it."""
     try:
         import av  # takes a moment, and only videos need it
@@ -95,7 +96,7 @@ def frames_at(frames: Iterator[np.ndarray], numbers: Iterable[int]) -> Iterator[
             yield picture
 
 
-def _pictures(path: Path, container, stream, largest: int | None) -> Generator[np.ndarray, None, None]:
+def _pictures(path: Path, container: Any, stream: Any, largest: int | None) -> Generator[np.ndarray, None, None]:
     """Yield the frames, scaled and the right way up.
 
     Raises FileError where reading fails, lest the writer that consumes the frames report it as its own failure.

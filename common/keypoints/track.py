@@ -6,6 +6,7 @@ Letters: T frames, K keypoints.
 import math
 from collections import Counter
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -41,7 +42,7 @@ class Track:
     fps: float | None = None
     threshold: float = 0.3
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.points)
 
 
@@ -67,7 +68,7 @@ class Person:
         return frozenset(self.number) if isinstance(self.number, tuple) else frozenset({self.number})
 
 
-def track_of(people: list[list[Person]], wanted: int | None, frames: np.ndarray, **about) -> Track:
+def track_of(people: list[list[Person]], wanted: int | None, frames: np.ndarray, **about: Any) -> Track:
     """Pick one person among those of T frames and return their track.
 
     Args:

@@ -220,10 +220,7 @@ def fit(trainer: Trainer, judges: Judges, log: RunLog | None, folder: Path, abou
         begun, first_step = time.perf_counter(), at.step
         loss, rate = trainer.epoch(epoch, save, stop)
         trained = (at.step - first_step) * recipe.windows * len(trainer.sampler.answers) / (time.perf_counter() - begun)
-        figures = _judge_all(trainer, judged)
-        if not all(np.isfinite(value) for value in figures.values() if value is not None):
-            raise DivergedError(f'training diverged in epoch {epoch}: {figures}; checkpoints of earlier epochs stay, '
-                                f'try a lower -lr')
+        figures = _judge_all(trainer, judged, epoch)
         at.metrics = {'epoch': epoch, 'lr': rate, 'train_loss': loss, **figures,
                       'seconds': round(time.perf_counter() - begun, 3), 'frames_per_second': round(trained)}
         at.epoch, at.step, at.loss_sum = epoch, 0, 0.0
@@ -258,12 +255,19 @@ def _judged(trainer: Trainer, judges: Judges) -> dict[str, tuple[SequenceStore, 
             for name, store in stores.items() if store is not None}
 
 
-def _judge_all(trainer: Trainer, judged: dict[str, tuple[SequenceStore, TestWindows]]) -> dict[str, float | None]:
-    """Return the figures of an epoch by name; those of validation are None where nothing validates."""
+def _judge_all(trainer: Trainer, judged: dict[str, tuple[SequenceStore, TestWindows]],
+               epoch: int) -> dict[str, float | None]:
+    """Return the figures of an epoch by name; those of validation are None where nothing validates.
+
+    Raises DivergedError where one is not finite.
+    """
     figures: dict[str, float | None] = {'valid_mpjpe': None, 'valid_mpjve': None}
     with trainer.evaluated_weights() as model, computing_in(model, trainer.judged_in):
         for name, (store, windows) in judged.items():
             figures |= _judge(model, store, windows, trainer.root, trainer.world, name)
+    if not all(np.isfinite(value) for value in figures.values() if value is not None):
+        raise DivergedError(f'training diverged in epoch {epoch}: {figures}; checkpoints of earlier epochs stay, try a '
+                            f'lower -lr')
     return figures
 
 
