@@ -26,7 +26,7 @@ LAST, PREVIOUS, BEST = 'last.bin', 'previous.bin', 'best.bin'
 
 # Where public files keep their weights.
 WEIGHTS = ('model_pos', 'state_dict', 'model', 'model_state_dict', 'net', 'model_pos_train')
-# What DataParallel and torch.compile put in front of every key.
+# The prefixes that DataParallel and torch.compile put in front of every key.
 _WRAPPERS = re.compile(r'^(module\.|_orig_mod\.)+')
 # Buffers that profilers (thop) leave in every module that they counted.
 _PROFILED = ('total_ops', 'total_params')
@@ -182,7 +182,7 @@ def load(path: Path) -> Checkpoint:
     return _load_public(path, content)
 
 
-# What a file of this program holds, and of which type.
+# The fields of a file of this program, and their types.
 _FIELDS: dict[str, Any] = {
     'epoch': int, 'lr': float, 'model': str, 'config': dict, 'dataset': str, 'keypoints': str, 'settings': dict,
     'first_epoch': int, 'metrics': dict, 'best': (dict, type(None)), 'optimizer': dict, 'step': int, 'loss_sum': float,

@@ -54,7 +54,7 @@ def _read_torch(path: Path) -> Any:
 
 
 def _ends_here(file: BinaryIO) -> bool:
-    """Return whether a legacy file was cut within the name that was read last, so that this is not what it asks for."""
+    """Return True if a legacy file was cut within the name read last, which is then not the name it asks for."""
     at_end = not file.read(1)
     file.seek(0)
     return at_end and file.read(2) != b'PK'  # a zip's pickle was read from elsewhere
@@ -100,8 +100,8 @@ def _scalar(dtype: Any = None, raw: Any = None) -> Any:
     return np.frombuffer(raw, f'{dtype.order}{dtype.code}').item()
 
 
-# What stands for which name. The names are those under which numpy 1 and numpy 2 pickle a RandomState, the arrays
-# inside it, and scalars; the last is what programs keep their command line in.
+# The stand-ins, and the names they stand for: those under which numpy 1 and numpy 2 pickle a RandomState, the arrays
+# inside it, and scalars; under the last one, programs keep their command line.
 _STAND_INS: list[Any] = [
     (_Dtype, 'numpy.dtype'),
     *((_scalar, f'numpy.{core}.multiarray.scalar') for core in ('core', '_core')),
