@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-from common.datasets import DATASETS
+from common.datasets import DATASETS, DEFAULT_DATASET
 from common.flag import Flag, actions_of, count, file_ending, flag, names_of, number, positive, text
 from common.keypoints.layouts import LAYOUTS
 from common.models import DEFAULT_MODEL, MODELS
@@ -29,7 +29,7 @@ MOST_FRAMES_PER_STRIDE = 128  # of the default -s, as published
 class Data:
     """data"""
 
-    dataset: str = flag('-d', '--dataset', default='h36m', choices=DATASETS, stored=True,
+    dataset: str = flag('-d', '--dataset', default=DEFAULT_DATASET, choices=DATASETS, stored=True,
                         commands=(TRAIN, *LIFTING, CHECK_DATA), help='data set; synthetic needs no file')
     keypoints: str = flag('-k', '--keypoints', read=text, metavar='NAME', stored=True,
                           commands=(TRAIN, *LIFTING, CHECK_DATA), help='2D keypoints: data_2d_<dataset>_NAME.npz '

@@ -7,7 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from common.datasets import DATASETS
+from common.models import MODELS as MODEL_NAMES
+
 ROOT = Path(__file__).parents[1]
+# Where `predicted` is not the name of a prediction but how the root is taken, or the column of an old file.
+SAY_PREDICTED = ('common.config', 'common.training.loop', 'common.commands.evaluate', 'common.evaluation.figures')
 FOLDERS = ('common', 'data', 'benchmarks')
 FILES = sorted([ROOT / 'run_ktpformer.py', *(path for folder in FOLDERS for path in (ROOT / folder).rglob('*.py'))])
 MODULES = [pytest.param(path, id=str(path.relative_to(ROOT))) for path in FILES]
@@ -75,6 +80,24 @@ def test_models_see_no_arguments_data_sets_or_process_groups():
         for module, _ in imports_of(path):
             assert not module.startswith(('common.datasets', 'common.commands', 'common.cli', 'common.training',
                                           'common.evaluation', 'common.distributed', 'torch.distributed')), path
+
+
+@pytest.mark.parametrize('path', MODULES)
+def test_nothing_but_their_registries_knows_models_and_data_sets_by_name(path):
+    """No name of a model or data set as a value, no class of a model asked for, outside the packages they live in."""
+    own = name_of(path)
+    models = set(MODEL_NAMES) | {'refined', 'predicted'}
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Constant) and own.startswith('common.') and not own.startswith('common.models'):
+            known = models - ({'predicted'} if own in SAY_PREDICTED else set())
+            assert node.value not in known, f'{path}:{node.lineno} names the model or prediction {node.value}'
+            if not own.startswith(('common.datasets', 'common.keypoints', 'common.skeleton')):  # layouts' names
+                assert node.value not in DATASETS, f'{path}:{node.lineno} names the data set {node.value}'
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in ('isinstance', 'issubclass', 'type'):
+            asked = ast.unparse(node)
+            assert own.startswith('common.models') or not any(
+                word in asked for word in ('Lifter', 'Refined', 'KTPFormer', 'HTNet')), f'{path}:{node.lineno}: {asked}'
+    assert 'getattr(args' not in path.read_text(), path
 
 
 @pytest.mark.parametrize('path', MODULES)

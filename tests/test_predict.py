@@ -114,7 +114,7 @@ def test_detectron_takes_the_best_box_and_its_low_scores(lift, tmp_path):
     files.detectron(tmp_path / 'in.npz', pixels)
     got, out = lift(tmp_path / 'in.npz', '--layout', 'h36m')
     np.testing.assert_allclose(got['keypoints'], pixels, atol=1e-3)
-    assert 'of up to 2 people' in out
+    assert 'person: the only one' in out  # a second box on the same person
 
 
 @pytest.mark.parametrize('frames', [1, F - 1, F, F + 1, 3 * F + 2])
@@ -275,7 +275,7 @@ def test_a_person_away_for_two_seconds_is_named(lift, tmp_path):
 
 
 def test_people_are_picked_by_number_or_score(lift, bad, tmp_path):
-    """By number where the file has numbers, else by score; a stranger in single frames is left out."""
+    """By number where the file has numbers, else by score over all frames; a stranger's good moment counts little."""
     _, pixels = clip(30)
     files.alphapose(tmp_path / 'in.json', pixels, idx=7)
     mine = json.loads((tmp_path / 'in.json').read_text())
@@ -297,8 +297,8 @@ def test_people_are_picked_by_number_or_score(lift, bad, tmp_path):
         entry['score'] = 2.0 if entry['image_id'] in ('6.jpg', '7.jpg') else 0.5
     (tmp_path / 'in.json').write_text(json.dumps(mine + other))
     got, out = lift(tmp_path / 'in.json', *size)
-    assert 'left out: 2 frames in which the best-scored person is somewhere else, such as 6' in out
-    np.testing.assert_allclose(got['keypoints'][:6], pixels[:6], atol=1e-3)
+    assert 'person: the one whose score over all frames is the best, in 30 of 30 frames, of 2 people' in out
+    np.testing.assert_allclose(got['keypoints'], pixels, atol=1e-3)
     assert '--person 3: the file does not number people' in bad(2, tmp_path / 'in.json', *size, '--person', 3)
 
 

@@ -15,8 +15,6 @@ from common.cli import parser as arguments
 ROOT = Path(__file__).parents[1]
 README = ROOT / 'README.md'
 PAGES = [README, *sorted((ROOT / 'docs').glob('*.md'))]
-# Pages that are still being written elsewhere: a link to them may point at nothing. Remove this once both exist.
-NOT_YET_WRITTEN = {ROOT / 'docs' / 'architecture.md', ROOT / 'docs' / 'flags.md'}
 
 
 def commands(*pages: Path) -> list[str]:
@@ -47,7 +45,7 @@ def test_no_placeholder_is_left_and_every_file_named_exists(page):
     assert '@@' not in text
     assert not re.search(r'\.\./shared|FORMATS|MODELS\.md|DESIGN\.md', text)
     for name in re.findall(r'`((?:benchmarks|data|common|tests)/[\w./]+\.(?:py|md))`', text):
-        assert (ROOT / name).exists(), name
+        assert 'NAME' in name or (ROOT / name).exists(), name
     for name in re.findall(r'\bpython ((?:benchmarks|data)/\w+\.py)', text):
         assert (ROOT / name).exists(), name
 
@@ -73,8 +71,6 @@ def test_relative_links_point_to_files_and_headings_that_exist(page):
             continue
         name, _, heading = link.partition('#')
         target = (page.parent / name).resolve() if name else page
-        if target in NOT_YET_WRITTEN and not target.exists():
-            continue
         assert target.exists(), link
         assert not heading or heading in anchors(target), link
 

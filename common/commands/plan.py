@@ -118,6 +118,10 @@ def _check_recipe(given: Config, plan: Plan, refined: bool) -> None:
     train = plan.config.train
     if train.schedule == 'cosine' and (given.has('train.lr_decay') or given.has('train.lr_drop_every')):
         raise FlagError('--schedule cosine has no use for -lrd and --lr-drop-every: leave them out')
+    kind = model_class(plan.name)
+    if train.windows < kind.fewest:
+        raise FlagError(f'-b {train.batch} with -s {train.stride} makes steps of {train.windows} windows, and '
+                        f'{kind.title} needs {kind.fewest}: raise -b')
     if refined and given.has('train.loss'):
         raise FlagError('a refinement has a loss of its own: leave --loss out')
     if plan.own is not None:

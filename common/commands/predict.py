@@ -23,7 +23,6 @@ from common.datasets import DATASETS
 from common.datasets.poses import keypoint_layout
 from common.errors import ContractError, DivergedError, FileError, FlagError
 from common.evaluation.latency import latency
-from common.geometry.camera import pinhole_intrinsic
 from common.geometry.placement import feet_on_floor, floor_below, lens_of_view, root_by_reprojection, upright
 from common.keypoints.clip import Asked, Clip, load_clip
 from common.models import computing, model_class
@@ -104,7 +103,7 @@ def load_lifter(session: Session) -> LoadedLifter:
     lifter = load_evaluated(session, config, saved, name, sizes, how, layout, skeleton)
     model, said = lifter.model.without_truth(), ''
     if model is not lifter.model:
-        said = f'; it is used without what reads {describe_needs(lifter.model.needs)}'
+        said = f'; it is used without what reads {describe_needs(lifter.model.needs - model.needs)}'
     session.say(f'{saved.path}: {describe_model(model)}, keypoints of layout {lifter.layout.name}, joints of '
                 f'{lifter.skeleton.name}{said}')
     return replace(lifter, model=model, settings=config.settings())
@@ -120,8 +119,7 @@ def lift(lifter: LoadedLifter, clip: Clip, session: Session) -> np.ndarray:
     if lens and not asked.trajectory and 'intrinsic' not in model.needs:
         raise FlagError('--intrinsics and --fov are for --trajectory, which estimates where the person stands, and for '
                         'models that read the lens')
-    intrinsic = None if lens is None else pinhole_intrinsic(lens[:2], lens[2:], (0, 0, 0), (0, 0), *clip.size)
-    store = clip_store(lifter, clip.screen, clip.confidence, intrinsic)
+    store = clip_store(lifter, clip.screen, clip.confidence, None if lens is None else clip.intrinsic(lens))
     try:
         predicted, windows = lift_store(lifter, store, lifter.settings['root'], asked.overlap, causal)
     except ContractError:

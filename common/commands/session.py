@@ -18,6 +18,7 @@ from common.skeleton import Skeleton
 from common.storage import checkpoint
 from common.storage.checkpoint import Checkpoint
 from common.store import SequenceStore
+from common.training.resumed import check_settings
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,9 @@ def identify_for(config: Config, saved: Checkpoint) -> tuple[str, dict[str, Any]
 
 def read_checkpoint(config: Config, name: str) -> Checkpoint:
     """Read the checkpoint that a flag names, looked up in -c, then as a path. Raises FileError."""
-    return checkpoint.load(checkpoint.find(name, Path(config.run.checkpoint)))
+    saved = checkpoint.load(checkpoint.find(name, Path(config.run.checkpoint)))
+    check_settings(saved)
+    return saved
 
 
 def read_evaluated(config: Config) -> Checkpoint:

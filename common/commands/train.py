@@ -23,12 +23,12 @@ from common.models.lifter import Lifter, describe_model, describe_needs
 from common.sampler import WindowSampler
 from common.skeleton import Skeleton
 from common.storage import checkpoint
-from common.storage.checkpoint import OwnCheckpoint
 from common.storage.runlog import RunLog, git_revision, versions
 from common.store import SequenceStore
 from common.training.folder import continued, prepare_folder
 from common.training.loop import Judges, Progression, Trainer, fit, progression_of
 from common.training.optimiser import make_criterion, make_optimizer
+from common.training.resumed import restore_optimizer
 from common.training.signals import StopRequest
 
 
@@ -132,7 +132,10 @@ def _trainer(session: Session, plan: Plan, model: Lifter, split: _Split, dataset
     at = _restore(session, plan, model, optimizer)
     world.same_weights(model)
     sampler = WindowSampler(split.train, model.frames, train.augment, train.seed, train.window_step, model.answers,
-                            model.needs)
+                            model.needs, model.fewest)
+    steps = sampler.steps(train.windows)
+    if resumed is not None and at.step > steps:
+        raise FileError(f'{resumed.path} lies at step {at.step:,} of an epoch, which has {steps:,}')
     trainer = Trainer(model, optimizer, sampler, make_criterion(model, train.loss, dataset.skeleton, device), train,
                       at, world, config.run.precision, config.evaluate.root)
     if trainer.average and resumed is not None and resumed.training_state is not None:
@@ -155,7 +158,7 @@ def _restore(session: Session, plan: Plan, model: Lifter, optimizer: torch.optim
         return Progression(epoch=resumed.epoch, base_lr=lr, lr_since=since, first_epoch=since)
     if resumed.training_state is not None:
         checkpoint.load_weights(model, replace(resumed, state=resumed.training_state))
-    _restore_optimizer(resumed, model, optimizer)
+    restore_optimizer(resumed.path, optimizer, resumed.optimizer)
     for group in optimizer.param_groups:
         group['weight_decay'] = train.weight_decay
     at = progression_of(resumed.stored)
@@ -165,17 +168,6 @@ def _restore(session: Session, plan: Plan, model: Lifter, optimizer: torch.optim
     step = f', step {at.step}' if at.step else ''
     session.say(f'continuing {resumed.path} after epoch {at.epoch}{step}')
     return at
-
-
-def _restore_optimizer(resumed: OwnCheckpoint, model: Lifter, optimizer: torch.optim.Optimizer) -> None:
-    """Put a checkpoint's state into the optimizer. Raises FileError where it does not fit the model."""
-    try:
-        optimizer.load_state_dict(resumed.optimizer)
-        fits = all(p in optimizer.state and optimizer.state[p]['exp_avg'].shape == p.shape for p in model.parameters())
-    except (ValueError, KeyError, TypeError, AttributeError):
-        fits = False
-    if not fits:
-        raise FileError(f'{resumed.path}: its optimizer state does not fit the model')
 
 
 # ---- run and close ----------------------------------------------------------------------------------------------

@@ -9,7 +9,8 @@ from common.datasets import cmu, custom, h36m, humaneva, mpi_inf_3dhp, synthetic
 from common.datasets.poses import Count, PoseDataset, action_name
 from common.errors import FileError, FlagError
 
-__all__ = ['DATASETS', 'Count', 'PoseDataset', 'action_name', 'check_files', 'files_of', 'load_dataset']
+__all__ = ['DATASETS', 'DEFAULT_DATASET', 'Count', 'PoseDataset', 'action_name', 'check_files', 'files_of',
+           'load_dataset']
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,8 @@ DATASETS = {
     'custom': _Entry(custom.load, None, 'run a detector on your videos and data/prepare_data_2d.py on its output',
                      truth=False),
 }
+
+DEFAULT_DATASET = 'h36m'
 
 
 def files_of(name: str, folder: Path, keypoints: str | None = None) -> list[Path]:

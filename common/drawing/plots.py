@@ -46,6 +46,13 @@ def training_curves(epochs: list[dict[str, Any]], path: Path) -> None:
     _save(figure, path)
 
 
+def _style(index: int) -> tuple[str, str, str, str]:
+    """Return colour, hatch, dash and marker of the index-th series: those of STYLES, dotted from the fifth on."""
+    colour, hatch, dash = STYLES[index % len(STYLES)]
+    again = index // len(STYLES)
+    return colour, hatch + 'o' * again, dash, 'o' if again else ''
+
+
 def plot_bars(data: dict[str, Any], title: str, path: Path) -> None:
     """Plot bars in millimetres, with the published row as marks, into a PNG.
 
@@ -57,7 +64,8 @@ def plot_bars(data: dict[str, Any], title: str, path: Path) -> None:
     names, series = data['names'], data['series']
     figure, axes = plt.subplots(figsize=(max(6, 0.24 * len(names) * len(series) + 2.5), 4.2), layout='constrained')
     width = 0.8 / len(series)
-    for index, ((name, values), (colour, hatch, _)) in enumerate(zip(series.items(), STYLES, strict=False)):
+    for index, (name, values) in enumerate(series.items()):
+        colour, hatch, *_ = _style(index)
         places = np.arange(len(names)) + (index - (len(series) - 1) / 2) * width
         heights = [np.nan if value is None else value for value in values]
         axes.bar(places, heights, width, color=colour, hatch=hatch, edgecolor='white', label=name, zorder=2)
@@ -99,8 +107,9 @@ def plot_pck(data: dict[str, Any], path: Path) -> None:
     Raises FileError when the picture cannot be written.
     """
     figure, axes = plt.subplots(figsize=(6, 4.2), layout='constrained')
-    for (name, shares), (colour, _, dash) in zip(data['series'].items(), STYLES, strict=False):
-        axes.plot(data['thresholds'], shares, dash, color=colour,
+    for index, (name, shares) in enumerate(data['series'].items()):
+        colour, _, dash, marker = _style(index)
+        axes.plot(data['thresholds'], shares, dash, color=colour, marker=marker,
                   label=f'{name}: {shares[-1]:.1f} % within {data["thresholds"][-1]} mm')
     axes.set(xlabel='distance from the truth (mm)', ylabel='joints nearer than that (%)', ylim=(0, 101),
              xlim=(0, data['thresholds'][-1]), title='PCK')

@@ -31,10 +31,10 @@ def bars(rows: dict[str, dict[str, Figures]], average: dict[str, Figures],
     """
     names = [*next(iter(rows.values())), 'average']
     series = {}
-    for index, (kind, figures_of) in enumerate(rows.items()):
+    for kind, figures_of in rows.items():
         for metric in SHOWN:
             values = [figures[metric.name] for figures in (*figures_of.values(), average[kind])]
-            series[prefix(kind, index) + metric.title] = values
+            series[prefix(kind) + metric.title] = values
     source, known_rows = published or ('', {})
     row = [known_rows.get(name, np.nan) for name in names[:-1]]
     known = [value for value in row if np.isfinite(value)]

@@ -114,9 +114,9 @@ def table_marked(summaries: dict[str, dict[str, dict[str, Figures]]], target: st
                      [(AVERAGES[average], figures) for average, figures in summary['averages'].items()]]
               for name, summary in summaries.items()}
     lines = [grid(f'Target {target}, mm and %', MARKED, blocks)]
-    for index, (name, summary) in enumerate(summaries.items()):
+    for name, summary in summaries.items():
         headline = summary['averages']['C']
-        lines.append(f'{prefix(name, index)}average C, target {target}: {told(MARKED, headline)}')
+        lines.append(f'{prefix(name)}average C, target {target}: {told(MARKED, headline)}')
         if doubt := suspicion(headline):
             lines.append(doubt)
     return '\n'.join(lines)

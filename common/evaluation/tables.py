@@ -9,6 +9,7 @@ import numpy as np
 
 from common.evaluation.sums import BY_ACTION, PROTOCOL_NAMES, add_up
 from common.metrics import Metric
+from common.models.lifter import ONLY
 from common.storage.files import atomic_path
 
 # A model that works stays far below: its MPJPE is some tens of per cent above its P-MPJPE; the mean pose's is twice it.
@@ -78,18 +79,18 @@ def table(summaries: dict[str, dict[str, Any]], protocol: str) -> str:
     for subject in next(iter(chosen.values())).get('subjects', {}):
         parts.append(_rows(f'{subject}, protocol {protocol}, mm',
                            {name: figures['subjects'][subject] for name, figures in chosen.items()}))
-    for index, (kind, protocols) in enumerate(summaries.items()):
+    for kind, protocols in summaries.items():
         for name in PROTOCOL_NAMES:
             average = protocols[name]['average']
-            parts.append(f'{prefix(kind, index)}average, protocol {name}: ' + told(BY_ACTION, average))
+            parts.append(f'{prefix(kind)}average, protocol {name}: ' + told(BY_ACTION, average))
         if doubt := suspicion(protocols[protocol]['average']):
             parts.append(doubt)
     return '\n'.join(parts)
 
 
-def prefix(name: str, index: int) -> str:
-    """Return what stands before the figures of the index-th prediction: its name, but for the first."""
-    return f'{name} ' if index else ''
+def prefix(name: str) -> str:
+    """Return what stands before the figures of a prediction: its name, unless it has none of its own."""
+    return '' if name == ONLY else f'{name} '
 
 
 def told(metrics: Sequence[Metric], figures: Figures) -> str:

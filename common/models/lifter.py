@@ -49,6 +49,8 @@ class ModelConfig(Protocol):
     def from_state(cls, state: dict[str, torch.Tensor]) -> ModelConfig:
         """Read the sizes from the shapes of a public state dict. Raises ValueError for another model's weights."""
 
+ONLY = 'predicted'  # what the prediction of a model is called that makes no other
+
 
 def describe_needs(needs: frozenset[str]) -> str:
     """Return what a prediction reads besides the keypoints, in words; empty where it reads nothing else."""
@@ -60,9 +62,12 @@ class Lifter(nn.Module):
 
     Class attributes, beside the model's code:
         title: its name in print.
-        Config: a `ModelConfig`; it is what a checkpoint stores.
+        Config: a `ModelConfig`, with a default for each size; it is what a checkpoint stores.
         recipe: the training of its publication.
-        public_keys: keys that all public files of the model have, and no other model's.
+        public_keys: keys that all public files of the model have, and no other model's; empty where there are none.
+            With them goes `Config.from_state(state)`, which reads the sizes from a public state dict.
+        fewest: windows that a training step needs at least: 2 for a model whose batch norms see one position of each
+            window. A shorter rest at the end of an epoch joins the step before it.
         published: (data set, keypoints) -> (source, {action: P-MPJPE in millimetres}), for plots.
 
     Attributes:
@@ -78,6 +83,7 @@ class Lifter(nn.Module):
     Config: ClassVar[type[ModelConfig]]
     recipe: Recipe
     public_keys: ClassVar[tuple[str, ...]] = ()
+    fewest: int = 1
     published: ClassVar[Mapping[tuple[str, str], tuple[str, dict[str, float]]]] = {}
 
     frames: int
@@ -123,7 +129,7 @@ class Lifter(nn.Module):
         """
         both = self.read(view.beside(mirror.batch(view)))
         plain, mirrored = both.chunk(2)
-        return {'predicted': (plain + mirror.poses(mirrored)) / 2}
+        return {ONLY: (plain + mirror.poses(mirrored)) / 2}
 
     def reads(self, name: str) -> frozenset[str]:
         """Return what the prediction called `name` reads besides keypoints, of NEEDS."""
@@ -279,6 +285,9 @@ def identify(saved: Checkpoint, asked: str | None = None, sizes: Mapping[str, An
     if not saved.public:
         config_for(saved.path, name, saved.config)
         return name, dict(saved.config), how
+    if not kind.public_keys:
+        raise FileError(f'{saved.path} is a public file, and no public file of {kind.title} can be read: take a '
+                        f'checkpoint of this program')
     try:
         config = dataclasses.asdict(kind.Config.from_state(saved.state))
     except ValueError as error:

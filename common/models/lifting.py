@@ -39,12 +39,15 @@ def predictions(model: Lifter, store: SequenceStore, windows: TestWindows,
     order = torch.arange(batches * size, device=store.device).clamp(max=max(0, len(windows) - 1))
     first = windows.taken.start - windows.answers.start
     kept = slice(first, first + len(windows.taken))
-    pieces: dict[str, list[torch.Tensor]] = {}
-    for index in order[:batches * size if len(windows) else 0].split(size):
+    # What is taken is copied to its place at once: a slice would keep all answers of its batch in memory.
+    places: dict[str, torch.Tensor] = {}
+    for number, index in enumerate(order[:batches * size if len(windows) else 0].split(size)):
         for name, poses in _predict(model, store, windows, index).items():
-            pieces.setdefault(name, []).append(poses[:, kept])
+            if name not in places:
+                places[name] = poses.new_empty(batches * size, len(windows.taken), *poses.shape[2:])
+            places[name][number * size:][:len(index)] = poses[:, kept]
     model.train(training)
-    predicted = {name: torch.cat(parts)[:len(windows)] for name, parts in pieces.items()}
+    predicted = {name: place[:len(windows)] for name, place in places.items()}
     if root == 'zero':
         for poses in predicted.values():
             poses[:, :, store.root] = 0

@@ -75,6 +75,7 @@ class Refined(Lifter):
             raise ValueError(f'a refinement needs a keypoint for each joint, not {layout.name} for {skeleton.name}')
         self.base, self.refine = base, Refinement(len(skeleton), skeleton.root)
         self.frames, self.answers = base.frames, base.answers
+        self.needs, self.fewest = Refined.needs | base.needs, base.fewest
         self.title, self.recipe = f'{base.title} with refinement', base.recipe
         self.register_buffer('bone_pairs', torch.tensor(skeleton.bone_pairs), persistent=False)
 
@@ -84,7 +85,7 @@ class Refined(Lifter):
 
     def read(self, batch: Batch) -> torch.Tensor:
         """Return the base's poses (B, A, J, 3) of a batch."""
-        return self(batch.keypoints)
+        return self.base.read(batch)
 
     def refined(self, base: torch.Tensor, view: Batch) -> torch.Tensor:
         """Refine poses (B, A, J, 3) with the keypoints, cameras and depths of their windows: (B, A, J, 3).
@@ -102,17 +103,17 @@ class Refined(Lifter):
         return refinement_loss(base, self.refined(base, batch), batch.truth, self.bone_pairs, criterion)
 
     def lift(self, view: Batch, mirror: Mirror) -> dict[str, torch.Tensor]:
-        """Refine once, the mean of the plain and the mirrored-and-back prediction, with the keypoints as seen."""
-        base = super().lift(view, mirror)['predicted']
-        return {'predicted': base, 'refined': self.refined(base, view)}
+        """Refine once, the base's headline prediction, with the keypoints as seen; its other ones come as they are."""
+        predictions = self.base.lift(view, mirror)
+        return predictions | {'refined': self.refined(list(predictions.values())[-1], view)}
 
     def reads(self, name: str) -> frozenset[str]:
-        """Return what a prediction reads besides keypoints: the base reads nothing else."""
-        return self.needs if name == 'refined' else frozenset()
+        """Return what a prediction reads besides keypoints: the base's read what they read without a refinement."""
+        return self.needs if name == 'refined' else self.base.reads(name)
 
     def without_truth(self) -> Lifter:
         """Return the base: nobody knows the true depth of the root where there is no truth."""
-        return self.base
+        return self.base.without_truth()
 
 
 def refinement_recipe(recipe: Recipe) -> Recipe:

@@ -10,6 +10,7 @@ from common.errors import FileError
 from common.storage import checkpoint
 from common.storage.checkpoint import Checkpoint, OwnCheckpoint
 from common.storage.files import atomic_path
+from common.training.resumed import check_progress, check_settings
 
 
 def check_folder(folder: Path, resumed: Checkpoint | None, overwrite: bool) -> None:
@@ -88,12 +89,19 @@ def _best_figures(path: Path, resumed: OwnCheckpoint) -> dict[str, Any] | None:
 
 def load_resumed(name: str, folder: Path, say: Callable[[str], None]) -> Checkpoint:
     """Return the checkpoint to go on from: previous.bin, saying so, where last.bin is damaged. Raises FileError."""
-    path = checkpoint.find(name, folder)
+    saved = _load_last(checkpoint.find(name, folder), say)
+    check_settings(saved)
+    check_progress(saved)
+    return saved
+
+
+def _load_last(path: Path, say: Callable[[str], None]) -> Checkpoint:
+    """Return the checkpoint at a path, or the save before it, saying so, where a last.bin is damaged."""
     try:
         return checkpoint.load(path)
     except FileError as error:
         previous = path.parent / checkpoint.PREVIOUS
         if path.name != checkpoint.LAST or not previous.is_file():
             raise
-        say(f'{error}; going on from {previous}, the save before it')
+        say(f'{error}: going on from it')
         return checkpoint.load(previous)

@@ -27,7 +27,7 @@ from common.sampler import Step, TestWindows, WindowSampler
 from common.storage import checkpoint
 from common.storage.runlog import Progress, RunLog
 from common.store import SequenceStore
-from common.training.optimiser import CHECK_EVERY, FiniteCheck, MovingAverage, learning_rate
+from common.training.optimiser import CHECK_EVERY, FiniteCheck, MovingAverage, learning_rate, trained_weights
 from common.training.signals import Stopped, StopRequest
 
 
@@ -77,6 +77,7 @@ class Trainer:
         self.model, self.optimizer, self.sampler, self.criterion = model, optimizer, sampler, criterion
         self.recipe, self.at, self.world, self.root = recipe, at, world, root
         self.device = sampler.store.device
+        self.weights = trained_weights(model)
         self.precision = training_precision(precision, self.device)
         self.judged_in = evaluation_precision(precision, self.device)
         self.average = MovingAverage(model, recipe.ema) if recipe.ema else None
@@ -97,6 +98,9 @@ class Trainer:
             # This process's share of the mean over all windows of the step.
             loss = self.model.loss(step.batch, self.criterion) * (windows / step.whole)
             loss.backward()
+        for p in self.weights:
+            if p.grad is None:  # a weight that takes no part, as some public files have
+                p.grad = torch.zeros_like(p)
         self.world.sum_gradients(self.model)
         loss = self.world.sum(loss.detach())
         factor = gradient_factor(loss, objective or self.recipe.objective)

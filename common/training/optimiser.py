@@ -15,12 +15,17 @@ LARGE_DROP = 0.5  # factor of the rate after every lr_drop_every-th epoch
 CHECK_EVERY = 50  # steps between two looks at the finite check's flag; looking waits for the device
 
 
+def trained_weights(model: nn.Module) -> list[nn.Parameter]:
+    """Return the parameters that a model has trained; it may hold others fixed."""
+    return [p for p in model.parameters() if p.requires_grad]
+
+
 def make_optimizer(model: nn.Module, recipe: Train) -> torch.optim.Optimizer:
     """Return the recipe's optimizer, fused: one kernel for all weights, which skips where the finite check says so."""
     lr, weight_decay = recipe.lr, recipe.weight_decay
     if recipe.optimizer == 'amsgrad':
-        return torch.optim.Adam(model.parameters(), lr, weight_decay=weight_decay, amsgrad=True, fused=True)
-    return torch.optim.AdamW(model.parameters(), lr, weight_decay=weight_decay, fused=True)
+        return torch.optim.Adam(trained_weights(model), lr, weight_decay=weight_decay, amsgrad=True, fused=True)
+    return torch.optim.AdamW(trained_weights(model), lr, weight_decay=weight_decay, fused=True)
 
 
 def make_criterion(model: Lifter, kind: str, skeleton: Skeleton, device: torch.device) -> Criterion:
