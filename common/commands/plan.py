@@ -1,4 +1,4 @@
-"""What a training run is to do: from flags and checkpoints to a decided configuration, before any data is read."""
+"""Planning a training run: from flags and checkpoints to a decided configuration, before any data is read."""
 
 import uuid
 from dataclasses import asdict, dataclass

@@ -57,7 +57,7 @@ class Progression:
 
 @dataclass
 class Judges:
-    """What an epoch is judged on: sequences that pick the best epoch, and training sequences where asked for."""
+    """The sequences that epochs are judged on: those that pick the best one, and training sequences if asked for."""
 
     valid: SequenceStore | None = None
     train: SequenceStore | None = None
