@@ -198,6 +198,7 @@ def group(**settings):
 
 FORGED = {
     'one element expanded': each_state('exp_avg', lambda t: torch.zeros(1).expand(t.shape)),
+    'one of many expanded': each_state('exp_avg', lambda t: torch.zeros(t.numel() + 1)[:1].expand(t.shape)),
     'squares of one element': each_state('exp_avg_sq', lambda t: torch.zeros(1)),
     'squares expanded': each_state('exp_avg_sq', lambda t: torch.zeros(1).expand(t.shape)),
     'half of the squares': each_state('exp_avg_sq', lambda t: t.flatten()[:max(1, t.numel() // 2)].clone()),
