@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 # Threads that spin while they wait take the cores of whoever else works on the machine. Read when torch is imported.
 os.environ.setdefault('OMP_WAIT_POLICY', 'passive')
 
+TOO_LARGE = 'this does not fit in memory: try a smaller -b, -f or -cs, or --subset'
+
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command line; return the exit status: 0, 1 (files), 2 (flags), 130 (SIGINT), 143 (SIGTERM)."""
@@ -27,12 +29,14 @@ def main(argv: list[str] | None = None) -> int:
         return 1
     except OSError as error:
         return _fail(f'{error.filename or "output"}: {error.strerror or error}', 1)
-    except (MemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and 'memory' not in str(error):
-            if int(os.environ.get('WORLD_SIZE', 1)) > 1:  # what a collective raises when a rank is gone
-                return _fail(f'the other processes are gone or failed: {str(error).splitlines()[0]}', 1)
-            raise
-        return _fail('this does not fit in memory: try a smaller -b, -f or -cs, or --subset', 1)
+    except MemoryError:
+        return _fail(TOO_LARGE, 1)
+    except RuntimeError as error:
+        if 'memory' in str(error):
+            return _fail(TOO_LARGE, 1)
+        if int(os.environ.get('WORLD_SIZE', 1)) > 1:  # what a collective raises when a rank is gone
+            return _fail(f'the other processes are gone or failed: {str(error).splitlines()[0]}', 1)
+        raise
 
 
 def _run(argv: list[str] | None) -> int:
@@ -46,8 +50,8 @@ def _run(argv: list[str] | None) -> int:
         from common import commands  # torch is imported only for a command line that makes sense
         commands.run(config)
     except Stopped as stopped:
-        return _fail(f'stopped by {stopped}; {config.run.checkpoint}/last.bin holds every step so far, continue it '
-                     f'with --resume', stopped.exit_status)
+        return _fail(f'stopped by {stopped}; {config.run.checkpoint}/last.bin holds every step so far, continue with '
+                     f'--resume', stopped.exit_status)
     except (ContractError, DivergedError, FileError, FlagError) as error:
         return _fail(error, error.exit_status)
     return 0

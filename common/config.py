@@ -322,7 +322,7 @@ class Config:
         return next((command for command, value in asked.items() if value), TRAIN)
 
     def has(self, name: str) -> bool:
-        """Return whether the command line gave a field, named `section.field`."""
+        """Return True if the command line gave the field called `section.field`."""
         return name in self.given
 
     def settings(self) -> dict[str, Any]:
@@ -366,7 +366,7 @@ def resolve(config: Config, recipe: Recipe, answers: int, saved: Mapping[str, An
     for section, name, its_flag in all_flags():
         if its_flag.stored and not config.has(f'{section}.{name}'):
             changed[section][name] = decided.get(name, getattr(getattr(config, section), name))
-    if 'stride' in changed['train'] and changed['train']['stride'] is None:
+    if changed['train'].get('stride', answers) is None:
         changed['train']['stride'] = min(answers, MOST_FRAMES_PER_STRIDE)
     return replace(config, **{section: replace(getattr(config, section), **values)
                               for section, values in changed.items()})

@@ -58,7 +58,7 @@ class World:
         return int(number)
 
     def said_by_first(self, message: str) -> bool:
-        """Return whether the first rank fails with the same message and says it, so that this one need not.
+        """Return True if the first rank fails with the same message and says it, so that this one need not.
 
         To be called by a rank that fails. The first one waits until the others have heard it, or for a moment where
         they are busy with something else.
@@ -114,13 +114,13 @@ class _GlobalSum(torch.autograd.Function):
     """Sum over ranks; the gradient is the sum of the ranks' gradients."""
 
     @staticmethod
-    def forward(ctx, x):
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
         total = x.clone()
         dist.all_reduce(total)
         return total
 
     @staticmethod
-    def backward(ctx, gradient):
+    def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
         total = gradient.contiguous().clone()
         dist.all_reduce(total)
         return total

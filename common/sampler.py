@@ -40,7 +40,7 @@ class WindowSampler:
     """
 
     def __init__(self, store: SequenceStore, frames: int, flip: bool, seed: int, step: int | None = None,
-                 answers: range | None = None, needs: frozenset[str] = frozenset()):
+                 answers: range | None = None, needs: frozenset[str] = frozenset(), fewest: int = 1):
         """Lay the windows out so that the frames they answer for tile each sequence.
 
         Args:
@@ -48,8 +48,9 @@ class WindowSampler:
             flip: whether every window comes a second time, mirrored.
             step: frames from window to window, as many as it answers for if None.
             needs: what batches tell besides keypoints and poses, which the store must then know.
+            fewest: windows that a step needs at least, which must be no more than a step is asked to have.
         """
-        self.store, self.frames, self.seed, self.needs = store, frames, seed, needs
+        self.store, self.frames, self.seed, self.needs, self.fewest = store, frames, seed, needs, fewest
         self.answers = range(frames) if answers is None else answers
         sequence, start = windows_of(store.lengths, len(self.answers), partial(chunk_starts, step=step))
         table = np.stack([sequence, start - self.answers.start, np.zeros_like(start)], axis=1)
@@ -79,7 +80,7 @@ class WindowSampler:
 
     def epoch(self, draw: int, batch: int, share: Callable[[int], tuple[int, int]] = lambda count: (0, count),
               first_step: int = 0) -> Iterator[Step]:
-        """Yield the steps of one epoch, the last one of which may be short.
+        """Yield the steps of one epoch, the last one of which may be short, or longer by what would be too short.
 
         Args:
             batch: windows of a step, those of all processes together.
@@ -87,14 +88,16 @@ class WindowSampler:
             first_step: the step to begin with.
         """
         table = self._table[torch.from_numpy(self.order(draw)).to(self.store.device)]
-        for step in range(first_step, self.steps(batch)):
-            windows = table[step * batch:(step + 1) * batch]
+        steps = self.steps(batch)
+        for step in range(first_step, steps):
+            windows = table[step * batch:(step + 1) * batch if step + 1 < steps else None]
             begin, end = share(len(windows))
             yield Step(step, len(windows), begin, self.gather(windows[begin:end]))
 
     def steps(self, batch: int) -> int:
         """Return the number of steps in an epoch."""
-        return -(-len(self) // batch)
+        whole, rest = divmod(len(self), batch)
+        return max(1, whole + (rest >= self.fewest))
 
     def gather(self, windows: torch.Tensor) -> Batch:
         """Return the batch of windows given as rows (B, 3) of sequence, start and mirrored or not."""

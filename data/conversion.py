@@ -100,7 +100,7 @@ def reading(path: Path, kind: str) -> Iterator[None]:
         raise FileError(f'{path} is not a readable {kind} ({first_line(error)}); fetch or make it again') from None
 
 
-def numbers(where: str, value, shape: tuple, finite: bool = True) -> np.ndarray:
+def numbers(where: str, value: Any, shape: tuple, finite: bool = True) -> np.ndarray:
     """Return the value if it is an array of real numbers of this shape.
 
     Args:
@@ -155,7 +155,7 @@ def check_counts(found: dict[str, int], known: dict[str, int], force: bool) -> N
     print(f'warning: {sentence}', file=sys.stderr)
 
 
-def check_form(where: str, value, form) -> None:
+def check_form(where: str, value: Any, form: Any) -> None:
     """Check that a value read from an npz file has the form that it should have.
 
     A form is a dict of forms by key (the key `str` stands for one or more names), a list of forms, the shape of an
@@ -179,7 +179,7 @@ def check_form(where: str, value, form) -> None:
         raise FileError(f'{where} is {shown(value)}, expected {form!r}')
 
 
-def write_checked(path: Path, form: dict, **members) -> Path:
+def write_checked(path: Path, form: dict, **members: Any) -> Path:
     """Write a compressed npz, read it back to check its form, and return its path; make its folder where it is missing.
 
     Raises FileError when the file cannot be written or has another form; an older file of that name is then kept.

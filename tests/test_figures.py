@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from common.drawing import pictures as render
+from common.drawing import plots as render
 from common.evaluation import figures
 from common.models.ktpformer import KTPFormer
 from common.skeleton import H36M

@@ -86,19 +86,14 @@ def close(session: Session, config: Config, model: Lifter, name: str, path: Path
                             f'not pixels')
     reads = what_is_read(model, predicted)
     _say_how(session, config, store, dataset, reads)
-    results: dict[str, Any] = {'checkpoint': str(path), 'model': name, 'dataset': dataset.name,
-                               'keypoints': dataset.keypoints, 'frames': model.frames}
-    if asked.causal:
-        results['causal'] = True
-    if reads:
-        results['reads'] = reads
     test = _test_marked if dataset.marks else _test_by_action
     tested = test(session, config, predicted, store, windows, dataset)
-    _enter(results, tested)
     if asked.causal and world.first:
         session.say(latency(model, store, windows))
     if asked.results and world.first:
-        tables.write_results(Path(asked.results), results)
+        about = {'checkpoint': str(path), 'model': name, 'dataset': dataset.name, 'keypoints': dataset.keypoints,
+                 'frames': model.frames}
+        tables.write_results(Path(asked.results), about | _results(tested, reads, asked.causal))
     if asked.export_predictions or asked.plots:
         shares = world.gather(predictions_by_frame(predicted, store, windows))
         if shares is not None:
@@ -173,13 +168,22 @@ def _test_by_action(session: Session, config: Config, predicted: dict[str, torch
                    f'Error by action, protocol {protocol}')
 
 
-def _enter(results: dict[str, Any], tested: _Tested) -> None:
-    """Enter the first prediction's figures under the key of its test, and each further prediction's under its name."""
+def _results(tested: _Tested, reads: dict[str, str], causal: bool) -> dict[str, Any]:
+    """Return the figures of a test as the results file has them.
+
+    The first prediction's stand under the key of its test, each further prediction's under its name.
+    """
+    results: dict[str, Any] = {}
+    if causal:
+        results['causal'] = True
+    if reads:
+        results['reads'] = reads
     (first, figures_of_first), *others = tested.summaries.items()
     results[tested.key] = figures_of_first
     results |= dict(others)
     if others:
         results['predictions'] = [first, *(name for name, _ in others)]
+    return results
 
 
 def _write_frames(session: Session, config: Config, rows: dict[str, np.ndarray], reads: dict[str, str],
@@ -196,7 +200,7 @@ def _write_frames(session: Session, config: Config, rows: dict[str, np.ndarray],
 
 def _plot(folder: Path, bars: dict[str, Any], title: str, rows: dict[str, np.ndarray], dataset: PoseDataset) -> None:
     """Draw the figures of an evaluation into a folder. Raises FileError."""
-    from common.drawing import pictures  # matplotlib takes a second to import, and only this needs it here
+    from common.drawing import plots  # matplotlib takes a second to import, and only this needs it here
 
     try:
         folder.mkdir(exist_ok=True)
@@ -204,10 +208,10 @@ def _plot(folder: Path, bars: dict[str, Any], title: str, rows: dict[str, np.nda
         raise FileError(f'cannot write to {folder}: {error.strerror}') from None
     names = dataset.skeleton.joints
     left_out = marked.NOT_IN_PCK if dataset.marks else (names[dataset.skeleton.root],)
-    pictures.plot_bars(bars, title, folder / 'actions.png')
-    pictures.plot_bars(figures.by_joint(rows, names), 'MPJPE by joint', folder / 'joints.png')
-    pictures.plot_worst(figures.worst_sequences(rows), folder / 'worst.png')
-    pictures.plot_pck(figures.pck_curves(rows, [j for j, name in enumerate(names) if name not in left_out]),
+    plots.plot_bars(bars, title, folder / 'actions.png')
+    plots.plot_bars(figures.by_joint(rows, names), 'MPJPE by joint', folder / 'joints.png')
+    plots.plot_worst(figures.worst_sequences(rows), folder / 'worst.png')
+    plots.plot_pck(figures.pck_curves(rows, [j for j, name in enumerate(names) if name not in left_out]),
                       folder / 'pck.png')
 
 

@@ -37,7 +37,7 @@ CAMERA_AXES = 'camera: x right, y down, z forward; metres, relative to the root 
 
 @dataclass(frozen=True)
 class Lifted:
-    """What comes out, and all that a picture of it needs.
+    """The lifted poses, and all that a picture of them needs.
 
     Attributes:
         skeleton, layout: the joints of the poses, and the keypoints of the clip.
@@ -69,7 +69,7 @@ def run(session: Session) -> None:
         raise FlagError('-ste names several videos: --predict lifts one at a time')
     lifter = load_lifter(session)
     clip = load_clip(Asked(needed(asked.predict, '--predict'), asked.layout, asked.image_size, asked.fps, asked.person,
-                           videos[0], asked.min_score, asked.zoom, asked.as_is), lifter.layout, say)
+                           videos[0], asked.min_score, asked.zoom, asked.as_is, *of_video(config)), lifter.layout, say)
     precision = computing.evaluation_precision(config.run.precision, session.device)
     computing.set_up(lifter.model, session.device, config.run.compile)
     with computing.computing_in(lifter.model, precision):
@@ -83,6 +83,15 @@ def run(session: Session) -> None:
     if config.render.render:
         from common.commands.render import render_lifted  # matplotlib takes a second to import
         render_lifted(session, lifted)
+
+
+def of_video(config: Config) -> tuple[float | None, tuple[float, float] | None]:
+    """Return frames per second and size of the video of --viz-video; None where there is none. Raises FileError."""
+    if not config.render.render or config.render.video is None:
+        return None, None
+    from common.drawing.video import read_video  # Pillow takes a moment to import
+    with read_video(Path(config.render.video)) as film:
+        return film.fps, film.size
 
 
 def load_lifter(session: Session) -> LoadedLifter:
@@ -112,7 +121,8 @@ def load_lifter(session: Session) -> LoadedLifter:
 def lift(lifter: LoadedLifter, clip: Clip, session: Session) -> np.ndarray:
     """Return poses (T, J, 3) float32, metres in camera axes, relative to the root; the headline prediction.
 
-    Mirrored and averaged as in evaluation. Raises FlagError for flags, FileError for a model that do not fit a clip.
+    Mirrored and averaged as in evaluation. A model may predict its root elsewhere than at 0: what it predicts is
+    subtracted. Raises FlagError for flags, FileError for a model that do not fit a clip.
     """
     asked, causal, model = session.config.predict, session.config.evaluate.causal, lifter.model
     lens = lens_of(session.config, clip)
@@ -127,6 +137,7 @@ def lift(lifter: LoadedLifter, clip: Clip, session: Session) -> np.ndarray:
     except ValueError as error:
         raise FlagError(f'--overlap {asked.overlap}: {error}') from None
     poses = list(predicted.values())[-1]
+    poses = poses - poses[:, lifter.skeleton.root, None]
     if causal:
         session.say(f'lifted {len(poses):,} frames, each from the {model.frames} that end at it')
         session.say(latency(model, store, windows))
@@ -182,14 +193,14 @@ def write(lifted: Lifted, lifter: LoadedLifter, config: Config) -> None:
     root = {} if lifted.root is None else {'root': lifted.root}
     write_npz(Path(needed(config.predict.npz, '--output')), poses=lifted.poses, world=lifted.world, **root,
               joints=np.array(skeleton.joints), parents=np.array(skeleton.parents), frame=clip.frames,
-              present=clip.present, fps=np.float64(clip.fps), keypoints=clip.pixels, keypoints_seen=clip.seen,
+              seconds=clip.seconds, present=clip.present, fps=np.float64(clip.fps), keypoints=clip.pixels,
+              keypoints_seen=clip.seen,
               keypoint_names=np.array(lifter.layout.joints), size=np.array(clip.size), units='metres',
               axes=CAMERA_AXES, world_axes='x right, y away from the camera, z up', placement=lifted.placement,
               layout=skeleton.name, source=clip.source, checkpoint=str(lifter.path), command=shlex.join(config.argv))
     if config.predict.csv:
         head = ','.join(['frame', 'seconds', *(f'{name}_{axis}' for name in skeleton.joints for axis in 'xyz')])
-        seconds = np.arange(len(clip.frames)) / clip.fps
-        rows = np.column_stack([clip.frames, seconds, lifted.world.reshape(len(clip.frames), -1)])
+        rows = np.column_stack([clip.frames, clip.seconds, lifted.world.reshape(len(clip.frames), -1)])
         with atomic_path(Path(config.predict.csv)) as temporary:
             np.savetxt(temporary, rows, fmt=['%d', '%.4f', *['%.5f'] * (rows.shape[1] - 2)], delimiter=',', header=head,
                        comments='')

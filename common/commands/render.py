@@ -27,8 +27,8 @@ from common.commands.session import (
 from common.config import Model
 from common.datasets import PoseDataset
 from common.drawing.pictures import render_motion
-from common.drawing.video import read_video
-from common.errors import DivergedError, FlagError
+from common.drawing.video import Film, frames_at, read_video
+from common.errors import DivergedError, FileError, FlagError
 from common.geometry import quaternion
 from common.geometry.camera import Camera, denormalise
 from common.models.lifter import Lifter, LoadedLifter, describe_needs
@@ -92,15 +92,44 @@ def render_lifted(session: Session, lifted: Lifted) -> None:
     """Write the film of what --predict made, seen from aside of the camera. Raises FileError."""
     asked, clip = session.config.render, lifted.clip
     with contextlib.ExitStack() as stack:
-        film = None
+        behind = None
         if asked.video:
-            film = stack.enter_context(read_video(Path(asked.video), LARGEST_FRAME, asked.skip, 1))
+            film = stack.enter_context(read_video(Path(asked.video), LARGEST_FRAME))
+            _tell_shape(session, film, clip.size)
+            behind = frames_at(film.frames, _numbers(session, film, clip.frames).tolist())
         drawn = render_motion(
             Path(needed(asked.output, '--viz-output')), lifted.skeleton, {'prediction': lifted.world}, clip.fps,
-            keypoints=clip.pixels, layout=lifted.layout, picture_size=clip.size, video=film and film.frames,
+            keypoints=clip.pixels, layout=lifted.layout, picture_size=clip.size, video=behind,
             azimuth=azimuth_of(LEVEL) + ASIDE, size=asked.size, title=clip.source, limit=asked.limit,
             step=asked.step, bitrate=asked.bitrate)
     session.say(f'wrote {asked.output}: {drawn:,} frames')
+
+
+def _numbers(session: Session, film: Film, frames: np.ndarray) -> np.ndarray:
+    """Return the frame of the video (T,), from 0, behind each frame (T,) of the keypoints.
+
+    It has the number that the keypoints' file gives it, or --viz-skip says which is the first. Raises FileError.
+    """
+    asked, first = session.config.render, int(frames[0])
+    if session.config.has('render.skip'):
+        frames = frames - first + asked.skip
+    elif film.total and first and frames[-1] == film.total:
+        frames = frames - 1
+        session.say(f'{asked.video} has {film.total:,} frames and the keypoints one of number {film.total}: they are '
+                    f'taken to count from 1 (--viz-skip says which frame is the first)')
+    if frames[0] < 0 or (film.total and frames[0] >= film.total):
+        raise FileError(f'{asked.video} has {film.total or 0:,} frames and the keypoints begin with frame {frames[0]}: '
+                        f'--viz-skip N says which frame of the video, from 0, is their first')
+    ends = f'; it ends before them, with frame {film.total - 1}' if film.total and frames[-1] >= film.total else ''
+    session.say(f'{asked.video}: its frame {frames[0]} lies behind the first keypoints, those of frame {first}{ends}')
+    return frames
+
+
+def _tell_shape(session: Session, film: Film, size: tuple[float, float]) -> None:
+    """Warn of a video that has another shape than the pictures that the keypoints are in."""
+    if abs(film.size[0] * size[1] / (film.size[1] * size[0]) - 1) > 0.02:
+        session.say(f'{session.config.render.video} has pictures of {film.size[0]}x{film.size[1]}, the keypoints are '
+                    f'in pixels of {size[0]:g}x{size[1]:g}: is it the right video?')
 
 
 def _named(path: Path) -> str:
@@ -235,9 +264,7 @@ def _film(session: Session, sequence: Sequence, lifted: dict[str, np.ndarray], d
         film = None
         if asked.video:
             film = stack.enter_context(read_video(Path(asked.video), LARGEST_FRAME, asked.skip, downsample))
-            if abs(film.size[0] * size[1] / (film.size[1] * size[0]) - 1) > 0.02:
-                session.say(f'{asked.video} has pictures of {film.size[0]}x{film.size[1]}, the keypoints are in '
-                            f'pixels of {size[0]}x{size[1]}: is it the right video?')
+            _tell_shape(session, film, size)
         fps = dataset.fps or (film and film.fps)
         if not fps:
             session.say(f'frames a second are not known: {FPS_UNKNOWN} are assumed')

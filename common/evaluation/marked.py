@@ -75,14 +75,21 @@ def summarise_marked(totals: dict[tuple[str, int], np.ndarray]) -> dict[str, dic
     scenes = add_up((SCENES[name], total) for (name, _), total in totals.items() if name in SCENES)
     in_order = {name: activities[name] for name in ACTIVITIES if name in activities}
     pooled = add_up(('C', total) for total in totals.values())['C']
+    figures = {group: {name: _figures(_mean(total)) for name, total in members.items()} for group, members in
+               (('sequences', sequences), ('activities', in_order), ('scenes', scenes))}
+    return figures | {'averages': _averages(sequences, pooled)}
+
+
+def _averages(sequences: dict[str, np.ndarray], pooled: np.ndarray) -> dict[str, Figures]:
+    """Return the averages A, B and C.
+
+    Args:
+        sequences: total (1 + M,) of each. pooled: of all frames that count.
+    """
     means = np.stack([_mean(total) for total in sequences.values()])  # (S, M)
     weights = [OLDER_COUNTS[name] for name in sequences if name in OLDER_COUNTS]
     weighted = np.average(means, axis=0, weights=weights) if len(weights) == len(sequences) else None
-    groups = {'sequences': sequences, 'activities': in_order, 'scenes': scenes}
-    figures = {group: {name: _figures(_mean(total)) for name, total in members.items()}
-               for group, members in groups.items()}
-    return figures | {'averages': {'A': _figures(weighted), 'B': _figures(means.mean(axis=0)),
-                                   'C': _figures(_mean(pooled))}}
+    return {'A': _figures(weighted), 'B': _figures(means.mean(axis=0)), 'C': _figures(_mean(pooled))}
 
 
 def _mean(total: np.ndarray) -> np.ndarray:

@@ -9,9 +9,10 @@ import numpy as np
 
 from common.evaluation.sums import BY_ACTION, PROTOCOL_NAMES, add_up
 from common.metrics import Metric
+from common.models.lifter import ONLY
 from common.storage.files import atomic_path
 
-# What a model that works never reaches: it is a few tens of per cent above its P-MPJPE, the mean pose is at twice it.
+# A model that works stays far below: its MPJPE is some tens of per cent above its P-MPJPE; the mean pose's is twice it.
 SUSPECT_RATIO, SUSPECT_MPJPE = 3, 100  # of MPJPE to P-MPJPE, from so many millimetres of MPJPE on
 
 Figures: TypeAlias = dict[str, float | None]  # name of a metric -> figure in its unit
@@ -89,7 +90,7 @@ def table(summaries: dict[str, dict[str, Any]], protocol: str) -> str:
 
 def prefix(name: str) -> str:
     """Return what stands before the figures of a prediction: its name, unless it has none of its own."""
-    return '' if name == 'predicted' else f'{name} '
+    return '' if name == ONLY else f'{name} '
 
 
 def told(metrics: Sequence[Metric], figures: Figures) -> str:

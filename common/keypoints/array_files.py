@@ -5,6 +5,7 @@ Letters: T frames, K keypoints.
 """
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -37,19 +38,9 @@ def _read_npy(path: Path) -> np.ndarray:
 
 
 def _plain(path: Path, members: dict, person: int | None) -> Track:
-    arrays = {name: value for name, value in members.items() if _is_track(value)}
-    name = next((name for name in USUAL_NAMES if name in arrays), next(iter(arrays), None))
-    if name is None or (len(arrays) > 1 and name not in USUAL_NAMES):
-        shapes = ', '.join(f'{name} {getattr(value, "shape", type(value).__name__)}' for name, value in members.items())
-        raise FileError(f'{path}: expected one array (frames, keypoints, 2 or 3) of numbers, found {shapes or "none"}')
-    array = arrays[name].reshape(-1, *arrays[name].shape[-2:]).astype(np.float64)
-    if not array.size:
-        raise FileError(f'{path}: {name} is {arrays[name].shape}, there is no frame or no keypoint in it')
-    scores = array[..., 2] if array.shape[-1] == 3 else np.ones(array.shape[:2])
-    if 'scores' in members:
-        scores = members['scores']
-        if getattr(scores, 'shape', None) != array.shape[:2] or scores.dtype.kind not in 'fiu':
-            raise FileError(f'{path}: scores is not a number for each keypoint of {name}, {array.shape[:2]}')
+    """Return the track in the one array of keypoints that the members hold. Raises FileError or FlagError."""
+    name, array = _only_array(path, members)
+    scores = _scores(path, members, name, array)
     if person is not None:
         raise FlagError(f'--person {person}: {path} holds one person')
     points, scores = known(array[..., :2], scores)
@@ -60,7 +51,30 @@ def _plain(path: Path, members: dict, person: int | None) -> Track:
                  fps=_fps(path, members.get('fps')))
 
 
-def _is_track(value) -> bool:
+def _only_array(path: Path, members: dict) -> tuple[str, np.ndarray]:
+    """Return the name of the array of keypoints, and it as (T, K, 2 or 3) float64. Raises FileError."""
+    arrays = {name: value for name, value in members.items() if _is_track(value)}
+    name = next((name for name in USUAL_NAMES if name in arrays), next(iter(arrays), None))
+    if name is None or (len(arrays) > 1 and name not in USUAL_NAMES):
+        shapes = ', '.join(f'{name} {getattr(value, "shape", type(value).__name__)}' for name, value in members.items())
+        raise FileError(f'{path}: expected one array (frames, keypoints, 2 or 3) of numbers, found {shapes or "none"}')
+    array = arrays[name].reshape(-1, *arrays[name].shape[-2:]).astype(np.float64)
+    if not array.size:
+        raise FileError(f'{path}: {name} is {arrays[name].shape}, there is no frame or no keypoint in it')
+    return name, array
+
+
+def _scores(path: Path, members: dict, name: str, array: np.ndarray) -> np.ndarray:
+    """Return the score of each keypoint (T, K): a member of its own, the third column, or 1. Raises FileError."""
+    if 'scores' not in members:
+        return array[..., 2] if array.shape[-1] == 3 else np.ones(array.shape[:2])
+    scores = members['scores']
+    if getattr(scores, 'shape', None) != array.shape[:2] or scores.dtype.kind not in 'fiu':
+        raise FileError(f'{path}: scores is not a number for each keypoint of {name}, {array.shape[:2]}')
+    return scores
+
+
+def _is_track(value: Any) -> bool:
     """Check for numbers (T, K, 2 or 3), or (1, T, K, 2 or 3), which demos of single videos save."""
     shape: tuple[int, ...] = getattr(value, 'shape', ())
     if len(shape) == 4 and shape[0] == 1:
@@ -68,7 +82,7 @@ def _is_track(value) -> bool:
     return len(shape) == 3 and shape[2] in (2, 3) and value.dtype.kind in 'fiu'
 
 
-def _size(path: Path, value) -> tuple[float, float] | None:
+def _size(path: Path, value: Any) -> tuple[float, float] | None:
     """Return (width, height) from a file's `size` or {w, h}, None where there is none. Raises FileError."""
     if isinstance(value, dict) and not {'w', 'h'} <= set(value):
         value = None
@@ -84,7 +98,7 @@ def _size(path: Path, value) -> tuple[float, float] | None:
     return float(size[0]), float(size[1])
 
 
-def _fps(path: Path, value) -> float | None:
+def _fps(path: Path, value: Any) -> float | None:
     if value is None:
         return None
     try:
@@ -107,11 +121,11 @@ def _detectron(path: Path, members: dict, person: int | None) -> Track:
                     size=_size(path, members.get('metadata')))
 
 
-def _has_length(value) -> bool:
+def _has_length(value: Any) -> bool:
     return isinstance(value, (list, tuple)) or getattr(value, 'ndim', 0) > 0
 
 
-def _detectron_people(where: str, boxes, keypoints) -> list[Person]:
+def _detectron_people(where: str, boxes: Any, keypoints: Any) -> list[Person]:
     try:
         boxes, keypoints = (np.asarray(side[1], dtype=np.float64) for side in (boxes, keypoints))
     except (TypeError, ValueError, IndexError, KeyError):
@@ -146,5 +160,5 @@ def _custom(path: Path, members: dict, person: int | None, video: str | None) ->
                  layouts=(said,) if said in LAYOUTS else ('coco',), size=_size(path, sizes.get(name)))
 
 
-def _dict_or_empty(value) -> dict:
+def _dict_or_empty(value: Any) -> dict:
     return value if isinstance(value, dict) else {}

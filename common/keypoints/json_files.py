@@ -23,23 +23,36 @@ from common.skeleton import SKELETONS
 def read_file(path: Path, person: int | None) -> Track:
     """Read the track of one JSON file. Raises FileError, or FlagError for a person who is not in it."""
     content = _parse(path)
-    if isinstance(content, list) and not content:
-        raise FileError(f'{path} holds nobody: its list is empty')
-    first = content[0] if isinstance(content, list) else content
-    keys = set(first) if isinstance(first, dict) else set()
-    if isinstance(content, dict) and isinstance(content.get('instance_info'), list):
-        return _mmpose(path, content['instance_info'], content.get('meta_info'), person)
-    if isinstance(content, list) and 'instances' in keys:
-        return _mmpose(path, content, None, person)
-    if isinstance(content, list) and {'keypoints', 'keypoint_scores'} <= keys:
-        return _mmpose(path, [{'instances': content}], None, person)
-    if isinstance(content, list) and {'image_id', 'keypoints'} <= keys:
-        return _alphapose(path, content, person)
-    if isinstance(content, dict) and 'people' in keys:
-        return _openpose(path, [path], person)
-    found = f'a {"list of" if isinstance(content, list) else "dict with"} {_quoted(", ".join(sorted(map(str, keys))))}'
-    raise FileError(f'{path} is JSON of another tool: expected AlphaPose, MMPose or OpenPose, found '
-                    f'{found if keys else type(content).__name__}')
+    if isinstance(content, dict):
+        if isinstance(content.get('instance_info'), list):
+            return _mmpose(path, content['instance_info'], content.get('meta_info'), person)
+        if 'people' in content:
+            return _openpose(path, [path], person)
+    if isinstance(content, list):
+        if not content:
+            raise FileError(f'{path} holds nobody: its list is empty')
+        keys = _keys(content[0])
+        if 'instances' in keys:
+            return _mmpose(path, content, None, person)
+        if {'keypoints', 'keypoint_scores'} <= keys:
+            return _mmpose(path, [{'instances': content}], None, person)
+        if {'image_id', 'keypoints'} <= keys:
+            return _alphapose(path, content, person)
+    raise FileError(f'{path} is JSON of another tool: expected AlphaPose, MMPose or OpenPose, found {_form(content)}')
+
+
+def _keys(value: Any) -> set[str]:
+    """Return the keys of a dict; none for anything else."""
+    return set(value) if isinstance(value, dict) else set()
+
+
+def _form(content: Any) -> str:
+    """Return in words what JSON holds: a dict with its keys, a list of them, or the name of a type."""
+    is_list = isinstance(content, list)
+    keys = _keys(content[0] if is_list else content)
+    if not keys:
+        return type(content).__name__
+    return f'a {"list of" if is_list else "dict with"} {_quoted(", ".join(sorted(map(str, keys))))}'
 
 
 def read_folder(folder: Path, person: int | None) -> Track:
@@ -50,7 +63,8 @@ def read_folder(folder: Path, person: int | None) -> Track:
     return _openpose(folder, files, person)
 
 
-def _parse(path: Path):
+def _parse(path: Path) -> Any:
+    """Return what a JSON file holds. Raises FileError."""
     try:
         return json.loads(path.read_bytes())
     except OSError as error:
@@ -66,7 +80,7 @@ def _quoted(text: str) -> str:
     return ''.join(c if c.isprintable() else '?' for c in text)[:100]
 
 
-def _numbers(values, where: str) -> np.ndarray:
+def _numbers(values: Any, where: str) -> np.ndarray:
     """Convert numbers from a file to a float64 array; null becomes NaN. Raises FileError for anything else."""
     try:
         array = np.asarray(values, dtype=np.float64)
@@ -75,7 +89,7 @@ def _numbers(values, where: str) -> np.ndarray:
     return array
 
 
-def _flat(values, where: str) -> np.ndarray:
+def _flat(values: Any, where: str) -> np.ndarray:
     """Reshape a flat list x, y, score, x, y, score, … to (K, 3)."""
     array = _numbers(values, where)
     if array.ndim != 1 or not array.size or array.size % 3:
@@ -89,7 +103,7 @@ def _known_count(keypoints: np.ndarray) -> np.ndarray:
     return keypoints[:len(SKELETONS[leading])] if leading else keypoints
 
 
-def _whole(value) -> int | None:
+def _whole(value: Any) -> int | None:
     """Return a person's number, 0 or more, also from a list that holds only it; None for anything else."""
     if isinstance(value, list) and len(value) == 1:
         value = value[0]
@@ -97,7 +111,7 @@ def _whole(value) -> int | None:
     return int(value) if plain and value == int(value) else None
 
 
-def _score(value, where: str) -> float:
+def _score(value: Any, where: str) -> float:
     score = _numbers(value, where)
     if score.size != 1:
         raise FileError(f'{where} is not a number')
@@ -137,31 +151,40 @@ def _alphapose(path: Path, entries: list, person: int | None) -> Track:
 
 
 def _openpose(source: Path, files: list[Path], person: int | None) -> Track:
-    stems = [path.stem.removesuffix('_keypoints') for path in files]
+    """Return the track of OpenPose's files, one per frame, by the numbers in their names. Raises FileError."""
+    stems = {path: path.stem.removesuffix('_keypoints') for path in files}
+    _check_one_video(source, list(stems.values()))
+    in_order = sorted(files, key=lambda path: (_last_number(stems[path]) or 0, stems[path]))
+    people = [_openpose_people(path) for path in in_order]
+    arranged, frames = _arrange([stems[path] for path in in_order], _last_number, people)
+    return track_of(arranged, person, frames, kind='OpenPose JSON', layouts=('body25', 'body25b'))
+
+
+def _check_one_video(source: Path, stems: list[str]) -> None:
+    """Raise FileError for names of frames whose numbers come twice, under different names of a video."""
     numbers = [_last_number(stem) for stem in stems]
     starts = sorted({re.sub(r'\d+(?=\D*$)', '#', stem) for stem in stems})
     if len(starts) > 1 and None not in numbers and len(set(numbers)) < len(numbers):
         raise FileError(f'{source} holds files of different videos ({_quoted(starts[0])}, {_quoted(starts[1])}): make '
                         f'a folder of each')
-    order = sorted(range(len(files)), key=lambda i: (numbers[i] or 0, stems[i]))
-    people = []
-    for path in (files[i] for i in order):
-        content = _parse(path)
-        if not isinstance(content, dict) or not isinstance(content.get('people'), list):
-            raise FileError(f'{path} is JSON of another tool: expected OpenPose\'s, with a list called people')
-        people.append([_openpose_person(path, entry) for entry in content['people']])
-    arranged, frames = _arrange([stems[i] for i in order], _last_number, people)
-    return track_of(arranged, person, frames, kind='OpenPose JSON', layouts=('body25', 'body25b'))
 
 
-def _openpose_person(path: Path, entry) -> Person:
+def _openpose_people(path: Path) -> list[Person]:
+    """Return the people of one file of OpenPose's. Raises FileError."""
+    content = _parse(path)
+    if not isinstance(content, dict) or not isinstance(content.get('people'), list):
+        raise FileError(f'{path} is JSON of another tool: expected OpenPose\'s, with a list called people')
+    return [_openpose_person(path, entry) for entry in content['people']]
+
+
+def _openpose_person(path: Path, entry: Any) -> Person:
     if not isinstance(entry, dict):
         raise FileError(f'{path}: a person is {type(entry).__name__}, expected a dict')
     keypoints = _flat(entry.get('pose_keypoints_2d'), f'{path}: pose_keypoints_2d')
     return Person(keypoints, float(np.nan_to_num(keypoints[:, 2]).sum()), _whole(entry.get('person_id')))
 
 
-def _mmpose(path: Path, frames: list, about, person: int | None) -> Track:
+def _mmpose(path: Path, frames: list, about: Any, person: int | None) -> Track:
     labels, people = [], []
     for index, frame in enumerate(frames):
         where = f'{path}: frame {index}'
@@ -176,7 +199,7 @@ def _mmpose(path: Path, frames: list, about, person: int | None) -> Track:
     return track_of(arranged, person, numbers, kind='MMPose JSON', layouts=usual)
 
 
-def _mmpose_person(where: str, entry) -> Person:
+def _mmpose_person(where: str, entry: Any) -> Person:
     if not isinstance(entry, dict):
         raise FileError(f'{where}: an instance is {type(entry).__name__}, expected a dict')
     points = _numbers(entry.get('keypoints'), f'{where}: keypoints')

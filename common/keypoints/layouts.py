@@ -85,29 +85,35 @@ def find_layout(points: np.ndarray, asked: str, usual: tuple[str, ...], kind: st
     """
     count = points.shape[1]
     if asked != 'auto':
-        if len(SKELETONS[asked]) != count:
-            raise FileError(f'{kind} has {count} keypoints, but --layout {asked} has {len(SKELETONS[asked])}; it can '
-                            f'be {_with(count) or "none that is known"}')
-        return SKELETONS[asked], 'as --layout says'
+        return _layout_asked_for(asked, count, kind), 'as --layout says'
     known = [SKELETONS[name] for name in LAYOUTS if len(SKELETONS[name]) == count]
     if not known:
         sizes = ', '.join(f'{name} {len(SKELETONS[name])}' for name in LAYOUTS)
         raise FileError(f'{kind} has {count} keypoints, which no known layout has; there are {sizes}')
     known.sort(key=lambda layout: layout.name not in usual)  # stable: the usual one first
-    fits = [evenness(points, layout) for layout in known]
-    best = int(np.nanargmax(fits)) if np.isfinite(fits).any() else 0
-    clearly = best != 0 and fits[best] - np.nan_to_num(fits[0]) > 0.1
-    chosen = known[best if clearly else 0]
+    better = _clearly_better(points, known)
     how = f'by its {count} keypoints'
-    if clearly:
+    if better is not None:
         how += f' and the lengths of its bones, which are not those of {known[0].name}'
     elif usual and len(known) > 1:
         how += ' and the kind of file'
-    return chosen, f'{how} (--layout says otherwise)'
+    return known[0] if better is None else better, f'{how} (--layout says otherwise)'
 
 
-def _with(count: int) -> str:
-    return ', '.join(name for name in LAYOUTS if len(SKELETONS[name]) == count)
+def _clearly_better(points: np.ndarray, layouts: list[Skeleton]) -> Skeleton | None:
+    """Return the layout that the bones of (T, K, 2) points fit clearly better than the first one; None without one."""
+    fits = [evenness(points, layout) for layout in layouts]
+    best = int(np.nanargmax(fits)) if np.isfinite(fits).any() else 0
+    return layouts[best] if best != 0 and fits[best] - np.nan_to_num(fits[0]) > 0.1 else None
+
+
+def _layout_asked_for(name: str, count: int, kind: str) -> Skeleton:
+    """Return the layout that --layout names. Raises FileError unless it has as many keypoints as the file."""
+    if len(SKELETONS[name]) != count:
+        fitting = ', '.join(other for other in LAYOUTS if len(SKELETONS[other]) == count)
+        raise FileError(f'{kind} has {count} keypoints, but --layout {name} has {len(SKELETONS[name])}; it can be '
+                        f'{fitting or "none that is known"}')
+    return SKELETONS[name]
 
 
 def better_layout(points: np.ndarray, layout: Skeleton) -> tuple[str, float]:

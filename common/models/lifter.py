@@ -28,7 +28,7 @@ from common.storage.files import one_line
 
 Criterion = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
-# What a model may read besides keypoints, in the words that stand beside its figures.
+# All that a model may read besides keypoints, in the words that stand beside its figures.
 NEEDS = {
     'confidence': "the detector's confidence in each keypoint",
     'intrinsic': "each camera's focal length and centre",
@@ -51,6 +51,8 @@ class ModelConfig(Protocol):
     def from_state(cls, state: dict[str, torch.Tensor]) -> ModelConfig:
         """Read the sizes from the shapes of a public state dict. Raises ValueError for another model's weights."""
 
+ONLY = 'predicted'  # what the prediction of a model is called that makes no other
+
 
 def describe_needs(needs: frozenset[str]) -> str:
     """Return what a prediction reads besides the keypoints, in words; empty where it reads nothing else."""
@@ -66,6 +68,8 @@ class Lifter(nn.Module):
         recipe: the training of its publication.
         public_keys: keys that all public files of the model have, and no other model's; empty where there are none.
             With them goes `Config.from_state(state)`, which reads the sizes from a public state dict.
+        fewest: windows that a training step needs at least: 2 for a model whose batch norms see one position of each
+            window. A shorter rest at the end of an epoch joins the step before it.
         published: (data set, keypoints) -> (source, {action: P-MPJPE in millimetres}), for plots.
 
     Attributes:
@@ -81,6 +85,7 @@ class Lifter(nn.Module):
     Config: ClassVar[type[ModelConfig]]
     recipe: Recipe
     public_keys: ClassVar[tuple[str, ...]] = ()
+    fewest: int = 1
     published: ClassVar[Mapping[tuple[str, str], tuple[str, dict[str, float]]]] = {}
 
     frames: int
@@ -126,7 +131,7 @@ class Lifter(nn.Module):
         """
         both = self.read(view.beside(mirror.batch(view)))
         plain, mirrored = both.chunk(2)
-        return {'predicted': (plain + mirror.poses(mirrored)) / 2}
+        return {ONLY: (plain + mirror.poses(mirrored)) / 2}
 
     def reads(self, name: str) -> frozenset[str]:
         """Return what the prediction called `name` reads besides keypoints, of NEEDS."""
@@ -232,8 +237,9 @@ class LoadedLifter:
             size: (width, height) of the picture in pixels.
             overlap: frames that neighbouring windows share and blend; a quarter of what they answer for by default.
             causal: take each frame from a window that ends at it, as live footage has to.
-            root: `zero` puts the root joint of each pose at the origin, `predicted` leaves it where it is; as the
-                model is evaluated by default.
+            root: `zero` puts the root joint of each pose at the origin and leaves the others, `predicted` leaves it
+                where the model predicts it; as the model is evaluated by default. Neither subtracts it from the
+                others, as --predict does: `poses - poses[:, lifter.skeleton.root, None]`.
             intrinsics: fx, fy, cx, cy of the lens in pixels, for models that read it.
 
         Returns metres in camera axes (x right, y down, z forward), relative to the root joint, in the order of

@@ -75,7 +75,7 @@ class Refined(Lifter):
             raise ValueError(f'a refinement needs a keypoint for each joint, not {layout.name} for {skeleton.name}')
         self.base, self.refine = base, Refinement(len(skeleton), skeleton.root)
         self.frames, self.answers = base.frames, base.answers
-        self.needs = Refined.needs | base.needs
+        self.needs, self.fewest = Refined.needs | base.needs, base.fewest
         self.title, self.recipe = f'{base.title} with refinement', base.recipe
         self.register_buffer('bone_pairs', torch.tensor(skeleton.bone_pairs), persistent=False)
 

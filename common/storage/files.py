@@ -140,6 +140,7 @@ def atomic_file(path: Path) -> Iterator[IO[bytes]]:
 
 
 def _umask() -> int:
+    """Return the process's mask of permissions, which can only be read by setting it."""
     mask = os.umask(0)
     os.umask(mask)
     return mask

@@ -12,6 +12,7 @@ import pickle
 import re
 import struct
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -31,7 +32,7 @@ class _Refused(Exception):
     """The pickle names a global that no data file needs."""
 
 
-def _quoted(name) -> str:
+def _quoted(name: object) -> str:
     """Return a name from the file in a form that fits on one line of a message."""
     return one_line(name, 100)
 
@@ -39,12 +40,12 @@ def _quoted(name) -> str:
 class _Dtype:
     """Stand-in for numpy.dtype while unpickling: a plain number, string or object type."""
 
-    def __init__(self, spec, align=False, copy=True):
+    def __init__(self, spec: Any, align: Any = False, copy: Any = True):
         if not isinstance(spec, str) or not re.fullmatch(r'[<>=|]?[?biufcSUO]\d*', spec):
             raise _Refused(f'numpy dtype {_quoted(spec)}')
-        self.dtype = np.dtype(spec)
+        self.dtype: np.dtype[Any] = np.dtype(spec)
 
-    def __setstate__(self, state):
+    def __setstate__(self, state: Any) -> None:
         if state[1] in ('<', '>'):
             self.dtype = self.dtype.newbyteorder(state[1])
 
@@ -54,7 +55,7 @@ class _Array:
 
     value: np.ndarray | None = None
 
-    def __setstate__(self, state):
+    def __setstate__(self, state: Any) -> None:
         _, shape, dtype, fortran, raw = state
         order: Literal['F', 'C'] = 'F' if fortran else 'C'
         if dtype.dtype.hasobject:
@@ -65,23 +66,23 @@ class _Array:
         self.value = flat.reshape(shape, order=order)
 
 
-def _array_from_buffer(raw, dtype, shape, order):
+def _array_from_buffer(raw: Any, dtype: Any, shape: Any, order: Any) -> _Array:
     array = _Array()
     array.value = np.frombuffer(raw, dtype=dtype.dtype).reshape(shape, order=order)
     return array
 
 
-def _scalar(dtype, raw):
+def _scalar(dtype: Any, raw: Any) -> Any:
     return np.frombuffer(raw, dtype=dtype.dtype)[0]
 
 
-def _latin1(text, encoding):
+def _latin1(text: Any, encoding: Any) -> bytes:
     if encoding not in ('latin1', 'latin-1'):
         raise _Refused(f'_codecs.encode to {_quoted(encoding)}')
     return text.encode('latin-1')
 
 
-def _no_bytes():
+def _no_bytes() -> bytes:
     return b''
 
 
@@ -90,13 +91,13 @@ class _Allowed:
 
     __slots__ = ('_call',)
 
-    def __init__(self, call):
+    def __init__(self, call: Callable[..., Any]):
         self._call = call
 
-    def __call__(self, *args):
+    def __call__(self, *args: Any) -> Any:
         return self._call(*args)
 
-    def __setstate__(self, state):
+    def __setstate__(self, state: Any) -> None:
         raise pickle.UnpicklingError('state for a global')
 
 
@@ -118,13 +119,16 @@ class _Unpickler(pickle._Unpickler):
     dispatch: ClassVar[dict[int, Any]] = {opcode: load for opcode, load in pickle._Unpickler.dispatch.items()
                                           if opcode not in {left_out[0] for left_out in _LEFT_OUT}}
 
-    def find_class(self, module, name):
+    read: Callable[[int], bytes]
+    append: Callable[[Any], None]
+
+    def find_class(self, module: str, name: str) -> Any:
         try:
             return ALLOWED[module, name]
         except KeyError:
             raise _Refused(_quoted(f'{module}.{name}')) from None
 
-    def load_bytearray8(self):
+    def load_bytearray8(self) -> None:
         """Read a bytearray, which is made after its bytes were found to be there."""
         size, = struct.unpack('<Q', self.read(8))
         data = self.read(min(size, sys.maxsize))
@@ -216,7 +220,7 @@ def _read_member(data: archive.Buffer) -> np.ndarray:
     return np.frombuffer(bytearray(memoryview(data)[file.tell():]), dtype).reshape(shape, order=order)
 
 
-def read_npz(path: Path) -> dict:
+def read_npz(path: Path) -> dict[str, Any]:
     """Return the members of an npz file by name; a 0-d object array is replaced by the dict (or other object) in it.
 
     Nothing in the file is executed. Raises FileError for a file that is missing, truncated, damaged, not an npz, larger
@@ -249,7 +253,7 @@ def first_line(error: BaseException) -> str:
     return one_line((str(error).splitlines() or [''])[0]) or type(error).__name__
 
 
-def write_npz(path: Path, **members) -> None:
+def write_npz(path: Path, **members: Any) -> None:
     """Write a compressed npz atomically; dicts become 0-d object arrays, as in the field's files.
 
     Raises FileError when the file cannot be written.

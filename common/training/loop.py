@@ -27,6 +27,7 @@ from common.sampler import Step, TestWindows, WindowSampler
 from common.storage import checkpoint
 from common.storage.runlog import Progress, RunLog
 from common.store import SequenceStore
+from common.training.folder import delete_stale
 from common.training.optimiser import CHECK_EVERY, FiniteCheck, MovingAverage, learning_rate, trained_weights
 from common.training.signals import Stopped, StopRequest
 
@@ -56,7 +57,7 @@ class Progression:
 
 @dataclass
 class Judges:
-    """What an epoch is judged on: sequences that pick the best epoch, and training sequences where asked for."""
+    """The sequences that epochs are judged on: those that pick the best one, and training sequences if asked for."""
 
     valid: SequenceStore | None = None
     train: SequenceStore | None = None
@@ -196,13 +197,14 @@ class Trainer:
 
 
 def fit(trainer: Trainer, judges: Judges, log: RunLog | None, folder: Path, about: dict[str, Any], stop: StopRequest,
-        say: Callable[[str], None]) -> None:
+        say: Callable[[str], None], stale: list[Path]) -> None:
     """Train up to recipe.epochs, saving `last.bin`, `best.bin` and `epoch_N.bin` in the folder.
 
     Args:
         judges: without sequences to validate on no epoch is best.
         log: the first rank's; None on the others, which write nothing.
         about: what a checkpoint says of its model and data.
+        stale: another run's files in the folder, deleted after the first save.
 
     Raises FileError when a checkpoint or the log cannot be written, DivergedError when training diverged, of which
     nothing is saved, and Stopped after saving when a signal asked for it.
@@ -214,16 +216,14 @@ def fit(trainer: Trainer, judges: Judges, log: RunLog | None, folder: Path, abou
         _check_weights(content['model_pos'], at)
         if world.first:
             checkpoint.save_last(folder, content, also)
+            delete_stale(stale, (checkpoint.LAST, *also))
 
     judged = _judged(trainer, judges)
     for epoch in range(at.epoch + 1, recipe.epochs + 1):
         begun, first_step = time.perf_counter(), at.step
         loss, rate = trainer.epoch(epoch, save, stop)
         trained = (at.step - first_step) * recipe.windows * len(trainer.sampler.answers) / (time.perf_counter() - begun)
-        figures = _judge_all(trainer, judged)
-        if not all(np.isfinite(value) for value in figures.values() if value is not None):
-            raise DivergedError(f'training diverged in epoch {epoch}: {figures}; checkpoints of earlier epochs stay, '
-                                f'try a lower -lr')
+        figures = _judge_all(trainer, judged, epoch)
         at.metrics = {'epoch': epoch, 'lr': rate, 'train_loss': loss, **figures,
                       'seconds': round(time.perf_counter() - begun, 3), 'frames_per_second': round(trained)}
         at.epoch, at.step, at.loss_sum = epoch, 0, 0.0
@@ -258,12 +258,19 @@ def _judged(trainer: Trainer, judges: Judges) -> dict[str, tuple[SequenceStore, 
             for name, store in stores.items() if store is not None}
 
 
-def _judge_all(trainer: Trainer, judged: dict[str, tuple[SequenceStore, TestWindows]]) -> dict[str, float | None]:
-    """Return the figures of an epoch by name; those of validation are None where nothing validates."""
+def _judge_all(trainer: Trainer, judged: dict[str, tuple[SequenceStore, TestWindows]],
+               epoch: int) -> dict[str, float | None]:
+    """Return the figures of an epoch by name; those of validation are None where nothing validates.
+
+    Raises DivergedError where one is not finite.
+    """
     figures: dict[str, float | None] = {'valid_mpjpe': None, 'valid_mpjve': None}
     with trainer.evaluated_weights() as model, computing_in(model, trainer.judged_in):
         for name, (store, windows) in judged.items():
             figures |= _judge(model, store, windows, trainer.root, trainer.world, name)
+    if not all(np.isfinite(value) for value in figures.values() if value is not None):
+        raise DivergedError(f'training diverged in epoch {epoch}: {figures}; checkpoints of earlier epochs stay, try a '
+                            f'lower -lr')
     return figures
 
 
