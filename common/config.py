@@ -218,8 +218,8 @@ class Render:
     video: str | None = flag('--viz-video', read=text, metavar='FILE', needs='output', commands=(RENDER, PREDICT),
                              help='the video, drawn behind the 2D input (needs PyAV)')
     skip: int = flag('--viz-skip', default=0, read=number(int, 0), metavar='N', needs='video',
-                     commands=(RENDER, PREDICT), help='frames of the video before the first of the keypoints (default 0, '
-                     'or the number that the file of --predict gives that one)')
+                     commands=(RENDER, PREDICT), help='frames of the video before the first of the keypoints (default '
+                     '0, or the number that the file of --predict gives that one)')
     limit: int | None = flag('--viz-limit', read=count, metavar='N', needs='output', commands=(RENDER, PREDICT),
                              help='draw the first N frames only')
     step: int = flag('--viz-downsample', default=1, read=count, metavar='N', needs='output',
