@@ -323,7 +323,7 @@ class Config:
         return next((command for command, value in asked.items() if value), TRAIN)
 
     def has(self, name: str) -> bool:
-        """Return whether the command line gave a field, named `section.field`."""
+        """Return True if the command line gave the field called `section.field`."""
         return name in self.given
 
     def settings(self) -> dict[str, Any]:

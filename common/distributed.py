@@ -58,7 +58,7 @@ class World:
         return int(number)
 
     def said_by_first(self, message: str) -> bool:
-        """Return whether the first rank fails with the same message and says it, so that this one need not.
+        """Return True if the first rank fails with the same message and says it, so that this one need not.
 
         To be called by a rank that fails. The first one waits until the others have heard it, or for a moment where
         they are busy with something else.

@@ -1,4 +1,4 @@
-"""How the command line spells a field of the configuration, and how it reads values from text."""
+"""Flags: the spelling of a configuration's fields on the command line, and readers of values from text."""
 
 import math
 from collections.abc import Callable, Collection
@@ -8,7 +8,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Flag:
-    """How the command line spells a field.
+    """The spelling of a field on the command line.
 
     Attributes:
         names: option strings, the best known first.

@@ -42,6 +42,7 @@ def test_a_killed_process_leaves_the_folder_free(holder, tmp_path):
     holder.wait()
     with locked(tmp_path / 'c'):
         assert f'process {os.getpid()} on ' in (tmp_path / 'c' / NAME).read_text()
+    assert not (tmp_path / 'c' / NAME).exists()
     with locked(tmp_path / 'c'):
         pass
 

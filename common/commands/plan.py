@@ -1,5 +1,6 @@
-"""What a training run is to do: from flags and checkpoints to a decided configuration, before any data is read."""
+"""Planning a training run: from flags and checkpoints to a decided configuration, before any data is read."""
 
+import uuid
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ class Plan:
         name, sizes: the model, and the config that a checkpoint stores of it.
         resumed: the checkpoint that is continued. initial: the one whose weights are taken.
         folder: of the run's checkpoints.
+        run_id: what stays the same however often a run is resumed.
     """
 
     config: Config
@@ -43,6 +45,7 @@ class Plan:
     resumed: Checkpoint | None
     initial: Checkpoint | None
     folder: Path
+    run_id: str
 
     @property
     def source(self) -> Checkpoint | None:
@@ -78,7 +81,8 @@ def make_plan(session: Session) -> Plan:
     refined = bool(sizes.get('refine'))
     _, answers = model_class(name).window(make_config(name, sizes))
     config = resolve(given, recipe_of(name, refined), len(answers), resumed.settings if resumed else None)
-    plan = Plan(config, name, sizes, resumed, initial, folder)
+    run_id = uuid.uuid4().hex if resumed is None or resumed.public else resumed.run_id
+    plan = Plan(config, name, sizes, resumed, initial, folder, run_id)
     _check(session, plan, refined)
     return plan
 

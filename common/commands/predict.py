@@ -37,7 +37,7 @@ CAMERA_AXES = 'camera: x right, y down, z forward; metres, relative to the root 
 
 @dataclass(frozen=True)
 class Lifted:
-    """What comes out, and all that a picture of it needs.
+    """The lifted poses, and all that a picture of them needs.
 
     Attributes:
         skeleton, layout: the joints of the poses, and the keypoints of the clip.

@@ -1,8 +1,10 @@
 """Train, fresh or resumed, then evaluate the chosen epoch: plan, build, run, close."""
 
+import contextlib
+import hashlib
+import json
 import resource
 import time
-import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,7 +14,7 @@ import torch
 
 from common import distributed
 from common.commands.evaluate import close
-from common.commands.plan import JUDGE_SETTINGS, Plan, changed_settings, make_plan
+from common.commands.plan import JUDGE_SETTINGS, STEP_SETTINGS, Plan, changed_settings, make_plan
 from common.commands.session import Session, check_layouts, describe_store, make_store, with_names
 from common.config import Config
 from common.datasets import PoseDataset, load_dataset
@@ -23,9 +25,11 @@ from common.models.lifter import Lifter, describe_model, describe_needs
 from common.sampler import WindowSampler
 from common.skeleton import Skeleton
 from common.storage import checkpoint
-from common.storage.runlog import RunLog, git_revision, versions
+from common.storage.files import one_line
+from common.storage.lock import locked
+from common.storage.runlog import RunLog, git_revision, is_run_folder, versions
 from common.store import SequenceStore
-from common.training.folder import continued, prepare_folder
+from common.training.folder import check_unchanged, continued, prepare_folder
 from common.training.loop import Judges, Progression, Trainer, fit, progression_of
 from common.training.optimiser import make_criterion, make_optimizer
 from common.training.resumed import restore_optimizer
@@ -35,6 +39,15 @@ from common.training.signals import StopRequest
 def run(session: Session) -> None:
     """Train and evaluate. Raises FileError, FlagError, DivergedError, and Stopped on a signal while training."""
     plan = make_plan(session)
+    with contextlib.ExitStack() as held:
+        if session.world.first:
+            held.enter_context(locked(plan.folder))
+            check_unchanged(plan.resumed)
+        _run(session, plan)
+
+
+def _run(session: Session, plan: Plan) -> None:
+    """Train and evaluate in a folder that is this run's alone."""
     dataset = load_dataset(plan.config.data.dataset, Path(plan.config.data.folder), plan.config.data.keypoints)
     config = plan.config = with_names(plan.config, dataset)
     if plan.source is not None:
@@ -43,15 +56,16 @@ def run(session: Session) -> None:
     model = _build(session, plan, dataset.skeleton, dataset.layout)
     split = _split(session, config, dataset, model)
     trainer = _trainer(session, plan, model, split, dataset)
-    log, run_folder = _open_log(session, plan, trainer, split.baseline)
+    stale: list[Path] = []
+    log, run_folder = _open_log(session, plan, trainer, split.baseline, stale)
     _announce(session, config, trainer, split)
-    about = _about(plan, dataset, run_folder)
+    about = _about(plan, dataset, run_folder, fingerprint(trainer.sampler))
     at = trainer.at
     judges = Judges(split.valid, split.train if config.train.eval_train else None)
     begun, first_epoch = time.perf_counter(), at.epoch
     try:
         with StopRequest() as stop:
-            fit(trainer, judges, log, plan.folder, about, stop, session.say)
+            fit(trainer, judges, log, plan.folder, about, stop, session.say, stale)
     finally:
         if log is not None:
             log.close()
@@ -136,6 +150,7 @@ def _trainer(session: Session, plan: Plan, model: Lifter, split: _Split, dataset
     steps = sampler.steps(train.windows)
     if resumed is not None and at.step > steps:
         raise FileError(f'{resumed.path} lies at step {at.step:,} of an epoch, which has {steps:,}')
+    check_same_data(session, plan, sampler)
     trainer = Trainer(model, optimizer, sampler, make_criterion(model, train.loss, dataset.skeleton, device), train,
                       at, world, config.run.precision, config.evaluate.root)
     if trainer.average and resumed is not None and resumed.training_state is not None:
@@ -170,11 +185,32 @@ def _restore(session: Session, plan: Plan, model: Lifter, optimizer: torch.optim
     return at
 
 
+def fingerprint(sampler: WindowSampler) -> str:
+    """Return a digest of what is trained on: takes, their frames, and the windows made of them."""
+    told = [sampler.store.takes, sampler.store.lengths, sampler.frames, list(sampler.answers), len(sampler)]
+    return hashlib.sha256(json.dumps(told).encode()).hexdigest()
+
+
+def check_same_data(session: Session, plan: Plan, sampler: WindowSampler) -> None:
+    """Say where a resumed run goes on with other takes, frames or windows. Raises FlagError inside an epoch."""
+    own = plan.own
+    before = own.stored.get('data') if own is not None else None  # files of earlier versions do not tell
+    if own is None or before in (None, fingerprint(sampler)) or changed_settings(plan, STEP_SETTINGS):
+        return
+    if own.stored['step']:
+        raise FlagError(f'{own.path} lies inside an epoch, at step {own.stored["step"]}, of other takes or frames than '
+                        f'the data files have now: bring those back, or start anew')
+    session.say('the data files have other takes or frames than before: the run goes on with those')
+
+
 # ---- run and close ----------------------------------------------------------------------------------------------
 
 
-def _open_log(session: Session, plan: Plan, trainer: Trainer, baseline: float | None) -> tuple[RunLog | None, str]:
-    """Prepare the checkpoint folder, open the run folder and say what runs. Sets trainer.at.best.
+def _open_log(session: Session, plan: Plan, trainer: Trainer, baseline: float | None,
+              stale: list[Path]) -> tuple[RunLog | None, str]:
+    """Prepare the checkpoint folder, open the run folder and say what runs.
+
+    Sets trainer.at.best, and puts the files to be deleted at the first save into `stale`.
 
     Returns the log (None but on the first rank) and the run folder's name: that of the run that goes on in its
     checkpoint folder, or a new one.
@@ -183,19 +219,22 @@ def _open_log(session: Session, plan: Plan, trainer: Trainer, baseline: float | 
     parameters = sum(p.numel() for p in model.parameters())
     log = None
     if world.first:
-        at.best = prepare_folder(plan.folder, resumed, given.train.overwrite)
+        at.best, others = prepare_folder(plan.folder, resumed, given.train.overwrite)
+        stale += others
         if at.best and (changed := changed_settings(plan, JUDGE_SETTINGS)):
             session.say(f'{changed[0]} has changed: the best epoch is picked anew')
             at.best = None
-        about = {'command': list(given.argv), 'settings': _settings(plan), 'model': plan.name, 'config': plan.sizes,
+        about = {'run_id': plan.run_id, 'command': list(given.argv), 'settings': _settings(plan), 'model': plan.name,
+                 'config': plan.sizes,
                  'mean_pose_mpjpe': baseline, 'parameters': parameters, 'device': str(session.device),
                  'processes': world.size, 'versions': versions(), 'git': git_revision()}
         own = continued(plan.folder, resumed)
-        if own is not None and Path(own.run).is_dir():
+        if own is not None and is_run_folder(Path(own.run), own.run_id, Path(given.run.log)):
             log = RunLog.continued(Path(own.run), at.epoch, about)
         else:
             if own is not None:
-                session.say(f'the run folder {own.run} is gone: a new one begins with epoch {at.epoch + 1}')
+                session.say(f'{one_line(own.run)} is not the folder of this run, or gone: a new one begins with epoch '
+                            f'{at.epoch + 1}')
             log = RunLog.fresh(Path(given.run.log), about)
     at.best, run_folder = world.told((at.best, str(log.folder.resolve()) if log else None))
     sizes = ', '.join(f'{size} {value}' for size, value in plan.sizes.items() if size != 'frames')
@@ -209,12 +248,12 @@ def _settings(plan: Plan) -> dict[str, Any]:
     return {'model': plan.name, **plan.config.settings(), 'refine': bool(plan.sizes.get('refine'))}
 
 
-def _about(plan: Plan, dataset: PoseDataset, run_folder: str) -> dict[str, Any]:
+def _about(plan: Plan, dataset: PoseDataset, run_folder: str, data: str) -> dict[str, Any]:
     """Return what a checkpoint says of its model and data."""
     return {'model': plan.name, 'config': plan.sizes, 'skeleton': checkpoint.describe(dataset.skeleton),
             'layout': checkpoint.describe(dataset.layout), 'dataset': dataset.name, 'keypoints': dataset.keypoints,
             'settings': _settings(plan), 'seed': plan.config.train.seed, 'run': run_folder, 'versions': versions(),
-            'run_id': uuid.uuid4().hex if plan.own is None else plan.own.run_id}
+            'run_id': plan.run_id, 'data': data}
 
 
 def _announce(session: Session, config: Config, trainer: Trainer, split: _Split) -> None:
@@ -261,6 +300,8 @@ def _evaluate_chosen(session: Session, plan: Plan, model: Lifter, at: Progressio
     if plan.resumed is not None and not path.is_file():
         path = plan.resumed.path
     saved = checkpoint.load(path)
+    if not saved.public and saved.run_id != plan.run_id and path != getattr(plan.resumed, 'path', None):
+        raise FileError(f'{path} is of another run, which took the place of this one: choose another -c')
     checkpoint.load_weights(model, saved)
     how = f'the best on {picked_on}, ' if path.name == checkpoint.BEST else ''
     session.say(f'evaluating {path}: {how}epoch {saved.epoch}; again with: python run_ktpformer.py -c {plan.folder} '

@@ -1,4 +1,4 @@
-"""What a data set is to the rest of the program: 3D positions, 2D keypoints, cameras, and the sequences they make.
+"""The form of a data set: 3D positions, 2D keypoints, cameras, and the sequences they make.
 
 Letters: T frames of a sequence, J joints of the skeleton, K keypoints of the layout.
 """

@@ -149,9 +149,7 @@ class MotionPicture:
         self.axes: dict[str, Axes] = {}
         places = iter([self.figure.add_axes((k / count + 0.005, 0.13, 1 / count - 0.01, 0.73)) for k in range(count)])
         if keypoints is not None:
-            if layout is None or (filmed and picture_size is None):
-                raise ValueError('expected the layout of the keypoints, and with a video the size of its pictures')
-            self._add_input(next(places), keypoints, layout, picture_size if filmed else None)
+            self._add_input(next(places), keypoints, layout, picture_size, filmed)
         for name in self.panels:
             self._add_view(next(places), name)
         self.errors = {} if truth is None else {
@@ -179,12 +177,17 @@ class MotionPicture:
         axes.add_collection(lines, autolim=False)
         return self._animate(axes, lines)
 
-    def _add_input(self, axes: Axes, keypoints: np.ndarray, layout: Skeleton,
-                   film_size: tuple[float, float] | None) -> None:
-        """Lay out the panel of keypoints (T, K, 2): over the whole picture of a film, else around the person."""
+    def _add_input(self, axes: Axes, keypoints: np.ndarray, layout: Skeleton | None,
+                   picture_size: tuple[float, float] | None, filmed: bool) -> None:
+        """Lay out the panel of keypoints (T, K, 2): over the whole picture of a film, else around the person.
+
+        Raises ValueError without the layout, or for a film without the size of its pictures.
+        """
+        if layout is None or (filmed and picture_size is None):
+            raise ValueError('expected the layout of the keypoints, and with a video the size of its pictures')
         left, top = 0.0, 0.0
-        if film_size is not None:
-            right, bottom = film_size
+        if filmed and picture_size is not None:
+            right, bottom = picture_size
         else:  # without a video there is nothing but the person to show: zoom in
             low, high = keypoints.min(axis=(0, 1)), keypoints.max(axis=(0, 1))
             half = max(0.58 * (high - low).max(), 1)
@@ -193,7 +196,7 @@ class MotionPicture:
         axes.spines[:].set_color(GRID)
         self._title(axes, '2D input')
         self.image: AxesImage | None = None
-        if film_size is not None:
+        if filmed:
             blank = np.full((1, 1, 3), 250, np.uint8)
             self.image = self._animate(axes, axes.imshow(blank, extent=(0, right, bottom, 0), aspect='equal'))
         self.input_bones = Bones(layout)

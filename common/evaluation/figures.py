@@ -1,4 +1,4 @@
-"""What the plots of an evaluation show, as numbers: by action, by joint, over time, and by distance.
+"""The numbers behind the plots of an evaluation: by action, by joint, over time, and by distance.
 
 Letters: N frames, J joints.
 """

@@ -12,7 +12,7 @@ from common.metrics import Metric
 from common.models.lifter import ONLY
 from common.storage.files import atomic_path
 
-# What a model that works never reaches: it is a few tens of per cent above its P-MPJPE, the mean pose is at twice it.
+# A model that works stays far below: its MPJPE is some tens of per cent above its P-MPJPE; the mean pose's is twice it.
 SUSPECT_RATIO, SUSPECT_MPJPE = 3, 100  # of MPJPE to P-MPJPE, from so many millimetres of MPJPE on
 
 Figures: TypeAlias = dict[str, float | None]  # name of a metric -> figure in its unit

@@ -67,7 +67,7 @@ class Clip:
 
 @dataclass(frozen=True)
 class Asked:
-    """What a user says of the keypoints in a file.
+    """The user's own word on the keypoints in a file.
 
     Attributes:
         path: the file or folder.

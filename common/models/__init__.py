@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from common.recipe import Recipe
     from common.skeleton import Skeleton
 
-# What --model calls a model -> its module and class.
+# Name, as --model has it -> module and class.
 MODELS = {
     'ktpformer': 'common.models.ktpformer:KTPFormer',
     'htnet': 'common.models.htnet:HTNet',

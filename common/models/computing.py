@@ -1,4 +1,4 @@
-"""How a model computes: its precision, whether it is compiled, and whether training computes blocks a second time.
+"""The ways a model computes: precision, compilation, and recomputing blocks in the backward pass to save memory.
 
 Weights, optimizer, statistics of norms, loss and metrics are float32 (metrics partly float64) in every precision:
 `fp32` as written; `tf32` lets CUDA's matrix products round their factors to 10 bits; `bf16` keeps tokens, and the
@@ -119,7 +119,7 @@ def compile_model(model: torch.nn.Module, device: torch.device) -> None:
 
     Raises FlagError where torch.compile finds no compiler for the device.
     """
-    # What the compiler thinks of itself, and of matrix products that TF32 would make faster, concerns no user.
+    # The compiler warns of its own workings, and of matrix products that TF32 would make faster: no user's concern.
     warnings.filterwarnings('ignore', module=r'torch\._')
     try:
         torch.compile(torch.square, dynamic=False)(torch.ones(2, device=device))

@@ -26,7 +26,7 @@ from common.storage.checkpoint import load as read_checkpoint
 
 Criterion = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
-# What a model may read besides keypoints, in the words that stand beside its figures.
+# All that a model may read besides keypoints, in the words that stand beside its figures.
 NEEDS = {
     'confidence': "the detector's confidence in each keypoint",
     'intrinsic': "each camera's focal length and centre",

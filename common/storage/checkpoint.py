@@ -27,7 +27,7 @@ LAST, PREVIOUS, BEST = 'last.bin', 'previous.bin', 'best.bin'
 
 # Where public files keep their weights.
 WEIGHTS = ('model_pos', 'state_dict', 'model', 'model_state_dict', 'net', 'model_pos_train')
-# What DataParallel and torch.compile put in front of every key.
+# The prefixes that DataParallel and torch.compile put in front of every key.
 _WRAPPERS = re.compile(r'^(module\.|_orig_mod\.)+')
 # Buffers that profilers (thop) leave in every module that they counted.
 _PROFILED = ('total_ops', 'total_params')
@@ -195,6 +195,7 @@ def _load(path: Path) -> Checkpoint:
 
 
 def _load_own(path: Path, content: dict[str, Any]) -> OwnCheckpoint:
+    """Return the checkpoint in the content of a file of this program. Raises FileError."""
     if type(content['format']) is not int or content['format'] != FORMAT:
         raise FileError(f'{path} has checkpoint format {_shown(content["format"])}, this program reads {FORMAT}')
     if fault := _fault_of(content.get('model_pos')):

@@ -103,12 +103,32 @@ class RunLog:
             self._scalars.close()
 
 
+def is_run_folder(folder: Path, run_id: str, parent: Path) -> bool:
+    """Return True where a folder is that of a run: it says so itself, or it lies in the folder of runs.
+
+    A checkpoint names its run folder, and a forged one may name any; run folders of earlier versions tell no run_id.
+    """
+    try:
+        about = json.loads((folder / 'run.json').read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return False
+    said = about.get('run_id') if isinstance(about, dict) else None
+    if said is None:
+        return isinstance(about, dict) and folder.resolve().parent == parent.resolve()
+    return said == run_id
+
+
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Read the epochs of a `metrics.jsonl`, skipping a last line that a full disk or a kill cut short."""
+    """Return the epochs of a `metrics.jsonl`, leaving out lines that are not those of an epoch.
+
+    A full disk or a kill may cut the last one short, and whatever else is in the file must not end a run.
+    """
     epochs = []
-    for line in path.read_text().splitlines():
-        with contextlib.suppress(json.JSONDecodeError):
-            epochs.append(json.loads(line))
+    for line in path.read_text(errors='replace').splitlines():
+        with contextlib.suppress(ValueError, RecursionError):
+            read = json.loads(line)
+            if isinstance(read, dict) and type(read.get('epoch')) is int:
+                epochs.append(read)
     return epochs
 
 

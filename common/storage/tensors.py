@@ -147,8 +147,8 @@ def _scalar(dtype: Any = None, raw: Any = None) -> Any:
     return np.frombuffer(raw, f'{dtype.order}{dtype.code}').item()
 
 
-# What stands for which name. The names are those under which numpy 1 and numpy 2 pickle a RandomState, the arrays
-# inside it, and scalars; the last is what programs keep their command line in.
+# The stand-ins, and the names they stand for: those under which numpy 1 and numpy 2 pickle a RandomState, the arrays
+# inside it, and scalars; under the last one, programs keep their command line.
 _STAND_INS: list[Any] = [
     (_Dtype, 'numpy.dtype'),
     *((_scalar, f'numpy.{core}.multiarray.scalar') for core in ('core', '_core')),

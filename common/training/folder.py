@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,26 +28,35 @@ def continued(folder: Path, resumed: Checkpoint | None) -> OwnCheckpoint | None:
     return resumed
 
 
-def prepare_folder(folder: Path, resumed: Checkpoint | None, overwrite: bool) -> dict[str, Any] | None:
-    """Make the checkpoint folder ready, and return the figures of the best epoch so far, if its file is at hand.
+def prepare_folder(folder: Path, resumed: Checkpoint | None,
+                   overwrite: bool) -> tuple[dict[str, Any] | None, list[Path]]:
+    """Make the checkpoint folder ready.
 
-    Under --overwrite another run's files are deleted, never the one that is resumed. A best.bin of the run that is
-    resumed, here or beside the resumed file, is its best so far, even when newer than that file. Raises FileError.
+    Returns the figures of the best epoch so far, if its file is at hand, and another run's files: they are to be
+    deleted when this run has saved for the first time (`delete_stale`), so that nothing is lost before there is
+    something new. A best.bin of the run that is resumed, here or beside the resumed file, is its best so far, even when
+    newer than that file. Raises FileError.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if not os.access(folder, os.W_OK):
             raise FileError(f'cannot write to the checkpoint folder {folder}')
-        _clear(folder, resumed, overwrite)
+        stale = _clear(folder, resumed, overwrite)
         best = folder / checkpoint.BEST
         figures = None if resumed is None or resumed.public else _bring_best(best, resumed)
-        if figures is not None:
-            return figures
-        if resumed is None or best.resolve() != resumed.path.resolve():
-            best.unlink(missing_ok=True)
+        if figures is None and os.path.lexists(best):
+            stale.append(best)
     except OSError as error:
         raise FileError(f'cannot use the checkpoint folder {folder}: {error.strerror}') from None
-    return None
+    return figures, [path for path in stale if resumed is None or path.resolve() != resumed.path.resolve()]
+
+
+def delete_stale(stale: list[Path], saved: Sequence[str]) -> None:
+    """Delete another run's files after the first save of this one, but for the names that it has just saved itself."""
+    for path in stale:
+        if path.name not in saved:
+            path.unlink(missing_ok=True)
+    stale.clear()
 
 
 def _bring_best(best: Path, resumed: OwnCheckpoint) -> dict[str, Any] | None:
@@ -62,18 +71,17 @@ def _bring_best(best: Path, resumed: OwnCheckpoint) -> dict[str, Any] | None:
     return None
 
 
-def _clear(folder: Path, resumed: Checkpoint | None, overwrite: bool) -> None:
-    """Delete what a kill left half-written and, under --overwrite, another run's files but never the resumed one."""
+def _clear(folder: Path, resumed: Checkpoint | None, overwrite: bool) -> list[Path]:
+    """Delete what a kill left half-written; return, under --overwrite, another run's files."""
     for left_by_a_kill in (*folder.glob('.*.bin.*.bin'), folder / f'.{checkpoint.PREVIOUS}'):
         left_by_a_kill.unlink(missing_ok=True)
     if own := continued(folder, resumed):
         if own.path.name == checkpoint.PREVIOUS and (folder / checkpoint.LAST).is_file():
             os.replace(folder / checkpoint.LAST, folder / 'last.damaged')  # it must not become previous.bin
     elif overwrite:
-        stale = [*(folder / name for name in (checkpoint.LAST, checkpoint.PREVIOUS)), *folder.glob('epoch_*.bin')]
-        for path in stale:
-            if resumed is None or path.resolve() != resumed.path.resolve():
-                path.unlink(missing_ok=True)
+        # The first save makes the other run's last.bin this one's previous.bin, which it must not stay.
+        return [folder / checkpoint.LAST, folder / checkpoint.PREVIOUS, *folder.glob('epoch_*.bin')]
+    return []
 
 
 def _best_figures(path: Path, resumed: OwnCheckpoint) -> dict[str, Any] | None:
@@ -85,6 +93,17 @@ def _best_figures(path: Path, resumed: OwnCheckpoint) -> dict[str, Any] | None:
     except FileError:
         return None
     return saved.best if not saved.public and saved.run_id == resumed.run_id else None
+
+
+def check_unchanged(resumed: Checkpoint | None) -> None:
+    """Raise FileError where the resumed file has been replaced since it was read, by a run that has ended meanwhile."""
+    if resumed is None or resumed.public:
+        return
+    now = checkpoint.load(resumed.path)
+    if now.public or (now.run_id, now.epoch, now.stored['step']) != (
+            resumed.run_id, resumed.epoch, resumed.stored['step']):
+        raise FileError(f'{resumed.path} has changed since it was read: another run has just saved there; say --resume '
+                        f'again')
 
 
 def load_resumed(name: str, folder: Path, say: Callable[[str], None]) -> Checkpoint:

@@ -27,6 +27,7 @@ from common.sampler import Step, TestWindows, WindowSampler
 from common.storage import checkpoint
 from common.storage.runlog import Progress, RunLog
 from common.store import SequenceStore
+from common.training.folder import delete_stale
 from common.training.optimiser import CHECK_EVERY, FiniteCheck, MovingAverage, learning_rate, trained_weights
 from common.training.signals import Stopped, StopRequest
 
@@ -56,7 +57,7 @@ class Progression:
 
 @dataclass
 class Judges:
-    """What an epoch is judged on: sequences that pick the best epoch, and training sequences where asked for."""
+    """The sequences that epochs are judged on: those that pick the best one, and training sequences if asked for."""
 
     valid: SequenceStore | None = None
     train: SequenceStore | None = None
@@ -196,13 +197,14 @@ class Trainer:
 
 
 def fit(trainer: Trainer, judges: Judges, log: RunLog | None, folder: Path, about: dict[str, Any], stop: StopRequest,
-        say: Callable[[str], None]) -> None:
+        say: Callable[[str], None], stale: list[Path]) -> None:
     """Train up to recipe.epochs, saving `last.bin`, `best.bin` and `epoch_N.bin` in the folder.
 
     Args:
         judges: without sequences to validate on no epoch is best.
         log: the first rank's; None on the others, which write nothing.
         about: what a checkpoint says of its model and data.
+        stale: another run's files in the folder, deleted after the first save.
 
     Raises FileError when a checkpoint or the log cannot be written, DivergedError when training diverged, of which
     nothing is saved, and Stopped after saving when a signal asked for it.
@@ -214,6 +216,7 @@ def fit(trainer: Trainer, judges: Judges, log: RunLog | None, folder: Path, abou
         _check_weights(content['model_pos'], at)
         if world.first:
             checkpoint.save_last(folder, content, also)
+            delete_stale(stale, (checkpoint.LAST, *also))
 
     judged = _judged(trainer, judges)
     for epoch in range(at.epoch + 1, recipe.epochs + 1):
