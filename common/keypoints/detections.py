@@ -172,5 +172,5 @@ def _scores(source: str, scores: np.ndarray, there: np.ndarray) -> np.ndarray:
         raise FileError(f'{source}: the third number of its keypoints lies from {scores[given].min():.4g} to '
                         f'{top:.4g}, expected scores from 0 to 1 or 0 to 100; give x and y alone, without a third')
     scale = PERCENT if top > FLAGS else 1.0
-    scores = np.where(given, np.clip(np.nan_to_num(scores) / scale, LEAST, None), 0.0)
+    scores = np.where(given, np.clip(np.nan_to_num(scores) / scale, LEAST, 1.0), 0.0)
     return np.where(below, 0.0, scores)

@@ -75,10 +75,8 @@ def _by_bones(points: np.ndarray, candidates: list[Skeleton], usual: tuple[str, 
     first = next((layout for name in usual for layout in candidates if layout.name == name), None)
     if len(candidates) == 1:
         return candidates[0], f'{how} (--layout says otherwise)'
-    fits = np.nan_to_num([evenness(points, layout) for layout in candidates])
-    best = float(fits.max())
-    close = [layout for layout, fit in zip(candidates, fits, strict=True) if fit >= best - CLEARLY]
-    if best < PLAUSIBLE:  # whichever it is, `refuse_mistakes` says that it cannot be
+    close = _that_fit(points, candidates)
+    if not close:  # whichever it is, `refuse_mistakes` says that it cannot be
         return first or candidates[0], f'{how} alone (--layout says otherwise)'
     if len(_different(close, points)) == 1:
         return close[0], f'{how} and the lengths of its bones (--layout says otherwise)'
@@ -86,6 +84,13 @@ def _by_bones(points: np.ndarray, candidates: list[Skeleton], usual: tuple[str, 
         return first, f'{how} and the kind of file (--layout says otherwise)'
     raise FileError(f'{kind} has {points.shape[1]} keypoints, and its bones fit layouts {_names(close)}: say which '
                     f'with --layout')
+
+
+def _that_fit(points: np.ndarray, candidates: list[Skeleton]) -> list[Skeleton]:
+    """Return the layouts in which the bones may be a person's, without those that fit clearly worse than the best."""
+    fits = np.nan_to_num([evenness(points, layout) for layout in candidates])
+    least = max(PLAUSIBLE, fits.max(initial=0) - CLEARLY)
+    return [layout for layout, fit in zip(candidates, fits, strict=True) if fit >= least]
 
 
 def _different(layouts: list[Skeleton], points: np.ndarray) -> set[tuple[str, ...]]:
@@ -99,7 +104,7 @@ def _asked_layout(points: np.ndarray, asked: str, kind: str) -> Skeleton:
     layout, count = LAYOUTS.get(asked) or read_names(Path(asked)), points.shape[1]
     if len(layout) == count:
         return layout
-    fits = [other for other in _of_count(count) if not evenness(points, other) < PLAUSIBLE]
+    fits = _that_fit(points, _of_count(count))
     instead = f'its bones fit {_names(fits)}' if fits else \
         f'give --layout a text file with the names of its {count} keypoints, a line each'
     raise FileError(f'{kind} has {count} keypoints, but --layout {quoted(asked)} has {len(layout)}; {instead}')

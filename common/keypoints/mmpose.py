@@ -46,7 +46,10 @@ def pictures(content, where: str) -> list[Picture] | None:
 
 
 def _is_people(content) -> bool:
-    return any(dicts_with(content, 'keypoints', key) for key in SCORES) and 'image_id' not in content[0]
+    if not any(dicts_with(content, 'keypoints', key) for key in SCORES) or 'image_id' in content[0]:
+        return False
+    keypoints = content[0]['keypoints']
+    return isinstance(keypoints, list) and bool(keypoints) and isinstance(keypoints[0], list)
 
 
 def _frames(frames: list, where: str) -> list[Picture]:

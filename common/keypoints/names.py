@@ -51,10 +51,12 @@ def _split(indices: list[int], texts: list[str]) -> dict[str, list[Frame]]:
     kinds = [len(set(column)) for column in zip(*rows, strict=True)]
     frame = max(range(len(kinds)), key=lambda place: (kinds[place], place))
     videos: dict[str, list[Frame]] = defaultdict(list)
-    unique = kinds[frame] == len(rows)
-    for index, text, row in zip(indices, texts, rows, strict=True):
-        videos['' if unique else _without(text, frame)].append((index, row[frame]))
-    return {name or _without(texts[0], frame): frames for name, frames in videos.items()}
+    names = [_without(text, frame) for text in texts]
+    if kinds[frame] == len(rows) and len(set(names)) > 1:  # such as a time beside each number: still one video
+        names = [''] * len(names)
+    for index, name, row in zip(indices, names, rows, strict=True):
+        videos[name].append((index, row[frame]))
+    return videos
 
 
 def _without(text: str, place: int) -> str:
