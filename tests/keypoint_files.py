@@ -15,7 +15,7 @@ NEAR |= {f'{side}_{part}': f'{side}_{joint}' for side in ('left', 'right') for j
 
 
 def in_layout(pixels, layout):
-    """Convert pixels (T, 17, 2) of Human3.6M's joints to another layout's keypoints; others lie at the hip."""
+    """Convert pixels (T, 17, 2) of Human3.6M's joints to another layout; others lie at the hip."""
     columns = []
     for name in layout.joints:
         name = next((other for other in (name, NEAR.get(name)) if other in H36M.joints), 'hip')
@@ -119,8 +119,8 @@ def alphapose_cmu(path: Path, keypoints, size) -> Path:
 
 
 def alphapose_separate(path: Path, keypoints, size) -> Path:
-    return folder_of(path, keypoints, lambda t, frame: {'version': 'AlphaPose v0.3', 'people': [openpose_person(frame)]},
-                     '{}.json')
+    return folder_of(path, keypoints, lambda t, frame: {'version': 'AlphaPose v0.3',
+                                                        'people': [openpose_person(frame)]}, '{}.json')
 
 
 def poseflow(path: Path, keypoints, size) -> Path:
