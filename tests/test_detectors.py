@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 import time
 
 import keypoint_files as files
@@ -313,3 +314,27 @@ def test_other_pickles_in_an_array_are_never_opened(tmp_path):
     with pytest.raises(FileError, match='nothing in it was executed'):
         read_track(tmp_path / 'in.npy')
     assert not (tmp_path / 'made').exists()
+
+
+@pytest.mark.parametrize('name', ['in.json', 'in.npy', 'in.npz', 'in.csv', 'in.json.gz'])
+def test_pipes_are_not_waited_for(tmp_path, name):
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(FileError, match='neither a file nor a folder'):
+        read_track(tmp_path / name)
+
+
+def test_names_of_files_in_a_folder_stay_on_one_line(tmp_path):
+    keypoints = keypoints_of(COCO)
+    path = files.folder_of(tmp_path / 'in', keypoints, lambda t, frame: {'people': [files.openpose_person(frame)]})
+    (path / 'x\nerror: forged\x1b[31m.json').write_text('{"people": 3')
+    with pytest.raises(FileError, match='not readable JSON') as caught:
+        read_track(path)
+    assert str(caught.value).isprintable()
+
+
+def test_json_that_would_fill_the_memory_is_refused(tmp_path):
+    (tmp_path / 'in.json.gz').write_bytes(gzip.compress(b'[' + b'[],' * 20_000_000 + b'[]]', 1))
+    begun = time.perf_counter()
+    with pytest.raises(FileError, match='holds more values than fit'):
+        read_track(tmp_path / 'in.json.gz')
+    assert time.perf_counter() - begun < 20

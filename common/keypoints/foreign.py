@@ -30,6 +30,8 @@ def remedy(path: Path) -> str:
 
 
 def _table(path: Path) -> str:
+    if path.exists() and not path.is_file():
+        return 'neither a file nor a folder of files'
     try:
         with open(path, 'rb') as file:
             head = file.read(1 << 16).decode('utf-8', 'replace').lower()

@@ -37,7 +37,7 @@ def _person(entry, where: str) -> Person:
     places = [point.get('position', point) if isinstance(point, dict) else None for point in keypoints]
     if not places or not all(is_dict_with(place, 'x', 'y') for place in places):
         raise FileError(f'{where}: a person has no keypoints with x and y')
-    points = numbers([[place['x'], place['y']] for place in places], f'{where}: keypoints')
+    points = numbers([[place['x'], place['y']] for place in places if place], f'{where}: keypoints')
     scores = [point.get('score') for point in keypoints]
     return person_of(with_scores(points, f'{where}: keypoints', None if None in scores else scores),
                      entry.get('score'), first_of(entry, 'id', 'track_id'), where)

@@ -5,6 +5,8 @@ Lightweight OpenPose, tf-pose (x and y alone) and AlphaPose's sep-json write the
 (`controlnet`). Others leave null for people whom they do not see.
 """
 
+import numpy as np
+
 from common.errors import FileError
 from common.keypoints.detections import Picture
 from common.keypoints.reading import first_of, flat_keypoints, is_dict_with, person_of
@@ -38,4 +40,5 @@ def _person(entry, where: str) -> Person | None:
         if not any(key.startswith('pose_keypoints') for key in map(str, entry)):
             raise FileError(f'{where}: a person has no pose_keypoints_2d')
         return None
-    return person_of(flat_keypoints(values, f'{where}: pose_keypoints_2d'), None, entry.get('person_id'), where)
+    keypoints = flat_keypoints(values, f'{where}: pose_keypoints_2d')
+    return person_of(keypoints, np.nan_to_num(keypoints[:, 2]).sum(), entry.get('person_id'), where)

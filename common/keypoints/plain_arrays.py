@@ -15,7 +15,7 @@ import numpy as np
 
 from common.errors import FileError
 from common.keypoints import mediapipe, movenet
-from common.keypoints.detections import Detections, Picture
+from common.keypoints.detections import MOST_FRAMES, Detections, Picture
 from common.keypoints.known import LAYOUTS
 from common.keypoints.sizes import fps_of, size_of
 from common.keypoints.track import Person
@@ -71,6 +71,9 @@ def array(path: Path, values: np.ndarray, name: str, scores=None) -> Detections:
             raise FileError(f'{path}: scores is not a number for each keypoint of {quoted(name)}, {values.shape[:-1]}')
         values = np.concatenate([values[..., :2], scores[..., None]], axis=-1)
     people = _by_frame(path, values, name)  # (T, N, K, 2 or 3)
+    if len(people) > MOST_FRAMES:
+        raise FileError(f'{path}: {quoted(name)} has {len(people):,} frames; cut it into parts of at most '
+                        f'{MOST_FRAMES:,}')
     # MMAction and MHFormer keep a person in one place of the array; elsewhere places say nothing.
     numbered = people.shape[1] > 1 and (people is not values or name in PEOPLE_FIRST)
     keypoints = people if people.shape[-1] == 3 else np.concatenate([people, np.ones((*people.shape[:-1], 1))], axis=-1)

@@ -14,9 +14,10 @@ import numpy as np
 from common.errors import FileError
 from common.keypoints.known import LAYOUTS
 from common.keypoints.track import Person
-from common.keypoints.values import numbers, one_number, quoted, whole
+from common.keypoints.values import numbers, one_number, printable, quoted, whole
 
-LARGEST = 1 << 30  # bytes of JSON; an hour of AlphaPose's output of one person has a quarter of that
+LARGEST = 1 << 29  # bytes of JSON; an hour of AlphaPose's output of one person has a quarter of that
+MEMORY = 3 << 29  # bytes that its values may take: about 40 for a number and 80 for a list or dict
 COUNTS = frozenset(len(layout) for layout in LAYOUTS.values())
 
 
@@ -25,13 +26,15 @@ def read_json(path: Path):
 
     Raises FileError for a file that is missing, too large, cut off, or not JSON.
     """
-    raw = _read_bytes(path)
+    raw, shown = _read_bytes(path), printable(path)
+    if 40 * raw.count(b',') + 80 * (raw.count(b'[') + raw.count(b'{')) > MEMORY:
+        raise FileError(f'{shown} holds more values than fit into {MEMORY >> 20:,} MB; cut it into parts')
     try:
         return json.loads(raw)
     except RecursionError:
-        raise FileError(f"{path} is not a detector's JSON: it is nested without end") from None
+        raise FileError(f"{shown} is not a detector's JSON: it is nested without end") from None
     except MemoryError:
-        raise FileError(f'{path} asks for more memory than there is') from None
+        raise FileError(f'{shown} asks for more memory than there is') from None
     except ValueError as error:  # raised for bytes that are not text too
         lines = [line for line in raw.splitlines() if line.strip()]
         if len(lines) > 1:
@@ -40,23 +43,24 @@ def read_json(path: Path):
             except (ValueError, RecursionError, MemoryError):
                 pass
         reason = quoted(str(error).splitlines()[0])
-        raise FileError(f'{path} is not readable JSON, or cut off ({reason}); fetch or make it again') from None
+        raise FileError(f'{shown} is not readable JSON, or cut off ({reason}); fetch or make it again') from None
 
 
 def _read_bytes(path: Path) -> bytes:
+    shown = printable(path)
     if path.exists() and not path.is_file():
-        raise FileError(f'{path} is neither a file nor a folder of files')
+        raise FileError(f'{shown} is neither a file nor a folder of files')
     try:
         with gzip.open(path) if path.suffix.lower() == '.gz' else open(path, 'rb') as file:
             raw = file.read(LARGEST + 1)
     except MemoryError:
-        raise FileError(f'{path} asks for more memory than there is') from None
+        raise FileError(f'{shown} asks for more memory than there is') from None
     except (EOFError, zlib.error, gzip.BadGzipFile):
-        raise FileError(f'{path} is not readable gzip, or cut off; fetch or make it again') from None
+        raise FileError(f'{shown} is not readable gzip, or cut off; fetch or make it again') from None
     except OSError as error:
-        raise FileError(f'cannot read {path}: {error.strerror or error}') from None
+        raise FileError(f'cannot read {shown}: {error.strerror or error}') from None
     if len(raw) > LARGEST:
-        raise FileError(f'{path} holds more than {LARGEST >> 20:,} MB of JSON; cut it into parts')
+        raise FileError(f'{shown} holds more than {LARGEST >> 20:,} MB of JSON; cut it into parts')
     return raw
 
 

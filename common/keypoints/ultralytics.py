@@ -16,7 +16,7 @@ from common.errors import FileError
 from common.keypoints.detections import Detections, Picture
 from common.keypoints.reading import COUNTS, dicts_with, first_of, is_dict_with, person_of, with_scores
 from common.keypoints.track import Person
-from common.keypoints.values import numbers, quoted, whole
+from common.keypoints.values import numbers, printable, quoted, whole
 
 KIND = 'Ultralytics JSON'
 LAYOUTS = ('coco',)
@@ -59,8 +59,8 @@ def _person(entry, where: str) -> Person:
 
 def labels(folder: Path, files: list[Path]) -> Detections:
     """Return the people of a folder of label files, one per frame. Raises FileError for others' files."""
-    frames = [Picture([_of_line(line, f'{path}: line {number}') for number, line in enumerate(_lines(path), 1)],
-                      path.stem) for path in files]
+    frames = [Picture([_of_line(line, f'{printable(path)}: line {number}')
+                       for number, line in enumerate(_lines(path), 1)], path.stem) for path in files]
     return Detections(frames, 'Ultralytics labels', LAYOUTS, shares=True)
 
 
@@ -69,9 +69,10 @@ def _lines(path: Path) -> list[str]:
         with open(path, 'rb') as file:
             text = file.read(LARGEST).decode('ascii')
     except OSError as error:
-        raise FileError(f'cannot read {path}: {error.strerror or error}') from None
+        raise FileError(f'cannot read {printable(path)}: {error.strerror or error}') from None
     except ValueError:
-        raise FileError(f'{path} is not a label file of numbers, as Ultralytics writes them with save_txt') from None
+        raise FileError(f'{printable(path)} is not a label file of numbers, as Ultralytics writes them with save_txt') \
+            from None
     return [line for line in text.splitlines() if line.strip()]
 
 

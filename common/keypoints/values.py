@@ -17,6 +17,11 @@ def quoted(value) -> str:
     return line if len(line) <= SHOWN else line[:SHOWN - 1] + '…'
 
 
+def printable(path) -> str:
+    """Return a path whole, without line breaks and other letters that would reach a terminal."""
+    return ''.join(letter if letter.isprintable() else '?' for letter in str(path))
+
+
 def _described(value) -> str:
     """Return a value in words, without spelling out what may be large."""
     if isinstance(value, (list, tuple, dict, set)) and len(value) > 20:
