@@ -248,6 +248,23 @@ def read_npz(path: Path) -> dict[str, Any]:
         raise FileError(f'{path} is not a readable npz file ({first_line(error)}); fetch or make it again') from None
 
 
+def read_npy(path: Path) -> np.ndarray:
+    """Return the array of an npy file, also one of objects. Nothing in it is executed. Raises FileError."""
+    try:
+        return _read_member(read_regular(path))
+    except FileError:
+        raise
+    except FileNotFoundError:
+        raise FileError(f'{path} is missing') from None
+    except _Refused as refused:
+        raise FileError(f'{path} is refused: its pickle asks for {refused}, which no data file needs; nothing in it '
+                        f'was executed') from None
+    except MemoryError:
+        raise FileError(f'{path} asks for more memory than there is') from None
+    except Exception as error:  # on damaged files numpy's header parser and pickle can raise anything
+        raise FileError(f'{path} is not a readable npy file ({first_line(error)}); fetch or make it again') from None
+
+
 def first_line(error: BaseException) -> str:
     """Return the start of a library's error message, to be quoted in one of ours; its type where it is empty."""
     return one_line((str(error).splitlines() or [''])[0]) or type(error).__name__
