@@ -194,6 +194,14 @@ def test_forged_sizes_and_sums_are_refused(tmp_path, field, offset, by, deflated
         read_npz(path)
 
 
+def test_bytes_that_belong_to_no_member_are_noticed(tmp_path):
+    write_npz(tmp_path / 'a.npz', w=np.zeros(3), v=np.ones(2))
+    whole = (tmp_path / 'a.npz').read_bytes()
+    (tmp_path / 'a.npz').write_bytes(b'before' + whole)  # zipfile passes over it
+    with pytest.raises(FileError, match="there is a gap or an overlap before its member 'w.npy'"):
+        read_npz(tmp_path / 'a.npz')
+
+
 def test_a_tensor_larger_than_its_file_is_refused(tmp_path):
     for zipped in (True, False):
         torch.save({'w': torch.zeros(77)}, tmp_path / 'a.bin', _use_new_zipfile_serialization=zipped)

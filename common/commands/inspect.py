@@ -7,6 +7,7 @@ from common.commands.session import Session, needed, read_checkpoint
 from common.models import DEFAULT_MODEL, model_class
 from common.models.lifter import recognise
 from common.storage.checkpoint import Checkpoint
+from common.storage.files import one_line, shown
 
 
 def run(session: Session) -> None:
@@ -23,8 +24,8 @@ def describe_file(saved: Checkpoint) -> str:
         kind = model_class(name)
         try:
             config = kind.Config.from_state(saved.state)
-        except ValueError as error:
-            return f'{lines[0]}\nkind       a file of weights that are not {kind.title}\'s: {error}'
+        except (ValueError, ArithmeticError) as error:
+            return f'{lines[0]}\nkind       a file of weights that are not {kind.title}\'s: {one_line(error)}'
         untold = {size: f'not in the shapes, {getattr(config, size)} is assumed'
                   for size in getattr(kind.Config, 'not_in_a_file', ())}
         facts = {'kind': 'a public file; what follows was inferred from its shapes', 'model': name,
@@ -37,7 +38,8 @@ def describe_file(saved: Checkpoint) -> str:
                  'skeleton': f'{saved.skeleton.name}, {len(saved.skeleton)} joints: {", ".join(saved.skeleton.joints)}',
                  'keypoints': f'{saved.keypoints} of {saved.dataset}, layout {saved.layout.name}, {len(saved.layout)}',
                  'epoch': f'{saved.epoch}{step}', 'metrics': stored['metrics'], 'best': saved.best,
-                 'settings': saved.settings, 'run': saved.run, 'versions': stored.get('versions')}
+                 'settings': saved.settings, 'run': one_line(saved.run, 5000),
+                 'versions': shown(stored.get('versions'), 200)}
     parameters = sum(v.numel() for key, v in saved.state.items()
                      if 'running_' not in key and 'num_batches' not in key)
     facts['parameters'] = f'{parameters:,}'

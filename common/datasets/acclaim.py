@@ -4,7 +4,6 @@ The format is described in J. Lander, "Working with Motion Capture File Formats"
 and axes follow the database's FAQ (http://mocap.cs.cmu.edu/faqs.php). Letter: T frames.
 """
 
-import gzip
 import math
 import zlib
 from collections.abc import Iterator
@@ -16,6 +15,8 @@ import numpy as np
 
 from common.errors import FileError
 from common.skeleton import H36M
+from common.storage.archive import DamagedArchive, inflate
+from common.storage.files import most_inflated, one_line, read_regular
 
 CENTIMETRES_PER_INCH = 2.54  # one unit is 1/length inches
 
@@ -71,10 +72,12 @@ class Skeleton:
 def read_text(path: Path) -> str:
     """Read the text of a plain or gzipped file. Raises FileError where it cannot be read or is empty."""
     try:
-        raw = path.read_bytes()
-        text = (gzip.decompress(raw) if path.suffix.lower() == '.gz' else raw).decode('utf-8-sig', errors='replace')
-    except (EOFError, gzip.BadGzipFile, zlib.error):
-        raise FileError(f'{path} is not a whole gzip file; fetch it again') from None
+        raw = read_regular(path)
+        if raw and path.suffix.lower() == '.gz':
+            raw = inflate(raw, most_inflated(len(raw)))
+        text = raw.decode('utf-8-sig', errors='replace')
+    except (DamagedArchive, zlib.error) as error:
+        raise FileError(f'{path} is not a whole gzip file ({one_line(error)}); fetch it again') from None
     except OSError as error:
         raise FileError(f'cannot read {path}: {error.strerror}') from None
     if not text.strip():

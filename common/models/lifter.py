@@ -19,10 +19,12 @@ from torch.utils.checkpoint import checkpoint
 from common.augment import Batch, Mirror
 from common.errors import ContractError, FileError
 from common.models import DEFAULT_MODEL, MODELS, build_model, make_config, model_class
+from common.models.stored import check_config, fault_in_types, no_more_weights_than
 from common.recipe import Recipe
 from common.skeleton import H36M, Skeleton
 from common.storage.checkpoint import Checkpoint, load_weights
 from common.storage.checkpoint import load as read_checkpoint
+from common.storage.files import one_line
 
 Criterion = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
@@ -278,21 +280,23 @@ def identify(saved: Checkpoint, asked: str | None = None, sizes: Mapping[str, An
     else:
         name, how = saved.model, 'a checkpoint of this program'
     if name not in MODELS:
-        raise FileError(f'{saved.path} is a {name} checkpoint, this program builds {", ".join(MODELS)}')
+        raise FileError(f'{saved.path} is a {one_line(name, 60)} checkpoint, this program builds {", ".join(MODELS)}')
     kind = model_class(name)
     if asked not in (None, name):
         raise FileError(f'{saved.path} is a {kind.title} checkpoint, which --model {asked} contradicts: leave the flag '
                         f'out or name another file')
     if not saved.public:
-        config_for(saved.path, name, saved.config)
+        if fault := fault_in_types(kind, saved.config):
+            raise FileError(f'{saved.path} describes a model that cannot be built: {fault}')
+        check_config(saved, kind, config_for(saved.path, name, saved.config))
         return name, dict(saved.config), how
     if not kind.public_keys:
         raise FileError(f'{saved.path} is a public file, and no public file of {kind.title} can be read: take a '
                         f'checkpoint of this program')
     try:
         config = dataclasses.asdict(kind.Config.from_state(saved.state))
-    except ValueError as error:
-        raise FileError(f'{saved.path} is not a {kind.title} checkpoint: {error}') from None
+    except (ValueError, ArithmeticError) as error:
+        raise FileError(f'{saved.path} is not a {kind.title} checkpoint: {one_line(error)}') from None
     untold = getattr(kind.Config, 'not_in_a_file', ())
     return name, config | {size: value for size, value in (sizes or {}).items() if size in untold}, how
 
@@ -324,7 +328,8 @@ def assemble(saved: Checkpoint, name: str, config: dict[str, Any], how: str, dev
                             f'what it was trained on')
     else:
         layout, skeleton = saved.layout, saved.skeleton
-    built = build_for(saved.path, name, config, skeleton, layout).to(device)
+    with no_more_weights_than(saved.state):
+        built = build_for(saved.path, name, config, skeleton, layout).to(device)
     load_weights(built, saved)
     return LoadedLifter(built.eval(), name, config, layout, skeleton, dict(saved.settings), how, saved)
 
@@ -334,7 +339,7 @@ def config_for(path: Path, name: str, sizes: Mapping[str, Any]) -> Any:
     try:
         return make_config(name, sizes)
     except ValueError as error:
-        raise FileError(f'{path} describes a model that cannot be built: {error}') from None
+        raise FileError(f'{path} describes a model that cannot be built: {one_line(error, 300)}') from None
 
 
 def build_for(path: Path, name: str, config: dict[str, Any], skeleton: Skeleton, layout: Skeleton,
@@ -345,4 +350,4 @@ def build_for(path: Path, name: str, config: dict[str, Any], skeleton: Skeleton,
     except ContractError:
         raise
     except ValueError as error:
-        raise FileError(f'{path} describes a model that cannot be built: {error}') from None
+        raise FileError(f'{path} describes a model that cannot be built: {one_line(error, 300)}') from None

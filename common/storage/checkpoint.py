@@ -177,7 +177,8 @@ def load(path: Path) -> Checkpoint:
         return _load(path)
     except FileError as error:
         previous = path.parent / PREVIOUS
-        if path.name == PREVIOUS or not os.path.isfile(path) or not os.path.isfile(previous):
+        ours = path.name in (LAST, BEST) or path.name.startswith('epoch_')
+        if not ours or not os.path.isfile(path) or not os.path.isfile(previous):
             raise
         which = 'the save before it' if path.name == LAST else 'the last save but one'
         raise FileError(f'{error}; {previous}, {which}, is there') from None
