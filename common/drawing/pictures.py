@@ -70,9 +70,10 @@ def render_motion(output: Path, skeleton: Skeleton, panels: dict[str, np.ndarray
     if limit and limit < frames:
         frames, panels = limit, {name: poses[:limit] for name, poses in panels.items()}
         truth, keypoints = (None if x is None else x[:limit] for x in (truth, keypoints))
-    names = np.arange(frames) if numbers is None else numbers
     picture = MotionPicture(skeleton, panels, truth, keypoints, layout, picture_size, title, azimuth, size,
                             filmed=video is not None)
+    if numbers is not None:
+        picture.numbers = numbers
     wanted = np.arange(0, frames, step)
     if Path(output).suffix.lower() == '.png':
         wanted = wanted[np.linspace(0, len(wanted) - 1, min(STRIP, len(wanted))).round().astype(int)]
@@ -84,7 +85,7 @@ def render_motion(output: Path, skeleton: Skeleton, panels: dict[str, np.ndarray
         bar = tqdm(zip(wanted.tolist(), images, strict=False), f'drawing {Path(output).name}', len(wanted),
                    unit=' frames', leave=False, disable=None)
         for frame, image in bar:
-            yield picture.draw(frame, image, int(names[frame]))
+            yield picture.draw(frame, image)
             drawn += 1
         if not drawn:
             raise FileError('the video has no frames')
@@ -135,6 +136,7 @@ class MotionPicture:
         """Lay out the panels; arguments as for `render_motion`, `filmed` is True where `draw` will get video frames."""
         self.keypoints, self.truth, self.azimuth = keypoints, truth, azimuth
         self.bones = Bones(skeleton)
+        self.numbers = np.arange(len(next(iter(panels.values()))))  # what frames are called
         self.panels = dict(panels) | ({} if truth is None else {'ground truth': truth})
         self.centres = {name: (poses if truth is None else truth)[:, skeleton.root, :2]
                         for name, poses in self.panels.items()}
@@ -236,11 +238,8 @@ class MotionPicture:
             self.marks[name] = self._animate(axes, axes.text(0.5, -0.01, '', transform=axes.transAxes, ha='center',
                                                              va='top', fontsize=9 * scale))
 
-    def draw(self, frame: int, image: np.ndarray | None = None, number: int | None = None) -> np.ndarray:
-        """Return the picture (H, W, 3), uint8, of a frame; `image` is the video frame behind the 2D input.
-
-        `number` is the one it has in the source, by default `frame`.
-        """
+    def draw(self, frame: int, image: np.ndarray | None = None) -> np.ndarray:
+        """Return the picture (H, W, 3), uint8, of a frame; `image` is the video frame behind the 2D input."""
         if self.keypoints is not None:
             if self.image is not None and image is not None:
                 self.image.set_data(image)
@@ -255,7 +254,7 @@ class MotionPicture:
             points, nearness = viewed_from(self.panels[name][frame] - centre, self.azimuth)
             order = self.bones.segments(nearness).mean(axis=1).argsort()  # the nearest bone is drawn last
             lines.set(segments=self.bones.segments(points)[order], color=self.bones.colours[order])
-        self.clock.set_text(f'frame {frame if number is None else number}')
+        self.clock.set_text(f'frame {self.numbers[frame]}')
         for name, mark in self.marks.items():
             mark.set_text(f'error {self.errors[name][frame]:.1f} mm')
         self.canvas.restore_region(self.background)
