@@ -218,7 +218,8 @@ class Render:
     video: str | None = flag('--viz-video', read=text, metavar='FILE', needs='output', commands=(RENDER, PREDICT),
                              help='the video, drawn behind the 2D input (needs PyAV)')
     skip: int = flag('--viz-skip', default=0, read=number(int, 0), metavar='N', needs='video',
-                     commands=(RENDER, PREDICT), help='frames of the video before the first of the keypoints')
+                     commands=(RENDER, PREDICT), help='frames of the video before the first of the keypoints (default '
+                     '0, or the number that the file of --predict gives that one)')
     limit: int | None = flag('--viz-limit', read=count, metavar='N', needs='output', commands=(RENDER, PREDICT),
                              help='draw the first N frames only')
     step: int = flag('--viz-downsample', default=1, read=count, metavar='N', needs='output',
@@ -247,7 +248,7 @@ class Predict:
                                                   commands=(PREDICT,), help='of the picture in pixels, where the file '
                                                   'does not say')
     fps: float | None = flag('--fps', read=positive, metavar='N', commands=(PREDICT,),
-                             help="frames per second (default: the file's, or 30)")
+                             help="frames per second of the video (default: the file's, that of --viz-video, or 30)")
     person: int | None = flag('--person', read=number(int, 0), metavar='N', commands=(PREDICT,), help="the file's own "
                               'number of a person, else a rank by score, 1 the best (default: the most frequent '
                               'number, or the best)')

@@ -24,9 +24,9 @@ def film(run, trained, tmp_path, monkeypatch):
     pytest.importorskip('av')
     shown = {}
 
-    def render_motion(output, skeleton, panels, fps, *, video, **others):
+    def render_motion(output, skeleton, panels, fps, *, video, numbers, **others):
         behind = [round(float(image.mean()) / 4) for image in video]
-        shown.update(fps=fps, behind=behind, rows=len(panels['prediction']))
+        shown.update(fps=fps, behind=behind, rows=len(panels['prediction']), first=int(numbers[0]))
         return len(shown['behind'])
     monkeypatch.setattr(render, 'render_motion', render_motion)
 
@@ -53,7 +53,7 @@ def seconds(lines):
 
 def test_a_person_who_enters_later_is_drawn_where_they_are(film):
     shown, got, lines, out = film(range(37, 57))
-    assert shown == {'fps': 25, 'rows': 20, 'behind': list(range(37, 57))}
+    assert shown == {'fps': 25, 'rows': 20, 'first': 37, 'behind': list(range(37, 57))}
     assert got['frame'].tolist() == list(range(37, 57))
     np.testing.assert_allclose(got['seconds'], np.arange(37, 57) / 25)
     np.testing.assert_allclose(seconds(lines), got['seconds'], atol=1e-4)
@@ -65,7 +65,7 @@ def test_a_person_who_enters_later_is_drawn_where_they_are(film):
 
 def test_of_every_second_frame_every_second_is_shown(film):
     shown, got, lines, out = film(range(10, 50, 2))
-    assert shown == {'fps': 12.5, 'rows': 20, 'behind': list(range(10, 50, 2))}
+    assert shown == {'fps': 12.5, 'rows': 20, 'first': 10, 'behind': list(range(10, 50, 2))}
     assert got['fps'] == 12.5
     np.testing.assert_allclose(seconds(lines), np.arange(10, 50, 2) / 25, atol=1e-4)
     assert 'at 25 fps, as the video, one in 2 of them: 12.5 a second' in out
@@ -78,7 +78,7 @@ def test_frames_without_anybody_are_shown_too(film):
 
 def test_flags_win_over_the_video(film):
     shown, got, lines, _ = film(range(5, 15), '--fps', 50, '--image-size', 520, 520, '--viz-skip', 20)
-    assert shown == {'fps': 50, 'rows': 10, 'behind': list(range(20, 30))}
+    assert shown == {'fps': 50, 'rows': 10, 'first': 5, 'behind': list(range(20, 30))}
     assert got['size'].tolist() == [520, 520]
     assert seconds(lines)[1] == pytest.approx(6 / 50)
     assert film(range(5, 15), '--viz-skip', 0)[0]['behind'] == list(range(10))

@@ -81,7 +81,7 @@ def make_plan(session: Session) -> Plan:
     refined = bool(sizes.get('refine'))
     _, answers = model_class(name).window(make_config(name, sizes))
     config = resolve(given, recipe_of(name, refined), len(answers), resumed.settings if resumed else None)
-    run_id = uuid.uuid4().hex if resumed is None or resumed.public else resumed.run_id
+    run_id = session.world.told(uuid.uuid4().hex) if resumed is None or resumed.public else resumed.run_id
     plan = Plan(config, name, sizes, resumed, initial, folder, run_id)
     _check(session, plan, refined)
     return plan

@@ -42,7 +42,7 @@ def render_motion(output: Path, skeleton: Skeleton, panels: dict[str, np.ndarray
                   truth: np.ndarray | None = None, keypoints: np.ndarray | None = None, layout: Skeleton | None = None,
                   picture_size: tuple[float, float] | None = None, video: Iterable[np.ndarray] | None = None,
                   title: str = '', azimuth: float = 70, size: float = 4, limit: int | None = None, step: int = 1,
-                  bitrate: int | None = None) -> int:
+                  bitrate: int | None = None, numbers: np.ndarray | None = None) -> int:
     """Write a film (.gif, .mp4) of moving poses, or a PNG strip of a few moments; return the number of frames drawn.
 
     Memory does not grow with the length: each frame is drawn, written and dropped.
@@ -60,6 +60,7 @@ def render_motion(output: Path, skeleton: Skeleton, panels: dict[str, np.ndarray
         size: height of the film in units of 100 pixels, which is also the width of a panel.
         limit, step: draw every step-th of the first `limit` frames.
         bitrate: of an MP4, kilobits a second.
+        numbers: (T,) what each frame is called, by default from 0.
 
     Raises FileError when the film cannot be written, ValueError for poses that are not finite or of different lengths.
     """
@@ -69,6 +70,7 @@ def render_motion(output: Path, skeleton: Skeleton, panels: dict[str, np.ndarray
     if limit and limit < frames:
         frames, panels = limit, {name: poses[:limit] for name, poses in panels.items()}
         truth, keypoints = (None if x is None else x[:limit] for x in (truth, keypoints))
+    names = np.arange(frames) if numbers is None else numbers
     picture = MotionPicture(skeleton, panels, truth, keypoints, layout, picture_size, title, azimuth, size,
                             filmed=video is not None)
     wanted = np.arange(0, frames, step)
@@ -82,7 +84,7 @@ def render_motion(output: Path, skeleton: Skeleton, panels: dict[str, np.ndarray
         bar = tqdm(zip(wanted.tolist(), images, strict=False), f'drawing {Path(output).name}', len(wanted),
                    unit=' frames', leave=False, disable=None)
         for frame, image in bar:
-            yield picture.draw(frame, image)
+            yield picture.draw(frame, image, int(names[frame]))
             drawn += 1
         if not drawn:
             raise FileError('the video has no frames')
@@ -234,8 +236,11 @@ class MotionPicture:
             self.marks[name] = self._animate(axes, axes.text(0.5, -0.01, '', transform=axes.transAxes, ha='center',
                                                              va='top', fontsize=9 * scale))
 
-    def draw(self, frame: int, image: np.ndarray | None = None) -> np.ndarray:
-        """Return the picture (H, W, 3), uint8, of a frame; `image` is the video frame behind the 2D input."""
+    def draw(self, frame: int, image: np.ndarray | None = None, name: int | None = None) -> np.ndarray:
+        """Return the picture (H, W, 3), uint8, of a frame; `image` is the video frame behind the 2D input.
+
+        `name` is its number in the source, by default `frame`.
+        """
         if self.keypoints is not None:
             if self.image is not None and image is not None:
                 self.image.set_data(image)
@@ -250,7 +255,7 @@ class MotionPicture:
             points, nearness = viewed_from(self.panels[name][frame] - centre, self.azimuth)
             order = self.bones.segments(nearness).mean(axis=1).argsort()  # the nearest bone is drawn last
             lines.set(segments=self.bones.segments(points)[order], color=self.bones.colours[order])
-        self.clock.set_text(f'frame {frame}')
+        self.clock.set_text(f'frame {frame if name is None else name}')
         for name, mark in self.marks.items():
             mark.set_text(f'error {self.errors[name][frame]:.1f} mm')
         self.canvas.restore_region(self.background)

@@ -12,7 +12,7 @@ import numpy as np
 from common.errors import FileError, FlagError
 from common.keypoints.layouts import LAYOUTS
 from common.keypoints.track import Person, Track, known, track_of
-from common.storage.npz import first_line, read_npz
+from common.storage.npz import read_npy, read_npz
 
 USUAL_NAMES = ('keypoints', 'kpts', 'keypoints_2d', 'positions_2d', 'data', 'arr_0')
 
@@ -20,21 +20,13 @@ USUAL_NAMES = ('keypoints', 'kpts', 'keypoints_2d', 'positions_2d', 'data', 'arr
 def read(path: Path, person: int | None, video: str | None) -> Track:
     """Read the track of one file. Raises FileError, or FlagError for a person or video that is not in it."""
     if path.suffix == '.npy':
-        return _plain(path, {'keypoints': _read_npy(path)}, person)
+        return _plain(path, {'keypoints': read_npy(path)}, person)
     members = read_npz(path)
     if {'boxes', 'keypoints'} <= set(members):
         return _detectron(path, members, person)
     if isinstance(members.get('positions_2d'), dict):
         return _custom(path, members, person, video)
     return _plain(path, members, person)
-
-
-def _read_npy(path: Path) -> np.ndarray:
-    try:
-        with open(path, 'rb') as file:
-            return np.lib.format.read_array(file, allow_pickle=False)
-    except Exception as error:  # on damaged files numpy's header parser can raise anything
-        raise FileError(f'{path} is not a readable npy file of numbers ({first_line(error)})') from None
 
 
 def _plain(path: Path, members: dict, person: int | None) -> Track:

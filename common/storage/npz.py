@@ -199,13 +199,15 @@ class _Plain:
         return type(tree)(part for part, _ in parts), 8 + sum(size for _, size in parts)
 
 
-def _read_member(data: archive.Buffer) -> np.ndarray:
-    """Return the array of a member, as many bytes as its header declares and not one more."""
+def _read_member(data: archive.Buffer, objects: bool = True) -> np.ndarray:
+    """Return the array of a member, as many bytes as its header declares and not one more; of objects if asked for."""
     file = io.BytesIO(data)
     version = np.lib.format.read_magic(file)
     read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, fortran, dtype = read_header(file)
     order: Literal['F', 'C'] = 'F' if fortran else 'C'
+    if dtype.hasobject and not objects:
+        raise ValueError('it holds objects')
     if dtype.hasobject:
         array = _Plain(len(data)).of(_Unpickler(file, encoding='latin1').load())
         if file.read(1):
@@ -218,6 +220,19 @@ def _read_member(data: archive.Buffer) -> np.ndarray:
         raise ValueError(f'an array declares the shape {one_line(shape, 60)} of {dtype.itemsize} bytes each, but has '
                          f'{there:,} bytes')
     return np.frombuffer(bytearray(memoryview(data)[file.tell():]), dtype).reshape(shape, order=order)
+
+
+def read_npy(path: Path) -> np.ndarray:
+    """Return the array of an npy file of numbers or text.
+
+    Raises FileError for a file that is missing, damaged, of objects, or of another size than it declares.
+    """
+    try:
+        return _read_member(read_regular(path), objects=False)
+    except FileError:
+        raise
+    except Exception as error:  # on damaged files numpy's header parser can raise anything
+        raise FileError(f'{path} is not a readable npy file of numbers ({first_line(error)})') from None
 
 
 def read_npz(path: Path) -> dict[str, Any]:
