@@ -14,7 +14,7 @@ from typing import Any
 
 from common.datasets import DATASETS, DEFAULT_DATASET
 from common.flag import Flag, actions_of, count, file_ending, flag, names_of, number, positive, text
-from common.keypoints.layouts import LAYOUTS
+from common.keypoints.known import LAYOUTS, layout_or_file
 from common.models import DEFAULT_MODEL, MODELS
 from common.recipe import Recipe
 
@@ -236,14 +236,15 @@ class Predict:
     """your own keypoints"""
 
     predict: str | None = flag('--predict', read=text, metavar='INPUT', starts=True, commands=(PREDICT,), help='lift '
-                               '2D keypoints with the checkpoint of --evaluate: npz, npy, JSON of AlphaPose or MMPose, '
-                               'a folder of JSON of OpenPose')
+                               '2D keypoints with the checkpoint of --evaluate: npz, npy, a detector\'s JSON, or its '
+                               'folder of a file per frame')
     npz: str | None = flag('--output', read=file_ending('.npz'), metavar='FILE.npz', commands=(PREDICT,),
                            help='where --predict writes poses in 3D')
     csv: str | None = flag('--csv', read=text, metavar='FILE', commands=(PREDICT,),
                            help='also write them as a table, a line per frame')
-    layout: str = flag('--layout', default='auto', choices=('auto', *LAYOUTS), commands=(PREDICT,), help='the order of '
-                       'the keypoints (auto: by their number, the kind of file and the lengths of bones)')
+    layout: str = flag('--layout', default='auto', read=layout_or_file, metavar='NAME', commands=(PREDICT,),
+                       help=f'the order of the keypoints: {", ".join(LAYOUTS)}, or a text file with the name of a '
+                       'joint on each line (auto: as the file says, by the lengths of bones, and by the kind of file)')
     image_size: tuple[float, float] | None = flag('--image-size', read=positive, nargs=2, metavar=('W', 'H'),
                                                   commands=(PREDICT,), help='of the picture in pixels, where the file '
                                                   'does not say')

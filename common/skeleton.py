@@ -100,6 +100,9 @@ H36M = Skeleton(
      'head', 'left_shoulder', 'left_elbow', 'left_wrist', 'right_shoulder', 'right_elbow', 'right_wrist'),
     (-1, 0, 1, 2, 0, 4, 5, 0, 7, 8, 9, 8, 11, 12, 8, 14, 15),
 )
+# The same without the neck, as SemGCN, Modulated GCN and GraFormer have it; the head hangs on the thorax.
+H36M16 = Skeleton('h36m16', tuple(name for name in H36M.joints if name != 'neck'),
+                  (-1, 0, 1, 2, 0, 4, 5, 0, 7, 8, 8, 10, 11, 8, 13, 14))
 # Indices of the 17 joints among Human3.6M's 32 mocap joints.
 H36M_OF_32 = (0, 1, 2, 3, 6, 7, 8, 12, 13, 14, 15, 17, 18, 19, 25, 26, 27)
 
@@ -164,7 +167,7 @@ BODY25B = Skeleton(
     (*COCO.parents, 0, 17, 15, 19, 15, 16, 22, 16),
 )
 
-_LAYOUTS = (H36M, HUMANEVA15, HUMANEVA20, MPI_INF_3DHP, COCO, MPII, HALPE26, BODY25, BODY25B)
+_LAYOUTS = (H36M, H36M16, HUMANEVA15, HUMANEVA20, MPI_INF_3DHP, COCO, MPII, HALPE26, BODY25, BODY25B)
 SKELETONS = {layout.name: layout for layout in _LAYOUTS}
 
 # Stand-ins for a joint that the other layout lacks: the mean of the first entry whose joints are all there.

@@ -3,15 +3,17 @@
 from dataclasses import replace
 from pathlib import Path
 
+import keypoint_files
 import numpy as np
 import pytest
 from conftest import SHARED, h36m_trees, write_h36m
+from test_predict import clip
 
 from common.commands import check_data
 from common.commands.check_data import count_problems, views_of
 from common.datasets import h36m, load_dataset, plausibility
 from common.datasets.plausibility import BODY, handedness, problems_of
-from common.skeleton import COCO, H36M, H36M_OF_32
+from common.skeleton import COCO, H36M, H36M16, H36M_OF_32
 from common.storage.npz import read_npz, write_npz
 
 TAKES = {'Walking': 60, 'Walking 1': 50}
@@ -317,3 +319,47 @@ def test_detectors_layouts_become_the_body():
 def test_checks_do_not_import_models():
     for path in (Path(check_data.__file__), Path(plausibility.__file__)):
         assert 'common.models' not in path.read_text()
+
+
+@pytest.mark.parametrize('change, sentence', [
+    (lambda pixels: pixels, None),
+    (lambda pixels: pixels / 1000, 'expected pixels: multiply them back'),
+    (lambda pixels: pixels + [900, 0], 'outside of a picture of 1000×1002: correct w and h in video_metadata'),
+    (lambda pixels: np.where(np.arange(17)[:, None] == 3, np.nan, pixels), 'lacks 30 of 510 keypoints'),
+    (lambda pixels: pixels[:, ::-1], 'bones of impossible relative lengths for layout h36m')])
+def test_a_users_own_videos_are_checked(run, tmp_path, change, sentence):
+    pixels = change(clip(30)[1])
+    keypoint_files.custom(tmp_path / 'data_2d_custom_mine.npz', pixels, layout='h36m',
+                          symmetry=[H36M.left, H36M.right])
+    status, out, _ = run('-d', 'custom', '-k', 'mine', '--data', tmp_path, '--check-data')
+    assert 'clip.mp4      1        1        30' in out
+    assert (status == 0 and out.rstrip().endswith('OK')) if sentence is None else (status == 1 and sentence in out)
+
+
+def test_files_of_sixteen_and_of_seventeen_joints_say_what_to_do(refused, run, tmp_path):
+    positions, detections = h36m_trees({'S1': {'Walking': 30}, 'S9': {'Walking': 30}})
+    flags = ['-d', 'h36m', '-k', 'gt', '--data', tmp_path, '--check-data']
+    sides = [H36M16.left, H36M16.right]
+    keep = [joint for joint, name in enumerate(H36M.joints) if name != 'neck']
+    fewer = {subject: {take: [view[:, keep] for view in views] for take, views in takes.items()}
+             for subject, takes in detections.items()}
+    for metadata in ({'num_joints': 16, 'keypoints_symmetry': sides}, {'layout_name': 'h36m'}):
+        write_h36m(tmp_path, positions, fewer)
+        write_npz(tmp_path / 'data_2d_h36m_gt.npz', positions_2d=fewer, metadata=metadata)
+        assert 'without the neck' in run(*flags)[1]
+        assert 'set layout_name to h36m16 in its metadata' in run(*flags)[1]
+    write_npz(tmp_path / 'data_2d_h36m_gt.npz', positions_2d=fewer,
+              metadata={'layout_name': 'h36m16', 'keypoints_symmetry': sides})
+    assert 'keypoints of layout h36m16' in run(*flags)[1]  # and so it does
+    write_npz(tmp_path / 'data_3d_h36m.npz', positions_3d={
+        subject: {take: array[:, list(H36M_OF_32)] for take, array in takes.items()}
+        for subject, takes in positions.items()})
+    assert 'has 17 joints, expected all 32 of Human3.6M: make the file with data/prepare_data_h36m.py' in run(*flags)[1]
+
+
+@pytest.mark.parametrize('frames, sentence', [(20, 'or cut the 3D at the end'), (200, 'of different frame rates')])
+def test_sides_of_different_lengths_say_what_to_do(run, tmp_path, frames, sentence):
+    positions, _ = h36m_trees({'S1': {'Walking': 30}, 'S9': {'Walking': 30}})
+    _, detections = h36m_trees({'S1': {'Walking': frames}, 'S9': {'Walking': frames}})
+    write_h36m(tmp_path, positions, detections)
+    assert sentence in run('-d', 'h36m', '-k', 'gt', '--data', tmp_path, '--check-data')[1]

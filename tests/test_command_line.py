@@ -51,7 +51,7 @@ def sample(name: str) -> list[str]:
         return [flag.names[0]]
     if flag.choices:
         return [flag.names[0], list(flag.choices)[-1]]
-    for text in ('2', '0.5', 'a.npz', 'a.mp4', 'some'):
+    for text in ('2', '0.5', 'a.npz', 'a.mp4', 'some', 'coco'):
         try:
             flag.read(text)
         except ValueError:

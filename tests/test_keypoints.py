@@ -9,8 +9,10 @@ from test_predict import clip
 
 from common.errors import FileError
 from common.keypoints import read_track
+from common.keypoints.bones import evenness, stature
 from common.keypoints.gaps import Absence, absences, fill, jumps, stills, strays
-from common.keypoints.layouts import LAYOUTS, conversion, evenness, find_layout, stature, usable_keypoints
+from common.keypoints.known import LAYOUTS
+from common.keypoints.layouts import conversion, find_layout, usable_keypoints
 from common.keypoints.track import rows_of
 from common.skeleton import BODY25, BODY25B, COCO, H36M, HALPE26, MPI_INF_3DHP, SKELETONS
 
@@ -18,7 +20,7 @@ from common.skeleton import BODY25, BODY25B, COCO, H36M, HALPE26, MPI_INF_3DHP, 
 @pytest.mark.parametrize('wanted', ['h36m', 'humaneva15', 'humaneva20', '3dhp', 'coco', 'mpii'])
 @pytest.mark.parametrize('given', LAYOUTS)
 def test_every_layout_converts_to_every_layout_of_a_lifter(wanted, given):
-    wanted, given = SKELETONS[wanted], SKELETONS[given]
+    wanted, given = SKELETONS[wanted], LAYOUTS[given]
     matrix, made = conversion(wanted, given, np.ones(len(given), bool))
     np.testing.assert_allclose(matrix.sum(axis=1), 1)
     np.testing.assert_allclose(matrix[list(wanted.mirror)][:, list(given.mirror)], matrix)  # left stays left
@@ -57,7 +59,7 @@ def test_a_face_that_is_never_seen_is_replaced_and_a_wrist_is_not():
 def test_layouts_of_equal_size_are_told_apart_by_bones(layout):
     _, pixels = clip(60)
     points = files.to_3dhp(pixels) if layout is MPI_INF_3DHP else files.in_layout(pixels, layout)
-    others = [other for other in SKELETONS.values() if len(other) == len(layout) and other.name in LAYOUTS]
+    others = [other for other in LAYOUTS.values() if len(other) == len(layout)]
     fits = {other.name: evenness(points, other) for other in others}
     assert fits[layout.name] > 0.65
     assert all(fit < fits[layout.name] - 0.1 for name, fit in fits.items() if name != layout.name)
@@ -149,14 +151,18 @@ def test_stretches_without_any_motion_are_found():
 
 
 @pytest.mark.parametrize('count, layout', [(133, COCO), (136, HALPE26)], ids=['wholebody', 'halpe136'])
-def test_hands_and_faces_behind_a_body_are_cut_off(tmp_path, count, layout):
+def test_hands_and_faces_behind_a_body_are_not_used(tmp_path, count, layout):
     _, pixels = clip(5)
     points = np.zeros((5, count, 2))
     points[:, :len(layout)] = files.in_layout(pixels, layout)
     for write in (files.alphapose, files.mmpose):
         write(tmp_path / 'in.json', points)
         track = read_track(tmp_path / 'in.json')
-        np.testing.assert_allclose(track.points, points[:, :len(layout)])
+        np.testing.assert_allclose(track.points[:, :len(layout)], points[:, :len(layout)])
+        found, _ = find_layout(track.points, 'auto', track.layouts, 'x')
+        matrix, _ = conversion(COCO, found, np.isfinite(track.points).all(axis=(0, 2)))
+        assert matrix[:, :17].tolist() == np.eye(17).tolist()
+        assert not matrix[:, 17:].any()
 
 
 def test_people_of_one_mmpose_picture_are_ranked_by_score(tmp_path):
@@ -174,5 +180,5 @@ def test_null_zero_and_minus_one_are_missing(tmp_path):
     values = [1, 2, 0.9, 0, 0, 0.9, None, 2, 0.9, 3, 4, 0, 1e300, 5, 0.9, -1, -1, 0.9]
     (tmp_path / 'in.json').write_text(json.dumps([{'image_id': 'a.jpg', 'keypoints': values}]))
     track = read_track(tmp_path / 'in.json')
-    assert track.scores.tolist() == [[0.9, 0, 0, 0, 0, 0]]
-    assert np.isnan(track.points[0, 1:]).all()
+    assert track.scores.tolist() == [[0.9, 0, 0, pytest.approx(0, abs=1e-6), 0, 0]]  # scored 0: for --min-score 0
+    assert np.isnan(track.points[0, [1, 2, 4, 5]]).all()

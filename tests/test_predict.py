@@ -339,7 +339,7 @@ def refuse_cases():
         'no keypoint has a score of 0.3 or more': (1, pixels * np.nan, []),
         'there is no frame or no keypoint': (1, pixels[:0], []),
         'has 12 keypoints, which no known layout has; there are coco 17': (1, pixels[:, :12], []),
-        'has 17 keypoints, but --layout mpii has 16; it can be coco, h36m, 3dhp': (1, pixels, ['--layout', 'mpii']),
+        'has 17 keypoints, but --layout mpii has 16; its bones fit h36m': (1, pixels, ['--layout', 'mpii']),
         'there is no frame or no keypoint in it': (1, np.zeros((0, 17, 2)), []),
         'expected one array (frames, keypoints, 2 or 3)': (1, pixels[0], []),
         '--overlap 9: windows answer for 9 frames': (2, pixels, ['--overlap', 9]),
@@ -369,17 +369,17 @@ def test_as_is_lets_through_what_only_looks_wrong(lift, tmp_path):
 
 TEXTS = {
     'cut off': '[{"image_id": "0.jpg", "keypoints": [1, 2,',
-    'JSON of another tool': '{"annotations": [], "images": []}',
+    'JSON of another tool': '{"shapes": [], "imagePath": "a.jpg"}',
     'found int': '3',
     'holds nobody: its list is empty': '[]',
     'there is nobody in its 1 frames': '{"people": []}',
     'is not a list of numbers': '[{"image_id": "0.jpg", "keypoints": ["a"]}]',
-    'expected x, y and score of each keypoint': '[{"image_id": "0.jpg", "keypoints": [1, 2]}]',
+    'expected x, y and score of each keypoint': '[{"image_id": "0.jpg", "keypoints": [1, 2, 3, 4, 5]}]',
     'entry 1 has no image_id': '[{"image_id": 0, "keypoints": [1, 2, 3]}, {}]',
     'some people have 1 keypoints and others 2':
         '[{"image_id": 0, "keypoints": [1, 2, 3]}, {"image_id": 1, "keypoints": [1, 2, 3, 4, 5, 6]}]',
     'frame 0 has no list called instances': '{"instance_info": [{}]}',
-    'keypoint_scores has shape (1,)':
+    'scores have shape (1,), expected one for each of 2 keypoints':
         '[{"frame_id": 1, "instances": [{"keypoints": [[1, 2], [3, 4]], "keypoint_scores": [1]}]}]',
     'there is nobody in its 0 frames': '{"instance_info": []}',
     'nested': '[' * 100000,
@@ -396,15 +396,15 @@ def test_broken_files_are_refused(bad, tmp_path):
     assert 'none.npz is missing' in bad(1, tmp_path / 'none.npz', *SIZE)
     (tmp_path / 'empty').mkdir()
     assert 'empty holds no .json file' in bad(1, tmp_path / 'empty', *SIZE)
-    (tmp_path / 'in.txt').touch()
-    assert 'expected .json, .npz, .npy or a folder' in bad(1, tmp_path / 'in.txt', *SIZE)
+    (tmp_path / 'in.abc').touch()
+    assert 'expected .json, .npz, .npy or a folder' in bad(1, tmp_path / 'in.abc', *SIZE)
     for name in ('in.npy', 'in.npz', 'in.json'):
         (tmp_path / name).write_bytes(b'\x93NUMPY\x01\x00')
         assert f'{name} is not' in bad(1, tmp_path / name, *SIZE)
     _, pixels = clip(4)
     files.openpose(tmp_path / 'two', pixels)
     (tmp_path / 'two' / 'other_000000000001_keypoints.json').write_text('{"people": []}')
-    assert 'holds files of different videos (clip_#, other_#)' in bad(1, tmp_path / 'two', *SIZE)
+    assert 'holds 2 videos: name one with -ste: clip, other' in bad(2, tmp_path / 'two', *SIZE)
     (tmp_path / 'two' / 'other_000000000001_keypoints.json').write_text('[]')
     files.detectron(tmp_path / 'd.npz', pixels)
     members = read_npz(tmp_path / 'd.npz')
@@ -432,7 +432,7 @@ def test_unwritable_output_is_refused(refused, trained, tmp_path):
     (['--predict', 'x', '--evaluate', 'y', '--output', 'o.npz', '--trajectory'], '--trajectory needs the lens'),
     (['--predict', 'x', '--evaluate', 'y', '--output', 'o.npz', '--fov', '40', '--intrinsics', '1', '1', '1', '1'],
      'exclude each other'),
-    (['--predict', 'x', '--evaluate', 'y', '--output', 'o.npz', '--layout', 'hand'], "invalid choice: 'hand'"),
+    (['--predict', 'x', '--evaluate', 'y', '--output', 'o.npz', '--layout', 'hand'], "expected auto, coco, h36m"),
     (['--predict', 'x', '--evaluate', 'y', '--output', 'o.npz', '--results', 'r'], '--results is not for --predict'),
     (['--predict', 'x', '--evaluate', 'y', '--output', 'o.npz', '--subset', '0.5'], '--subset is not for --predict'),
     (['--predict', 'x', '--evaluate', 'y', '--output', 'o.npz', '--image-size', '0', '5'], 'above 0'),

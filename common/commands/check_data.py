@@ -12,8 +12,14 @@ from common.commands.session import Session
 from common.datasets import DATASETS, Count, PoseDataset, action_name, files_of, load_dataset, missing, plausibility
 from common.datasets.plausibility import View, to_body
 from common.errors import FileError
+from common.keypoints.bones import evenness
+from common.keypoints.layouts import PLAUSIBLE, better_layout
+from common.keypoints.values import quoted
+from common.skeleton import Skeleton
 
 FRAMES = 100  # of each take that `plausibility` looks at
+NO_PIXELS = 5.0  # coordinates that span less are no pixels
+OUTSIDE = 0.2  # share of keypoints that may lie outside of the picture
 COUNTS_NAMED = 3  # of those that differ
 
 
@@ -31,12 +37,17 @@ def run(session: Session) -> None:
             problems = [str(error)]
         else:
             print(inventory(dataset))
-            problems = [*subject_problems(dataset), *count_problems(DATASETS[name].counts(dataset)),
-                        *fit_problems(dataset), *people_problems(dataset)]
+            problems = problems_of(dataset) if DATASETS[name].truth else video_problems(dataset)
     if problems:
         print('\n'.join(f'{number}. {problem}' for number, problem in enumerate(problems, 1)), flush=True)
         raise FileError(f'{len(problems)} problem{"s" * (len(problems) > 1)} with the data of {name}, listed above')
     print('OK', flush=True)
+
+
+def problems_of(dataset: PoseDataset) -> list[str]:
+    """Return a sentence for each problem of a data set with 3D."""
+    return [*subject_problems(dataset), *count_problems(DATASETS[dataset.name].counts(dataset)),
+            *fit_problems(dataset), *people_problems(dataset)]
 
 
 def look_at_files(name: str, folder: Path, keypoints: str | None) -> list[str]:
@@ -52,10 +63,12 @@ def look_at_files(name: str, folder: Path, keypoints: str | None) -> list[str]:
 def inventory(dataset: PoseDataset) -> str:
     """Return a line per subject: takes, cameras and frames of one camera; then the actions."""
     lines = [f'{"subject":>14} {"takes":>6} {"cameras":>8} {"frames":>9}']
-    for subject, takes in dataset.positions.items():
-        lines.append(f'{subject:>14} {len(takes):>6} {len(dataset.cameras.get(subject, ())):>8} '
+    trees = dataset.positions or {subject: {take: views[0] for take, views in takes.items()}  # videos without 3D
+                                  for subject, takes in dataset.detections.items()}
+    for subject, takes in trees.items():
+        lines.append(f'{quoted(subject):>14} {len(takes):>6} {len(dataset.cameras.get(subject, ())):>8} '
                      f'{sum(map(len, takes.values())):>9,}')
-    actions = dict.fromkeys(action_name(take) for takes in dataset.positions.values() for take in takes)
+    actions = dict.fromkeys(quoted(action_name(take)) for takes in trees.values() for take in takes)
     return '\n'.join([*lines, f'  actions: {", ".join(actions)}',
                       f'  joints of layout {dataset.skeleton.name}, keypoints of layout {dataset.layout.name}'])
 
@@ -99,6 +112,37 @@ def people_problems(dataset: PoseDataset) -> list[str]:
         for check, problem in plausibility.problems_of(views).items() if views else ():
             shown.setdefault(check, []).append(f'{subject}: {problem}')
     return [first + (f' (and of {len(more)} more subjects)' if more else '') for first, *more in shown.values()]
+
+
+def video_problems(dataset: PoseDataset) -> list[str]:
+    """Return a sentence for each video without 3D whose keypoints cannot be a person in its pictures."""
+    problems = []
+    for video, takes in dataset.detections.items():
+        camera, views = dataset.cameras[video][0], next(iter(takes.values()))
+        pixels = views[0][..., :2].astype(np.float64)
+        pixels[~np.isfinite(pixels).all(axis=-1)] = np.nan
+        problem = _video_problem(pixels, dataset.layout, (camera.width, camera.height))
+        problems += [f'{dataset.source_2d}: {quoted(video)} {problem}'] if problem else []
+    return problems
+
+
+def _video_problem(points: np.ndarray, layout: Skeleton, size: tuple[int, int]) -> str | None:
+    """Return what is wrong with (T, K, 2) keypoints, NaN where there are none, in words; None for a person."""
+    seen = np.isfinite(points).all(axis=-1)
+    if not seen.all():
+        return f'lacks {(~seen).sum():,} of {seen.size:,} keypoints: interpolate them, as data/prepare_data_2d.py does'
+    if np.ptp(points) < NO_PIXELS:
+        return (f'has coordinates from {points.min():.2f} to {points.max():.2f}, expected pixels: multiply them back '
+                f'to the size of the picture')
+    fit, (other, better) = evenness(points, layout), better_layout(points, layout)
+    if fit < PLAUSIBLE or better > fit + 0.15:
+        instead = f': they fit layout {other}, set layout_name to it in metadata' if better > PLAUSIBLE else ''
+        return f'has bones of impossible relative lengths for layout {layout.name} (evenness {fit:.2f}){instead}'
+    outside = ((points < 0) | (points > size)).any(axis=-1).mean()
+    if outside > OUTSIDE:
+        return (f'has {outside:.0%} of its keypoints outside of a picture of {size[0]}×{size[1]}: correct w and h in '
+                f'video_metadata')
+    return None
 
 
 def views_of(dataset: PoseDataset, subject: str) -> list[View]:

@@ -49,6 +49,6 @@ def _camera(path: Path, video: str, sizes: Any) -> Camera:
     size = size if isinstance(size, dict) else {}
     sides = [size.get(side) for side in 'wh']
     if not all(isinstance(n, (int, np.integer)) and not isinstance(n, bool) and n > 0 for n in sides):
-        raise FileError(f'{path}: video_metadata does not tell w and h of {video} in pixels; make it again with '
-                        f'data/prepare_data_2d.py')
+        raise FileError(f'{path}: video_metadata does not tell w and h of {video} in pixels; add them, make it again '
+                        f'with data/prepare_data_2d.py, or lift it with --predict and --image-size')
     return Camera(ORIENTATION, np.zeros(3, np.float32), int(size['w']), int(size['h']))

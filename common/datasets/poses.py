@@ -14,11 +14,14 @@ import numpy as np
 from common.errors import FileError, FlagError
 from common.geometry.camera import Camera, normalise
 from common.sequences import Sequence
-from common.skeleton import COCO, MPII, SKELETONS, Skeleton
+from common.skeleton import COCO, H36M, H36M16, MPII, SKELETONS, Skeleton
 from common.storage.npz import read_npz
 
 # (metadata of a 2D file, number of its keypoints) -> their layout; raises ValueError where there is none.
 LayoutRule: TypeAlias = Callable[[dict, int], Skeleton]
+# How many times as long as the 3D its 2D may be: a tail is cut, other frame rates are refused.
+LONGER = 1.5
+MOCAP_JOINTS = 32  # of Human3.6M, of which H36M's 17 are taken
 
 
 @dataclass(frozen=True)
@@ -150,7 +153,12 @@ class PoseDataset:
         for index, (camera, pixels) in enumerate(zip(cameras, views, strict=True)):
             if len(pixels) < len(positions):
                 raise FileError(f'{self.source_2d} has {len(pixels)} frames for {where} camera {index}, but '
-                                f'{self.source_3d} has {len(positions)}')
+                                f'{self.source_3d} has {len(positions)}: make both from the same frames, or cut the 3D '
+                                f'at the end')
+            if len(pixels) > LONGER * len(positions) + 50:
+                raise FileError(f'{self.source_2d} has {len(pixels)} frames for {where} camera {index}, but '
+                                f'{self.source_3d} has {len(positions)}: they seem to be of different frame rates or '
+                                f'takes; make both from the same frames')
             # Some videos run on for a few frames after the motion ends: the tail is cut, as VideoPose3D does.
             pixels = pixels[:len(positions)]
             if not np.isfinite(pixels[..., :2]).all():
@@ -248,9 +256,16 @@ def keypoint_layout(name: str, default: Skeleton) -> LayoutRule:
             layout = SKELETONS[said]
         else:
             raise ValueError(f'unknown keypoint layout {said!r}; known are {", ".join(SKELETONS)}')
+        if count == len(H36M16) != len(layout) and layout is H36M:
+            raise ValueError("its 16 keypoints are Human3.6M's without the neck, as SemGCN and GraFormer have them: "
+                             "get VideoPose3D's file with 17, or set layout_name to h36m16 in its metadata")
         if count != len(layout):
             raise ValueError(f'{count} keypoints, but layout {layout.name} has {len(layout)}')
         symmetry = metadata.get('keypoints_symmetry')
+        if layout is MPII and default is H36M and _same_sides(symmetry, [sorted(H36M16.left), sorted(H36M16.right)]):
+            raise ValueError("its left and right are those of Human3.6M's 16 keypoints without the neck, as SemGCN and "
+                             "GraFormer have them: get VideoPose3D's file with 17, or set layout_name to h36m16 in its "
+                             "metadata")
         sides = [sorted(layout.left), sorted(layout.right)]
         if symmetry is not None and not _same_sides(symmetry, sides):
             raise ValueError(f'its left and right keypoints {symmetry} are not those of layout {layout.name}, {sides}')
@@ -297,6 +312,9 @@ def as_frames(path: Path, where: str, array: Any, joints: int, channels: int) ->
     """
     shape = getattr(array, 'shape', type(array).__name__)
     fits = isinstance(array, np.ndarray) and array.ndim == 3 and array.shape[1] == joints and array.dtype.kind in 'fiu'
+    if joints == MOCAP_JOINTS and isinstance(array, np.ndarray) and array.shape[1:] == (len(H36M), 3):
+        raise FileError(f'{path}: {where} has 17 joints, expected all 32 of Human3.6M: make the file with '
+                        f"data/prepare_data_h36m.py, or get VideoPose3D's")
     if not fits or not (array.shape[2] == channels or (channels == 2 and array.shape[2] == 3)):
         raise FileError(f'{path}: {where} is {shape}, expected (frames, {joints}, {channels}) numbers')
     if not len(array):

@@ -199,7 +199,7 @@ def path_of(pixels: np.ndarray, layout: Skeleton, fps: float) -> np.ndarray:
 
 def _load_track(asked: Asked) -> tuple[Track, np.ndarray, np.ndarray]:
     """Return the track, which keypoints count (T, K) bool, and where the person is another one (T,) bool."""
-    track = read_track(Path(asked.path), asked.person, asked.video)
+    track = read_track(Path(asked.path), asked.person, asked.video, asked.size)
     threshold = track.threshold if asked.min_score is None else asked.min_score
     seen = (track.scores > 0) & (track.scores >= threshold)
     if not seen.any():

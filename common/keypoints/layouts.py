@@ -4,20 +4,22 @@ Letters: T frames, K keypoints of the file, L keypoints of the lifter.
 """
 
 from collections.abc import Container
+from pathlib import Path
 
 import numpy as np
 
-from common.errors import FileError
-from common.skeleton import SKELETONS, STAND_INS, Skeleton
+from common.errors import FileError, FlagError
+from common.keypoints import bones
+from common.keypoints.bones import evenness, stature
+from common.keypoints.known import LAYOUTS, flat, joint_name
+from common.keypoints.values import quoted
+from common.skeleton import STAND_INS, Skeleton
 
-LAYOUTS = ('coco', 'h36m', 'halpe26', 'body25', 'body25b', 'mpii', '3dhp')
-# Larger layouts whose first keypoints are those of a known one: COCO-WholeBody and Halpe-136.
-LEADING = {133: 'coco', 136: 'halpe26'}
-# Bones and their lengths as shares of a person's height (Drillis and Contini 1966).
-PROPORTIONS = (
-    *((f'{side}_{near}', f'{side}_{far}', length) for side in ('left', 'right') for near, far, length in (
-        ('shoulder', 'elbow', 0.186), ('elbow', 'wrist', 0.146), ('hip', 'knee', 0.245), ('knee', 'ankle', 0.246))),
-    ('left_shoulder', 'right_shoulder', 0.259), ('left_hip', 'right_hip', 0.191))
+__all__ = ['LAYOUTS', 'better_layout', 'conversion', 'evenness', 'find_layout', 'stature', 'usable_keypoints']
+
+# By how much a layout must fit better than another one to be told from it by bones, and what the bones of people have.
+CLEARLY, PLAUSIBLE = 0.07, 0.4
+LONGEST_NAMES = 1 << 16  # bytes of a file of names
 # Points that a detector lacks, as weighted sums of points that it has; the first possible sum is used. Head and neck
 # from the face follow MHFormer's demo; from the trunk alone they follow CMU's motion, with errors of some 4 cm.
 _TRUNK = ('left_shoulder', 'right_shoulder', 'left_hip', 'right_hip')
@@ -39,86 +41,112 @@ ESTIMATES = {
 OFTEN = 0.5
 
 
-def evenness(points: np.ndarray, layout: Skeleton) -> float:
-    """Return how well the relative lengths of the bones of (T, K, 2) points fit a person, from 0 to 1.
-
-    Each bone's length is divided by its share of a person's height. The result is the median over frames of the median
-    bone divided by the longest one: about 0.7 to 0.9 for people, whatever they do, and 0.1 to 0.6 for people read in
-    another layout. NaN where no frame shows half of the bones.
-    """
-    lengths, longest = _bones(points, layout)
-    return float(np.median(np.nanmedian(lengths, axis=1) / longest)) if len(longest) else float('nan')
-
-
-def stature(points: np.ndarray, layout: Skeleton) -> float:
-    """Estimate a person's height in the picture, in the units of (T, K, 2) points, whatever the posture.
-
-    It is the median over frames of the height that the least foreshortened bone implies. NaN where no frame shows half
-    of the bones.
-    """
-    _, longest = _bones(points, layout)
-    return float(np.median(longest)) if len(longest) else float('nan')
-
-
-def _bones(points: np.ndarray, layout: Skeleton) -> tuple[np.ndarray, np.ndarray]:
-    """Return the heights that the bones imply (S, bones), NaN where unseen, and the largest of each frame (S,).
-
-    A bone implies its length divided by its share of a person's height. S are the frames that show half of the bones.
-    """
-    pairs = [(layout.joints.index(a), layout.joints.index(b), length) for a, b, length in PROPORTIONS]
-    a, b, length = (np.array(column) for column in zip(*pairs, strict=True))
-    lengths = np.linalg.norm(points[:, a] - points[:, b], axis=-1) / length
-    lengths = lengths[np.isfinite(lengths).sum(axis=1) * 2 >= len(pairs)]
-    longest = np.nanmax(lengths, axis=1, initial=0)
-    return lengths[longest > 0], longest[longest > 0]
-
-
-def find_layout(points: np.ndarray, asked: str, usual: tuple[str, ...], kind: str) -> tuple[Skeleton, str]:
+def find_layout(points: np.ndarray, asked: str, usual: tuple[str | Skeleton, ...], kind: str) -> tuple[Skeleton, str]:
     """Find the layout of (T, K, 2) points; return it and, in words, how it was found.
 
     Args:
-        asked: value of --layout; `auto` takes the file's usual layout, unless the bones fit another one clearly better.
-        usual: names of the layouts that such a file usually has.
+        asked: value of --layout: a name, a file of names, or `auto`: what the file itself says; else the one layout
+            whose bones fit, or, of several that do, the usual one of such a file.
+        usual: names of the layouts that such a file usually has; a Skeleton is what this file says that it has.
         kind: the kind of file, in words.
 
-    Raises FileError where no layout, or not the one asked for, has so many keypoints.
+    Raises FileError where no layout, or not the one asked for, has so many keypoints, or where several may be meant;
+    FlagError for a file of names that is none.
     """
     count = points.shape[1]
     if asked != 'auto':
-        return _layout_asked_for(asked, count, kind), 'as --layout says'
-    known = [SKELETONS[name] for name in LAYOUTS if len(SKELETONS[name]) == count]
-    if not known:
-        sizes = ', '.join(f'{name} {len(SKELETONS[name])}' for name in LAYOUTS)
-        raise FileError(f'{kind} has {count} keypoints, which no known layout has; there are {sizes}')
-    known.sort(key=lambda layout: layout.name not in usual)  # stable: the usual one first
-    better = _clearly_better(points, known)
-    how = f'by its {count} keypoints'
-    if better is not None:
-        how += f' and the lengths of its bones, which are not those of {known[0].name}'
-    elif usual and len(known) > 1:
-        how += ' and the kind of file'
-    return known[0] if better is None else better, f'{how} (--layout says otherwise)'
+        return _asked_layout(points, asked, kind), 'as --layout says'
+    said = [layout for layout in usual if isinstance(layout, Skeleton)]
+    if said and len(said[0]) == count:
+        return said[0], 'as the file says (--layout says otherwise)'
+    candidates = _of_count(count)
+    if not candidates:
+        sizes = ', '.join(f'{name} {len(layout)}' for name, layout in LAYOUTS.items())
+        raise FileError(f'{kind} has {count} keypoints, which no known layout has; there are {sizes}; for another one, '
+                        f'write the joint names of its keypoints into a text file, a line each, and give it to '
+                        f'--layout')
+    return _by_bones(points, candidates, tuple(name for name in usual if isinstance(name, str)), kind)
 
 
-def _clearly_better(points: np.ndarray, layouts: list[Skeleton]) -> Skeleton | None:
-    """Return the layout that the bones of (T, K, 2) points fit clearly better than the first one; None without one."""
-    fits = [evenness(points, layout) for layout in layouts]
-    best = int(np.nanargmax(fits)) if np.isfinite(fits).any() else 0
-    return layouts[best] if best != 0 and fits[best] - np.nan_to_num(fits[0]) > 0.1 else None
+def _by_bones(points: np.ndarray, candidates: list[Skeleton], usual: tuple[str, ...],
+              kind: str) -> tuple[Skeleton, str]:
+    """Find the one candidate whose bones fit, or the usual one of several; as `find_layout`."""
+    how = f'by its {points.shape[1]} keypoints'
+    first = next((layout for name in usual for layout in candidates if layout.name == name), None)
+    if len(candidates) == 1:
+        return candidates[0], f'{how} (--layout says otherwise)'
+    close = _that_fit(points, candidates)
+    if not close:  # whichever it is, `refuse_mistakes` says that it cannot be
+        return first or candidates[0], f'{how} alone (--layout says otherwise)'
+    if len(_different(close, points)) == 1:
+        return close[0], f'{how} and the lengths of its bones (--layout says otherwise)'
+    if first in close:
+        return first, f'{how} and the kind of file (--layout says otherwise)'
+    raise FileError(f'{kind} has {points.shape[1]} keypoints, and its bones fit layouts {_names(close)}: say which '
+                    f'with --layout')
 
 
-def _layout_asked_for(name: str, count: int, kind: str) -> Skeleton:
-    """Return the layout that --layout names. Raises FileError unless it has as many keypoints as the file."""
-    if len(SKELETONS[name]) != count:
-        fitting = ', '.join(other for other in LAYOUTS if len(SKELETONS[other]) == count)
-        raise FileError(f'{kind} has {count} keypoints, but --layout {name} has {len(SKELETONS[name])}; it can be '
-                        f'{fitting or "none that is known"}')
-    return SKELETONS[name]
+def _that_fit(points: np.ndarray, candidates: list[Skeleton]) -> list[Skeleton]:
+    """Return the layouts in which the bones may be a person's, without those that fit clearly worse than the best."""
+    fits = np.nan_to_num([evenness(points, layout) for layout in candidates])
+    least = max(PLAUSIBLE, fits.max(initial=0) - CLEARLY)
+    return [layout for layout, fit in zip(candidates, fits, strict=True) if fit >= least]
+
+
+def _different(layouts: list[Skeleton], points: np.ndarray) -> set[tuple[str, ...]]:
+    """Return the different orders of names that layouts give to the keypoints that are seen at all."""
+    seen = np.flatnonzero(np.isfinite(points).all(axis=-1).any(axis=0))
+    return {tuple(layout.joints[k] for k in seen) for layout in layouts}
+
+
+def _asked_layout(points: np.ndarray, asked: str, kind: str) -> Skeleton:
+    """Return the layout that --layout names. Raises FileError where it has another number of keypoints."""
+    layout, count = LAYOUTS.get(asked) or read_names(Path(asked)), points.shape[1]
+    if len(layout) == count:
+        return layout
+    fits = _that_fit(points, _of_count(count))
+    instead = f'its bones fit {_names(fits)}' if fits else \
+        f'give --layout a text file with the names of its {count} keypoints, a line each'
+    raise FileError(f'{kind} has {count} keypoints, but --layout {quoted(asked)} has {len(layout)}; {instead}')
+
+
+def read_names(path: Path) -> Skeleton:
+    """Read a layout from a text file: a line per keypoint with a joint's name, or - for one that is not used.
+
+    Raises FlagError for a file that is missing or has names that are not known, or not those of a whole body.
+    """
+    try:
+        with open(path, 'rb') as file:
+            text = file.read(LONGEST_NAMES).decode('utf-8')
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else 'it is not text'
+        raise FlagError(f'--layout {quoted(path)}: it is no layout ({", ".join(LAYOUTS)}), nor a readable file of '
+                        f'joint names ({reason})') from None
+    joints: list[str] = []
+    for number, line in enumerate(text.splitlines()):
+        word = line.split('#')[0].strip()
+        joint = f'extra_{number}' if word == '-' else joint_name(word)
+        if joint is None or joint in joints:
+            problem = 'is there twice' if joint else 'is no name of a joint; write - for a keypoint that is not used'
+            raise FlagError(f'--layout {quoted(path)}: line {number + 1}, {quoted(word)}, {problem}')
+        joints.append(joint)
+    missing = [name for pair in bones.LIMBS for name in pair[:2] if name not in joints]
+    if missing:
+        raise FlagError(f'--layout {quoted(path)}: it names no {missing[0]}, which a lifter needs')
+    return flat(f'of {quoted(path.name)}', tuple(joints))
+
+
+def _of_count(count: int) -> list[Skeleton]:
+    return [layout for layout in LAYOUTS.values() if len(layout) == count]
+
+
+def _names(layouts: list[Skeleton]) -> str:
+    return ' and '.join(layout.name for layout in layouts)
 
 
 def better_layout(points: np.ndarray, layout: Skeleton) -> tuple[str, float]:
     """Return the name of the equally large layout that the bones fit best, and its evenness."""
-    fits = {name: evenness(points, SKELETONS[name]) for name in LAYOUTS if len(SKELETONS[name]) == len(layout)}
+    fits = {other.name: evenness(points, other) for other in (layout, *_of_count(len(layout)))}
     return max(fits.items(), key=lambda item: np.nan_to_num(item[1]))
 
 

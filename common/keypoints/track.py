@@ -12,6 +12,7 @@ import numpy as np
 
 from common.errors import FileError, FlagError
 from common.keypoints.linking import Detections, changes, follow
+from common.skeleton import Skeleton
 
 LARGEST_PICTURE = 1e6  # pixels
 
@@ -26,7 +27,7 @@ class Track:
         frames: (T,) int64, the source's number of each frame.
         kind: the kind of file, in words.
         person: which person this is and how they were picked, in words.
-        layouts: names of the layouts that such a file usually has; the first with the right number of keypoints counts.
+        layouts: names of the layouts that such a file usually has; a Skeleton is what the file itself says.
         size: (width, height) in pixels; None where the file does not say.
         fps: frames per second; None where the file does not say.
         threshold: the least score of a usable keypoint in such a file, unless the user gives another.
@@ -37,7 +38,7 @@ class Track:
     frames: np.ndarray
     kind: str
     person: str
-    layouts: tuple[str, ...] = ()
+    layouts: tuple[str | Skeleton, ...] = ()
     size: tuple[float, float] | None = None
     fps: float | None = None
     threshold: float = 0.3

@@ -199,15 +199,13 @@ class _Plain:
         return type(tree)(part for part, _ in parts), 8 + sum(size for _, size in parts)
 
 
-def _read_member(data: archive.Buffer, objects: bool = True) -> np.ndarray:
-    """Return the array of a member, as many bytes as its header declares and not one more; of objects if asked for."""
+def _read_member(data: archive.Buffer) -> np.ndarray:
+    """Return the array of a member, as many bytes as its header declares and not one more."""
     file = io.BytesIO(data)
     version = np.lib.format.read_magic(file)
     read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, fortran, dtype = read_header(file)
     order: Literal['F', 'C'] = 'F' if fortran else 'C'
-    if dtype.hasobject and not objects:
-        raise ValueError('it holds objects')
     if dtype.hasobject:
         array = _Plain(len(data)).of(_Unpickler(file, encoding='latin1').load())
         if file.read(1):
@@ -220,19 +218,6 @@ def _read_member(data: archive.Buffer, objects: bool = True) -> np.ndarray:
         raise ValueError(f'an array declares the shape {one_line(shape, 60)} of {dtype.itemsize} bytes each, but has '
                          f'{there:,} bytes')
     return np.frombuffer(bytearray(memoryview(data)[file.tell():]), dtype).reshape(shape, order=order)
-
-
-def read_npy(path: Path) -> np.ndarray:
-    """Return the array of an npy file of numbers or text.
-
-    Raises FileError for a file that is missing, damaged, of objects, or of another size than it declares.
-    """
-    try:
-        return _read_member(read_regular(path), objects=False)
-    except FileError:
-        raise
-    except Exception as error:  # on damaged files numpy's header parser can raise anything
-        raise FileError(f'{path} is not a readable npy file of numbers ({first_line(error)})') from None
 
 
 def read_npz(path: Path) -> dict[str, Any]:
@@ -261,6 +246,23 @@ def read_npz(path: Path) -> dict[str, Any]:
         raise FileError(f'{path} asks for more memory than there is') from None
     except Exception as error:  # on damaged files zipfile, the codecs, numpy and pickle can raise anything
         raise FileError(f'{path} is not a readable npz file ({first_line(error)}); fetch or make it again') from None
+
+
+def read_npy(path: Path) -> np.ndarray:
+    """Return the array of an npy file, also one of objects. Nothing in it is executed. Raises FileError."""
+    try:
+        return _read_member(read_regular(path))
+    except FileError:
+        raise
+    except FileNotFoundError:
+        raise FileError(f'{path} is missing') from None
+    except _Refused as refused:
+        raise FileError(f'{path} is refused: its pickle asks for {refused}, which no data file needs; nothing in it '
+                        f'was executed') from None
+    except MemoryError:
+        raise FileError(f'{path} asks for more memory than there is') from None
+    except Exception as error:  # on damaged files numpy's header parser and pickle can raise anything
+        raise FileError(f'{path} is not a readable npy file ({first_line(error)}); fetch or make it again') from None
 
 
 def first_line(error: BaseException) -> str:
