@@ -11,7 +11,7 @@ from test_npz import write_pickled
 from common.errors import FileError
 from common.storage import checkpoint, files
 from common.storage.files import atomic_file, atomic_path, one_line, read_regular, shown
-from common.storage.npz import read_npz, write_npz
+from common.storage.npz import read_npy, read_npz, write_npz
 
 
 @pytest.fixture(params=['pipe', 'socket', 'zero'])
@@ -30,7 +30,7 @@ def endless(tmp_path, request):
     return path
 
 
-@pytest.mark.parametrize('read', [checkpoint.load, read_npz, read_regular])
+@pytest.mark.parametrize('read', [checkpoint.load, read_npz, read_npy, read_regular])
 def test_pipes_sockets_and_devices_are_refused_at_once(endless, read):
     with pytest.raises(FileError, match=r'cannot read .*a\.bin: it is not a regular file'):
         read(endless)
@@ -175,3 +175,14 @@ def test_messages_from_npz_files_are_printable(tmp_path):
     with pytest.raises(FileError) as caught:
         read_npz(Path(tmp_path / 'a.npz'))
     assert str(caught.value).isprintable() and len(str(caught.value)) < 400
+
+
+def test_npy_files_have_the_bytes_that_they_declare(tmp_path):
+    path = tmp_path / 'a.npy'
+    for array in (np.arange(6.0).reshape(2, 3), np.array(['a', 'bc']), np.asfortranarray(np.ones((2, 3), '>f4'))):
+        np.save(path, array)
+        assert read_npy(path).tolist() == array.tolist() and read_npy(path).dtype == array.dtype
+    whole = path.read_bytes()
+    path.write_bytes(whole.replace(b'(2, 3)', b'(2, 9)'))
+    with pytest.raises(FileError, match=r'a\.npy is not a readable npy file .*an array declares'):
+        read_npy(path)
