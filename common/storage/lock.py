@@ -31,6 +31,7 @@ def locked(folder: Path) -> Iterator[None]:
         yield
         return
     try:
+        made = not folder.exists()
         folder.mkdir(parents=True, exist_ok=True)
         descriptor = _take(folder)
     except OSError as error:
@@ -40,6 +41,9 @@ def locked(folder: Path) -> Iterator[None]:
     finally:
         (folder / NAME).unlink(missing_ok=True)  # while it is still held, so that nobody else's is deleted
         os.close(descriptor)
+        if made:
+            with contextlib.suppress(OSError):  # a run that saved nothing leaves no folder
+                folder.rmdir()
 
 
 def _take(folder: Path) -> int:
