@@ -1,35 +1,27 @@
 #!/usr/bin/env python
 """Train and evaluate 2D-to-3D human pose lifting: parse, dispatch, exit status. Nothing runs at import."""
 
+import io
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from common.config import Config
 
 # Threads that spin while they wait take the cores of whoever else works on the machine. Read when torch is imported.
 os.environ.setdefault('OMP_WAIT_POLICY', 'passive')
+
+TOO_LARGE = 'this does not fit in memory: try a smaller -b, -f or -cs, or --subset'
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command line; return the exit status: 0, 1 (files), 2 (flags), 130 (SIGINT), 143 (SIGTERM)."""
     try:
-        from common.cli import parser
-        from common.errors import ContractError, DivergedError, FileError, FlagError
-        config = parser.parse(argv)
-        try:
-            check_data_is_there(config)
-            from common import commands  # torch is imported only for a command line that makes sense
-            from common.training.signals import Stopped
-        except (FileError, FlagError) as error:
-            return _fail(error, error.exit_status)
-        try:
-            commands.run(config)
-        except Stopped as stopped:
-            return _fail(f'stopped by {stopped}; {config.run.checkpoint}/last.bin holds every step so far, continue '
-                         f'with --resume', stopped.exit_status)
-        except (ContractError, DivergedError, FileError, FlagError) as error:
-            return _fail(error, error.exit_status)
+        return _run(argv)
     except SystemExit as stop:  # argparse ends so, after its one line or the help
-        return stop.code or 0
+        return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     except KeyboardInterrupt:  # outside training, which takes the signal itself
         return _fail('interrupted', 130)
     except BrokenPipeError:  # what read our output went away; nothing more can be said there
@@ -37,16 +29,35 @@ def main(argv: list[str] | None = None) -> int:
         return 1
     except OSError as error:
         return _fail(f'{error.filename or "output"}: {error.strerror or error}', 1)
-    except (MemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and 'memory' not in str(error):
-            if int(os.environ.get('WORLD_SIZE', 1)) > 1:  # what a collective raises when a rank is gone
-                return _fail(f'the other processes are gone or failed: {str(error).splitlines()[0]}', 1)
-            raise
-        return _fail('this does not fit in memory: try a smaller -b, -f or -cs, or --subset', 1)
+    except MemoryError:
+        return _fail(TOO_LARGE, 1)
+    except RuntimeError as error:
+        if 'memory' in str(error):
+            return _fail(TOO_LARGE, 1)
+        if int(os.environ.get('WORLD_SIZE', 1)) > 1:  # what a collective raises when a rank is gone
+            return _fail(f'the other processes are gone or failed: {str(error).splitlines()[0]}', 1)
+        raise
+
+
+def _run(argv: list[str] | None) -> int:
+    """Parse and dispatch; return the exit status, having said why it is not 0."""
+    from common.cli import parser
+    from common.errors import ContractError, DivergedError, FileError, FlagError
+    from common.training.signals import Stopped
+    config = parser.parse(argv)
+    try:
+        check_data_is_there(config)
+        from common import commands  # torch is imported only for a command line that makes sense
+        commands.run(config)
+    except Stopped as stopped:
+        return _fail(f'stopped by {stopped}; {config.run.checkpoint}/last.bin holds every step so far, continue with '
+                     f'--resume', stopped.exit_status)
+    except (ContractError, DivergedError, FileError, FlagError) as error:
+        return _fail(error, error.exit_status)
     return 0
 
 
-def check_data_is_there(config) -> None:
+def check_data_is_there(config: 'Config') -> None:
     """Raise FileError for a training file that is missing, before seconds are spent on importing torch."""
     from common.config import TRAIN
     from common.datasets import check_files
@@ -55,12 +66,14 @@ def check_data_is_there(config) -> None:
         check_files(config.data.dataset, Path(config.data.folder), config.data.keypoints)
 
 
-def _fail(message, status: int) -> int:
+def _fail(message: object, status: int) -> int:
+    """Print one line on stderr; return the status."""
     rank = int(os.environ.get('RANK', 0))
     print(f'run_ktpformer.py: error: {f"rank {rank}: " if rank else ""}{message}', file=sys.stderr, flush=True)
     return status
 
 
 if __name__ == '__main__':
-    sys.stdout.reconfigure(errors='backslashreplace')
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors='backslashreplace')
     sys.exit(main())

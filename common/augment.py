@@ -3,6 +3,7 @@
 Letters: B windows, F frames of a window, A frames that it answers for, K keypoints, J joints.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -44,16 +45,28 @@ class Batch(NamedTuple):
     root_depth: torch.Tensor | None = None
     root: torch.Tensor | None = None
 
+    @property
+    def truth(self) -> torch.Tensor:
+        """Return `poses`. Raises ValueError for a batch that was made without them."""
+        if self.poses is None:
+            raise ValueError('expected a batch with true poses, got one without')
+        return self.poses
+
     def beside(self, other: 'Batch') -> 'Batch':
         """Return the windows of both, one after the other."""
-        return Batch(*(None if mine is None or its is None else torch.cat([mine, its])
-                       for mine, its in zip(self, other, strict=True)))
+        return self._joined(other, lambda mine, its: torch.cat([mine, its]))
 
     def where(self, chosen: torch.Tensor, other: 'Batch') -> 'Batch':
         """Return the other's windows where `chosen` (B,) is True, and these elsewhere."""
-        return Batch(*(None if mine is None or its is None else
-                       torch.where(chosen.view(-1, *[1] * (mine.ndim - 1)), its, mine)
-                       for mine, its in zip(self, other, strict=True)))
+        return self._joined(other, lambda mine, its: torch.where(chosen.view(-1, *[1] * (mine.ndim - 1)), its, mine))
+
+    def _joined(self, other: 'Batch', join: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> 'Batch':
+        """Return what `join` makes of each pair of tensors; None where either is."""
+        def both(mine: torch.Tensor | None, its: torch.Tensor | None) -> torch.Tensor | None:
+            return None if mine is None or its is None else join(mine, its)
+        return Batch(join(self.keypoints, other.keypoints), both(self.poses, other.poses),
+                     both(self.intrinsic, other.intrinsic), both(self.root_depth, other.root_depth),
+                     both(self.root, other.root))
 
 
 class Mirror(NamedTuple):

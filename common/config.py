@@ -218,7 +218,8 @@ class Render:
     video: str | None = flag('--viz-video', read=text, metavar='FILE', needs='output', commands=(RENDER, PREDICT),
                              help='the video, drawn behind the 2D input (needs PyAV)')
     skip: int = flag('--viz-skip', default=0, read=number(int, 0), metavar='N', needs='video',
-                     commands=(RENDER, PREDICT), help='frames of the video before the first of the keypoints')
+                     commands=(RENDER, PREDICT), help='frames of the video before the first of the keypoints (default '
+                     '0, or the number that the file of --predict gives that one)')
     limit: int | None = flag('--viz-limit', read=count, metavar='N', needs='output', commands=(RENDER, PREDICT),
                              help='draw the first N frames only')
     step: int = flag('--viz-downsample', default=1, read=count, metavar='N', needs='output',
@@ -248,7 +249,7 @@ class Predict:
                                                   commands=(PREDICT,), help='of the picture in pixels, where the file '
                                                   'does not say')
     fps: float | None = flag('--fps', read=positive, metavar='N', commands=(PREDICT,),
-                             help="frames per second (default: the file's, or 30)")
+                             help="frames per second of the video (default: the file's, that of --viz-video, or 30)")
     person: int | None = flag('--person', read=number(int, 0), metavar='N', commands=(PREDICT,), help="the file's own "
                               'number of a person, else a rank by score, 1 the best (default: the most frequent '
                               'number, or the best)')
@@ -323,7 +324,7 @@ class Config:
         return next((command for command, value in asked.items() if value), TRAIN)
 
     def has(self, name: str) -> bool:
-        """Return whether the command line gave a field, named `section.field`."""
+        """Return True if the command line gave the field called `section.field`."""
         return name in self.given
 
     def settings(self) -> dict[str, Any]:
@@ -331,12 +332,18 @@ class Config:
         return {name: getattr(getattr(self, section), name) for section, name, flag in all_flags() if flag.stored}
 
 
-SECTIONS = {f.name: f.default_factory for f in fields(Config) if f.name not in ('given', 'argv')}
+SECTIONS: dict[str, type[Any]] = {'data': Data, 'model': Model, 'train': Train, 'evaluate': Evaluate,
+                                  'render': Render, 'predict': Predict, 'run': Run}
 
 
 def all_flags() -> list[tuple[str, str, Flag]]:
     """Return (section, field, flag) of every flag, in the order of the help."""
     return [(section, f.name, f.metadata['flag']) for section, kind in SECTIONS.items() for f in fields(kind)]
+
+
+def flag_of(section: str, name: str) -> Flag:
+    """Return the flag of a field."""
+    return SECTIONS[section].__dataclass_fields__[name].metadata['flag']
 
 
 # Settings that belong to a data set: another one does not take them over from a checkpoint.
@@ -354,18 +361,14 @@ def resolve(config: Config, recipe: Recipe, answers: int, saved: Mapping[str, An
     """
     saved = saved or {}
     dataset = config.data.dataset if config.has('data.dataset') else saved.get('dataset', config.data.dataset)
-    other = 'dataset' in saved and dataset != saved['dataset']
-    decided = recipe.values() | DATASETS[dataset].settings
+    if dataset != saved.get('dataset', dataset):
+        saved = {name: value for name, value in saved.items() if name not in OF_A_DATASET}
+    decided = recipe.values() | DATASETS[dataset].settings | dict(saved)
     changed: dict[str, dict[str, Any]] = {section: {} for section in SECTIONS}
     for section, name, its_flag in all_flags():
         if its_flag.stored and not config.has(f'{section}.{name}'):
-            value = decided.get(name, getattr(getattr(config, section), name))
-            if not (other and name in OF_A_DATASET):
-                value = saved.get(name, value)
-            changed[section][name] = value
-    if not config.has('data.dataset'):
-        changed['data']['dataset'] = dataset
-    if 'stride' in changed['train'] and changed['train']['stride'] is None:
+            changed[section][name] = decided.get(name, getattr(getattr(config, section), name))
+    if changed['train'].get('stride', answers) is None:
         changed['train']['stride'] = min(answers, MOST_FRAMES_PER_STRIDE)
     return replace(config, **{section: replace(getattr(config, section), **values)
                               for section, values in changed.items()})

@@ -58,7 +58,7 @@ class World:
         return int(number)
 
     def said_by_first(self, message: str) -> bool:
-        """Return whether the first rank fails with the same message and says it, so that this one need not.
+        """Return True if the first rank fails with the same message and says it, so that this one need not.
 
         To be called by a rank that fails. The first one waits until the others have heard it, or for a moment where
         they are busy with something else.
@@ -114,20 +114,20 @@ class _GlobalSum(torch.autograd.Function):
     """Sum over ranks; the gradient is the sum of the ranks' gradients."""
 
     @staticmethod
-    def forward(ctx, x):
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
         total = x.clone()
         dist.all_reduce(total)
         return total
 
     @staticmethod
-    def backward(ctx, gradient):
+    def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
         total = gradient.contiguous().clone()
         dist.all_reduce(total)
         return total
 
 
 class GlobalBatchNorm1d(nn.BatchNorm1d):
-    """BatchNorm1d whose training statistics are over the rows of all ranks, however many each of them has.
+    """BatchNorm1d whose training statistics are over the values of all ranks, however many each of them has.
 
     It needs running statistics, momentum, weight and bias, which a BatchNorm1d has by default.
     """
@@ -138,9 +138,18 @@ class GlobalBatchNorm1d(nn.BatchNorm1d):
     momentum: float
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Normalise x (N, C) -> (N, C). N may differ between ranks and be 0. Statistics are float32 whatever x is."""
+        """Normalise x (N, C) or (N, C, L). N may differ between ranks and be 0. Statistics are float32, whatever x is.
+
+        Positions L count as rows.
+        """
         if not self.training:
             return super().forward(x)
+        rows = x.mT.flatten(0, 1) if x.ndim == 3 else x
+        normalised = self._normalise(rows)
+        return normalised.view(len(x), x.shape[2], x.shape[1]).mT if x.ndim == 3 else normalised
+
+    def _normalise(self, x: torch.Tensor) -> torch.Tensor:
+        """Normalise rows x (N, C) by the statistics of all ranks' rows, and take these into the running ones."""
         dtype, x = x.dtype, x.to(self.weight.dtype)
         # Two messages, because squares of raw values, which one message would allow, lose digits.
         sums = _GlobalSum.apply(torch.cat([x.sum(dim=0), x.new_full((1,), len(x))]))

@@ -1,4 +1,4 @@
-"""How the command line spells a field of the configuration, and how it reads values from text."""
+"""Flags: the spelling of a configuration's fields on the command line, and readers of values from text."""
 
 import math
 from collections.abc import Callable, Collection
@@ -8,7 +8,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Flag:
-    """How the command line spells a field.
+    """The spelling of a field on the command line.
 
     Attributes:
         names: option strings, the best known first.
@@ -41,14 +41,18 @@ class Flag:
         return self.names[0]
 
 
-def flag(*names: str, help: str, commands: tuple[str, ...], default: Any = None, **more) -> Any:
-    """Declare a field with its flag."""
+def flag(*names: str, help: str, commands: tuple[str, ...], default: Any = None, **more: Any) -> Any:
+    """Declare a field with its flag.
+
+    Args:
+        more: the other attributes of `Flag`.
+    """
     return field(default=default, metadata={'flag': Flag(names, help, commands, **more)})
 
 
 def number(kind: type, low: float, high: float = math.inf, low_included: bool = True) -> Callable[[str], Any]:
     """Return a reader of numbers of a kind from low to high."""
-    def read(text: str):
+    def read(text: str) -> Any:
         try:
             value = kind(text)
         except ValueError:

@@ -4,6 +4,8 @@ Source: the loss of Zhang et al., "MixSTE", CVPR 2022, which KTPFormer trains wi
 Convolutional Network for 3D Human Pose Estimation", ICCV 2021, for refinement. Letters: B windows, F frames, J joints.
 """
 
+from collections.abc import Callable
+
 import torch
 
 from common.metrics import mpjpe
@@ -54,7 +56,7 @@ def mean_mpjpe(predicted: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
 
 
 def refinement_loss(base: torch.Tensor, refined: torch.Tensor, target: torch.Tensor, pairs: torch.Tensor,
-                    criterion=mean_mpjpe) -> torch.Tensor:
+                    criterion: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] = mean_mpjpe) -> torch.Tensor:
     """Return the criterion of the base and of the refined poses (B, A, J, 3), and the refined bones' symmetry."""
     return criterion(base, target) + criterion(refined, target) + SYMMETRY_WEIGHT * bone_symmetry(refined, pairs)
 

@@ -6,7 +6,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a model was trained for its publication: the values of the fields of Train and Evaluate of the same names.
+    """The training of a publication: values for the fields of Train and Evaluate of the same names.
 
     Attributes:
         drop_path, dropout: None for a model without.

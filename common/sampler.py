@@ -40,7 +40,7 @@ class WindowSampler:
     """
 
     def __init__(self, store: SequenceStore, frames: int, flip: bool, seed: int, step: int | None = None,
-                 answers: range | None = None, needs: frozenset[str] = frozenset()):
+                 answers: range | None = None, needs: frozenset[str] = frozenset(), fewest: int = 1):
         """Lay the windows out so that the frames they answer for tile each sequence.
 
         Args:
@@ -48,8 +48,9 @@ class WindowSampler:
             flip: whether every window comes a second time, mirrored.
             step: frames from window to window, as many as it answers for if None.
             needs: what batches tell besides keypoints and poses, which the store must then know.
+            fewest: windows that a step needs at least, which must be no more than a step is asked to have.
         """
-        self.store, self.frames, self.seed, self.needs = store, frames, seed, needs
+        self.store, self.frames, self.seed, self.needs, self.fewest = store, frames, seed, needs, fewest
         self.answers = range(frames) if answers is None else answers
         sequence, start = windows_of(store.lengths, len(self.answers), partial(chunk_starts, step=step))
         table = np.stack([sequence, start - self.answers.start, np.zeros_like(start)], axis=1)
@@ -60,11 +61,11 @@ class WindowSampler:
         self._table = torch.from_numpy(table).to(store.device)
         self._restart()
 
-    def __len__(self):
+    def __len__(self) -> int:
         """Return the number of windows in an epoch."""
         return len(self._table)
 
-    def _restart(self):
+    def _restart(self) -> None:
         self._random, self._drawn = np.random.RandomState(self.seed), 0
 
     def order(self, draw: int) -> np.ndarray:
@@ -79,7 +80,7 @@ class WindowSampler:
 
     def epoch(self, draw: int, batch: int, share: Callable[[int], tuple[int, int]] = lambda count: (0, count),
               first_step: int = 0) -> Iterator[Step]:
-        """Yield the steps of one epoch, the last one of which may be short.
+        """Yield the steps of one epoch, the last one of which may be short, or longer by what would be too short.
 
         Args:
             batch: windows of a step, those of all processes together.
@@ -87,14 +88,16 @@ class WindowSampler:
             first_step: the step to begin with.
         """
         table = self._table[torch.from_numpy(self.order(draw)).to(self.store.device)]
-        for step in range(first_step, self.steps(batch)):
-            windows = table[step * batch:(step + 1) * batch]
+        steps = self.steps(batch)
+        for step in range(first_step, steps):
+            windows = table[step * batch:(step + 1) * batch if step + 1 < steps else None]
             begin, end = share(len(windows))
             yield Step(step, len(windows), begin, self.gather(windows[begin:end]))
 
     def steps(self, batch: int) -> int:
         """Return the number of steps in an epoch."""
-        return -(-len(self) // batch)
+        whole, rest = divmod(len(self), batch)
+        return max(1, whole + (rest >= self.fewest))
 
     def gather(self, windows: torch.Tensor) -> Batch:
         """Return the batch of windows given as rows (B, 3) of sequence, start and mirrored or not."""
@@ -132,7 +135,7 @@ class TestWindows:
     frame: torch.Tensor
     last: torch.Tensor | None = None
 
-    def __len__(self):
+    def __len__(self) -> int:
         """Return the number of windows."""
         return len(self.sequence)
 
@@ -174,19 +177,19 @@ class TestWindows:
         return cls._taking(store, frames, answers, answers, np.zeros_like(start), start, None)
 
     @classmethod
-    def _taking(cls, store, frames, answers, taken, sequence, start, last) -> 'TestWindows':
-        """Return windows whose taken frames start at frames `start` (W,) of their sequences."""
-        begin = torch.from_numpy(np.cumsum([0, *store.lengths[:-1]])).to(store.device)
+    def _taking(cls, store: SequenceStore, frames: int, answers: range, taken: range, sequence: np.ndarray,
+                start: np.ndarray, last: torch.Tensor | None) -> 'TestWindows':
+        """Return windows whose taken frames start at frames `start` (W,) of their sequences (W,)."""
         if len(taken) == len(answers):
-            first = first_cover(sequence, start, store.lengths, len(taken))
+            covers = first_cover(sequence, start, store.lengths, len(taken))
         else:
-            first = np.ones((len(start), 1), bool)
-        sequence, start, first = (torch.from_numpy(x).to(store.device) for x in (sequence, start, first))
-        rows = store.frame_index(sequence, start, len(taken))
+            covers = np.ones((len(start), 1), bool)
+        begins = np.cumsum([0, *store.lengths[:-1]])
+        begin, owner, at, first = (torch.from_numpy(x).to(store.device) for x in (begins, sequence, start, covers))
+        rows = store.frame_index(owner, at, len(taken))
         if store.marks is not None:
             first &= store.marks[rows] != 0
-        return cls(frames, answers, taken, sequence, start - taken.start, rows, first, rows - begin[sequence, None],
-                   last)
+        return cls(frames, answers, taken, owner, at - taken.start, rows, first, rows - begin[owner, None], last)
 
     def one(self, index: int) -> 'TestWindows':
         """Return the window of this index alone."""

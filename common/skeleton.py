@@ -32,13 +32,13 @@ class Skeleton:
     joints: tuple[str, ...]
     parents: tuple[int, ...]
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if len(self.parents) != len(self.joints):
             raise ValueError(f'skeleton {self.name}: {len(self.joints)} joints but {len(self.parents)} parents')
         if len(set(self.joints)) != len(self.joints):
             raise ValueError(f'skeleton {self.name}: a joint name occurs twice')
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.joints)
 
     @property

@@ -1,9 +1,10 @@
 """All sequences of a split together on a device, and windows of them as models read them.
 
-Letters: N frames of all sequences together, S sequences, B windows, F frames of a window, A
-frames that it answers for, K keypoints, J joints.
+Letters: N frames of all sequences together, S sequences, B windows, F frames of a window, A frames that it answers for,
+K keypoints, J joints.
 """
 
+from collections.abc import Callable
 from collections.abc import Sequence as Ordered
 
 import numpy as np
@@ -36,30 +37,42 @@ class SequenceStore:
         self.lengths = [len(s.keypoints) for s in sequences]
         self.root, self.joints = skeleton.root, len(skeleton)
         self.keypoints = self._joined([s.keypoints for s in sequences])
-        self.poses = self._joined([s.poses for s in sequences])
-        self.roots = self._joined([s.root for s in sequences])
-        intrinsics = [s.intrinsic for s in sequences]
-        self.intrinsics = None if any(i is None for i in intrinsics) else torch.from_numpy(
-            np.stack(intrinsics)).to(device)
-        self.confidence = self.marks = None
-        if any(s.confidence is not None for s in sequences):
-            self.confidence = self._joined([np.ones(s.keypoints.shape[:2], np.float32) if s.confidence is None
-                                            else s.confidence for s in sequences])
-        if any(s.marks is not None for s in sequences):
-            self.marks = self._joined([np.full(len(s.keypoints), -1) if s.marks is None else s.marks
-                                       for s in sequences])
+        self.poses = self._all_joined([s.poses for s in sequences])
+        self.roots = self._all_joined([s.root for s in sequences])
+        self.intrinsics = self._all_joined([None if s.intrinsic is None else s.intrinsic[None] for s in sequences])
+        self.confidence = self._any_joined([s.confidence for s in sequences],
+                                           lambda index: np.ones(sequences[index].keypoints.shape[:2], np.float32))
+        self.marks = self._any_joined([s.marks for s in sequences],
+                                      lambda index: np.full(len(sequences[index].keypoints), -1))
         self.mirror = Mirror(torch.tensor(layout.mirror, device=device), torch.tensor(skeleton.mirror, device=device))
         length = torch.tensor(self.lengths, device=device)
         self._end = length.cumsum(0)
         self._begin = self._end - length
 
-    def _joined(self, parts: list[np.ndarray | None]) -> torch.Tensor | None:
-        """Return the parts end to end on the device; None where one is missing."""
-        known = [part for part in parts if part is not None]
-        return torch.from_numpy(np.concatenate(known)).to(self.device) if len(known) == len(parts) else None
+    def _joined(self, parts: list[np.ndarray]) -> torch.Tensor:
+        """Return the parts end to end on the device."""
+        return torch.from_numpy(np.concatenate(parts)).to(self.device)
 
-    def __len__(self):
+    def _all_joined(self, parts: list[np.ndarray | None]) -> torch.Tensor | None:
+        """Return the parts end to end; None where one is missing."""
+        known = [part for part in parts if part is not None]
+        return self._joined(known) if len(known) == len(parts) else None
+
+    def _any_joined(self, parts: list[np.ndarray | None],
+                    instead: Callable[[int], np.ndarray]) -> torch.Tensor | None:
+        """Return the parts end to end, `instead(index)` for each that is missing; None where all are."""
+        if all(part is None for part in parts):
+            return None
+        return self._joined([instead(index) if part is None else part for index, part in enumerate(parts)])
+
+    def __len__(self) -> int:
+        """Return N."""
         return len(self.keypoints)
+
+    @property
+    def truth(self) -> torch.Tensor:
+        """Return `poses`. Raises ValueError for sequences without 3D."""
+        return _known(self.poses, 'true poses')
 
     def frame_index(self, sequence: torch.Tensor, start: torch.Tensor, frames: int,
                     last: torch.Tensor | None = None) -> torch.Tensor:
@@ -82,20 +95,30 @@ class SequenceStore:
             sequence: (B,) the sequence of each window. rows: (B, F) what it reads (`frame_index`).
             answers: those of its frames that come out.
             needs: what the model reads besides keypoints. truth: whether poses are asked for.
+
+        Raises ValueError for a need that these sequences do not tell (`lacks`), and for truth that they do not have.
         """
         answered = rows[:, answers.start:answers.stop]
         keypoints = self.keypoints[rows]
         if 'confidence' in needs:
-            confidence = torch.ones_like(keypoints[..., :1]) if self.confidence is None else \
-                self.confidence[rows][..., None]
+            confidence = torch.ones_like(keypoints[..., :1])
+            if self.confidence is not None:
+                confidence = self.confidence[rows][..., None]
             keypoints = torch.cat([keypoints, confidence], dim=-1)
-        return Batch(keypoints, self.poses[answered] if truth else None,
-                     self.intrinsics[sequence] if 'intrinsic' in needs else None,
-                     self.roots[answered][..., 2] if 'root_depth' in needs else None,
-                     self.roots[answered] if 'root' in needs else None)
+        return Batch(keypoints, self.truth[answered] if truth else None,
+                     _known(self.intrinsics, 'intrinsic')[sequence] if 'intrinsic' in needs else None,
+                     _known(self.roots, 'root_depth')[answered][..., 2] if 'root_depth' in needs else None,
+                     _known(self.roots, 'root')[answered] if 'root' in needs else None)
 
     def lacks(self, needs: frozenset[str]) -> str | None:
         """Return the first need that these sequences do not tell; None where they tell all. Confidence may be 1."""
         known = {'confidence': True, 'intrinsic': self.intrinsics is not None, 'root': self.roots is not None,
                  'root_depth': self.roots is not None}
         return next((need for need in sorted(needs) if not known[need]), None)
+
+
+def _known(values: torch.Tensor | None, name: str) -> torch.Tensor:
+    """Return the values. Raises ValueError where there are none."""
+    if values is None:
+        raise ValueError(f'expected sequences with {name}, got some without')
+    return values

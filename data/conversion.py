@@ -14,7 +14,7 @@ import numpy as np
 from common.cli.parser import Parser
 from common.errors import FileError, FlagError
 from common.skeleton import Skeleton
-from common.storage.files import atomic_path
+from common.storage.files import atomic_path, one_line, open_regular, shown
 from common.storage.npz import first_line, read_npz
 
 
@@ -81,8 +81,12 @@ def package(name: str) -> Any:
 
 @contextlib.contextmanager
 def reading(path: Path, kind: str) -> Iterator[None]:
-    """Guard a foreign reader: turn anything it raises over a damaged file into FileError, and silence its warnings."""
+    """Guard a foreign reader: turn anything it raises over a damaged file into FileError, and silence its warnings.
+
+    Only regular files come to it, so that it waits for no pipe.
+    """
     try:
+        open_regular(path).close()
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')
             yield
@@ -96,7 +100,7 @@ def reading(path: Path, kind: str) -> Iterator[None]:
         raise FileError(f'{path} is not a readable {kind} ({first_line(error)}); fetch or make it again') from None
 
 
-def numbers(where: str, value, shape: tuple, finite: bool = True) -> np.ndarray:
+def numbers(where: str, value: Any, shape: tuple, finite: bool = True) -> np.ndarray:
     """Return the value if it is an array of real numbers of this shape.
 
     Args:
@@ -107,7 +111,7 @@ def numbers(where: str, value, shape: tuple, finite: bool = True) -> np.ndarray:
     Raises FileError for anything else.
     """
     if not isinstance(value, np.ndarray):
-        what = value if isinstance(value, str) else type(value).__name__
+        what = one_line(value, 60) if isinstance(value, str) else type(value).__name__
         raise FileError(f'{where} is {what}, expected {_shape(shape)} numbers')
     fits = value.ndim == len(shape) and all(
         size == want or (isinstance(want, str) and size) for size, want in zip(value.shape, shape, strict=True))
@@ -151,7 +155,7 @@ def check_counts(found: dict[str, int], known: dict[str, int], force: bool) -> N
     print(f'warning: {sentence}', file=sys.stderr)
 
 
-def check_form(where: str, value, form) -> None:
+def check_form(where: str, value: Any, form: Any) -> None:
     """Check that a value read from an npz file has the form that it should have.
 
     A form is a dict of forms by key (the key `str` stands for one or more names), a list of forms, the shape of an
@@ -162,8 +166,8 @@ def check_form(where: str, value, form) -> None:
             raise FileError(f'{where} is {type(value).__name__}, expected a dict that is not empty')
         for key in {**dict.fromkeys(key for key in form if key is not str), **value}:
             if key not in value or (key not in form and not (str in form and isinstance(key, str))):
-                raise FileError(f'{where}: {key!r} is {"not there" if key in form else "unexpected"}')
-            check_form(f'{where} {key}', value[key], form.get(key, form.get(str)))
+                raise FileError(f'{where}: {shown(key)} is {"not there" if key in form else "unexpected"}')
+            check_form(f'{where} {one_line(key, 60)}', value[key], form.get(key, form.get(str)))
     elif isinstance(form, list):
         if not isinstance(value, list) or len(value) != len(form):
             raise FileError(f'{where} is not a list of {len(form)}')
@@ -172,10 +176,10 @@ def check_form(where: str, value, form) -> None:
     elif isinstance(form, tuple):
         numbers(where, value, form)
     elif not (isinstance(value, form) if isinstance(form, type) else value == form):
-        raise FileError(f'{where} is {value!r}, expected {form!r}')
+        raise FileError(f'{where} is {shown(value)}, expected {form!r}')
 
 
-def write_checked(path: Path, form: dict, **members) -> Path:
+def write_checked(path: Path, form: dict, **members: Any) -> Path:
     """Write a compressed npz, read it back to check its form, and return its path; make its folder where it is missing.
 
     Raises FileError when the file cannot be written or has another form; an older file of that name is then kept.

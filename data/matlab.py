@@ -7,13 +7,14 @@ and bytes; a matrix is an element made of elements, and a cell is a matrix of ma
 
 import math
 import struct
-import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from common.errors import FileError
+from common.storage.archive import inflate
+from common.storage.files import MIB, most_inflated, read_regular
 from data.conversion import package, reading
 
 HEADER = 128
@@ -34,21 +35,25 @@ def read_mat(path: Path, *names: str) -> list:
     Raises FileError for a file that is missing, broken, of version 7.3 or without one of the variables.
     """
     with reading(path, 'MATLAB file'):
-        content = memoryview(path.read_bytes())
+        content = memoryview(read_regular(path))
         version = bytes(content[124:HEADER])
         if version in (b'\0\2IM', b'\2\0MI') or bytes(content[:4]) == b'\x89HDF':
             raise FileError(f'{path} is a MATLAB 7.3 file, expected version 5 to 7: save it with -v7')
         if version not in (b'\0\1IM', b'\1\0MI'):
             raise ValueError('it does not begin like one')
         order = '<' if version.endswith(b'IM') else '>'
-        members, rest = {}, content[HEADER:]
+        members, rest, room = {}, content[HEADER:], most_inflated(len(content))
         while rest:
             kind, data, rest = _element(rest, order)
             if kind == COMPRESSED:
-                kind, data, _ = _element(memoryview(zlib.decompress(data)), order)
+                inflated = inflate(data, room)
+                room -= len(inflated)
+                kind, data, _ = _element(memoryview(inflated), order)
             if kind != MATRIX:
                 raise ValueError(f'element of type {kind} in place of a variable')
             name, value = _matrix(data, order, names)
+            if name in members and name in names:
+                raise ValueError(f'two variables {name}')
             members[name] = value
     return _wanted(path, members, names)
 
@@ -109,15 +114,50 @@ def _count(shape: list[int], rest: memoryview) -> int:
     return count
 
 
-def read_mat73(path: Path, *names: str) -> list[np.ndarray]:
+def read_mat73(path: Path, *names: str) -> list:
     """Read the named variables of a MATLAB 7.3 file. Since it is an HDF5 file, MATLAB's axes come in reverse order.
+
+    Anything else than numbers becomes a word. Nothing outside the file is read.
 
     Raises FileError for a file that is missing, broken, of another version or without one of the variables.
     """
     h5py = package('h5py')
     with reading(path, 'MATLAB 7.3 file'), h5py.File(path, 'r') as file:
-        members = {name: file[name][()] for name in names if isinstance(file.get(name), h5py.Dataset)}
+        members = {name: _read_set(file, name) for name in names if _holds(h5py, path, file, name)}
     return _wanted(path, members, names)
+
+
+def _holds(h5py: Any, path: Path, file: Any, name: str) -> bool:
+    """Return whether an HDF5 file has a data set of this name.
+
+    Raises FileError where the name leads elsewhere, or the numbers lie elsewhere: HDF5 can name any file of the user's
+    as the place of a data set, whose bytes would then be taken for numbers. Neither MATLAB nor any converter does.
+    """
+    links = file.id.links
+    if not links.exists(name.encode()):
+        return False
+    if links.get_info(name.encode()).type != h5py.h5l.TYPE_HARD:
+        raise FileError(f'{path} is refused: its {name} is a link to another place')
+    found = file[name]
+    if not isinstance(found, h5py.Dataset):
+        return False
+    if found.external or found.is_virtual:
+        raise FileError(f'{path} is refused: the numbers of its {name} lie in another file')
+    return True
+
+
+def _read_set(file: Any, name: str) -> np.ndarray | str:
+    """Return the numbers of a data set, or a word for what is none.
+
+    Raises ValueError for many more numbers than are stored.
+    """
+    found = file[name]
+    if found.dtype.kind not in 'biuf':
+        return 'no numbers'
+    size, most = found.size * found.dtype.itemsize, most_inflated(found.id.get_storage_size())
+    if size > most:
+        raise ValueError(f'{name} would fill {size // MIB:,} MiB, expected at most {most // MIB:,} MiB')
+    return found[()]
 
 
 def _wanted(path: Path, members: dict, names: tuple[str, ...]) -> list:

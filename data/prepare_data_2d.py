@@ -94,7 +94,7 @@ def read_video(path: Path, layout: Skeleton) -> tuple[np.ndarray, dict | None]:
     return track, members.get('metadata')
 
 
-def _persons(where: str, entry) -> Any:
+def _persons(where: str, entry: Any) -> Any:
     """Return the persons of a frame's entry, an empty tuple where there are none. Raises FileError."""
     try:
         return entry[1] if len(entry[1]) else ()
@@ -116,7 +116,7 @@ def repeat(track: np.ndarray) -> np.ndarray:
     return track[source]
 
 
-def video_size(path: Path, metadata) -> tuple[int, int]:
+def video_size(path: Path, metadata: Any) -> tuple[int, int]:
     """Return (width, height) of a video in pixels, from the metadata of its file. Raises FileError."""
     size = metadata if isinstance(metadata, dict) else {}
     if not all(isinstance(size.get(key), (int, np.integer)) and size[key] > 0 for key in 'wh'):

@@ -25,6 +25,7 @@ import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -88,14 +89,14 @@ def read_training(path: Path, variable: str, most: int) -> dict[str, dict[str, n
                           'data_3d': _joints(f'{path}: {variable}', poses, camera, 3, most)} for camera in CAMERAS}
 
 
-def _flat(cameras) -> list:
+def _flat(cameras: Any) -> list:
     """Return the numbers of an array, or of a cell of numbers, in a list."""
     if isinstance(cameras, np.ndarray) and cameras.dtype == object:
         return [item for cell in cameras.ravel() for item in np.ravel(cell).tolist()]
     return np.ravel(cameras).tolist()
 
 
-def _joints(where: str, cell, camera: int, channels: int, most: int) -> np.ndarray:
+def _joints(where: str, cell: Any, camera: int, channels: int, most: int) -> np.ndarray:
     """Return a camera's joints (F, 17, channels) from a cell of one (F, 28 · channels) matrix per camera."""
     if not isinstance(cell, np.ndarray) or cell.dtype != object or cell.size != ALL_CAMERAS:
         raise FileError(f'{where} is not a cell of {ALL_CAMERAS} matrices, one per camera')

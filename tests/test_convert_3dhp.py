@@ -187,7 +187,7 @@ def changed(**variables):
     (changed(annot2=evaluation()['annot2'][:, :16]), 'annot2 is (6, 1, 16, 2) numbers'),
     (changed(annot2=np.zeros((2, 17, 1, 0))), 'annot2 is (0, 1, 17, 2) numbers'),
     (changed(univ_annot3=evaluation(5)['annot3']), 'univ_annot3 is (5, 1, 17, 3) numbers, expected (6, 1, 17, 3)'),
-    (changed(univ_annot3='poses'), 'univ_annot3 is bytes'),
+    (changed(univ_annot3='poses'), 'univ_annot3 is no numbers'),
     (changed(valid_frame=np.full((1, 6), 2.0)), 'valid_frame holds other numbers than 0, 1'),
     (changed(activity_annotation=np.zeros((1, 6))), 'activity_annotation holds other numbers than 1, 2, 3'),
 ])

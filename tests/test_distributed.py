@@ -80,9 +80,10 @@ from torch import nn
 from common import distributed
 
 with distributed.join('cpu') as world:
-    for shares in ([(0, 5), (5, 12)], [(0, 0), (0, 12)]):  # unequal, and a rank without rows
+    # Unequal shares, and a rank without rows; positions of a convolution.
+    for shares, shape in ([(0, 5), (5, 12)], (12, 4)), ([(0, 0), (0, 12)], (12, 4)), ([(0, 5), (5, 12)], (12, 4, 3)):
         torch.manual_seed(0)
-        x, slope = torch.randn(12, 4).double() * 3 + 100, torch.randn(12, 4).double()
+        x, slope = torch.randn(shape).double() * 3 + 100, torch.randn(shape).double()
         norms = [nn.BatchNorm1d(4).double() for _ in range(2)]
         norms[1].load_state_dict(norms[0].state_dict())
         distributed.make_batch_norms_global(nn.Sequential(norms[1]))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from common.drawing import pictures as render
+from common.drawing import plots as render
 from common.evaluation import figures
 from common.models.ktpformer import KTPFormer
 from common.skeleton import H36M
@@ -107,3 +107,17 @@ def test_an_action_of_one_frame_and_gaps_are_drawn(tmp_path):
     bars = {'names': ['left_hip'], 'series': {'a': [None]}, 'published': ('b', [2.0])}
     render.plot_bars(bars, 'c', tmp_path / 'b.png')
     assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_every_series_is_drawn_in_a_style_of_its_own(monkeypatch, tmp_path):
+    """Three predictions and two metrics make six: none is left out, no two look alike."""
+    drawn = []
+    monkeypatch.setattr(render, '_save', lambda figure, path: drawn.append(figure.axes[0]))
+    series = {f'series {k}': [float(k), 2.0] for k in range(6)}
+    render.plot_bars({'names': ['a', 'b'], 'series': series}, 'title', tmp_path / 'a.png')
+    render.plot_pck({'thresholds': [0, 5], 'series': series}, tmp_path / 'b.png')
+    bars, curves = drawn
+    assert [bar.get_label() for bar in bars.containers] == list(series)
+    assert len({(bar[0].get_facecolor(), bar[0].get_hatch()) for bar in bars.containers}) == 6
+    assert len({(line.get_color(), line.get_marker()) for line in curves.lines}) == 6
+    render.plt.close('all')

@@ -129,7 +129,7 @@ def test_granularity_of_dropout_and_drop_path(monkeypatch):
             draws.append(kept)
             masks[name, 'droppath'] = (kept.double() / (1 - module.rate)).flatten(0, 1)[..., None]
         return hook
-    for index, block in enumerate(model.Hiremixer['blocks']):
+    for index, block in enumerate(model.Hiremixer.blocks):
         for name, module in block.named_modules():
             if isinstance(module, DropPath):
                 hook = record(f'Hiremixer.blocks.{index}.{DROP_PATHS[name]}')
@@ -162,7 +162,7 @@ def test_granularity_of_dropout_and_drop_path(monkeypatch):
 
 def test_modulation_starts_random_and_refinement_drops_half():
     model = build_model('htnet', {'refine': True}, H36M, H36M)
-    modulation = model.base.Hiremixer['blocks'][0].lgc.gcn1.M.detach()
+    modulation = model.base.Hiremixer.blocks[0].lgc.gcn1.M.detach()
     bound = 1.414 * (6 / (17 + 384)) ** 0.5
     assert 0.9 * bound < modulation.abs().max() <= bound
     assert modulation.std() > bound / 2
@@ -191,7 +191,7 @@ def test_every_path_of_a_graph_convolution_equals_the_naive_one(batch, copies, c
 def test_drop_path_rises_as_published():
     model = build_model('htnet', {'channels': 24, 'hidden': 8}, H36M, H36M, 0.3)
     rates = [{module.rate for module in block.modules() if isinstance(module, DropPath)}
-             for block in model.Hiremixer['blocks']]
+             for block in model.Hiremixer.blocks]
     assert [list(rate) for rate in rates] == [[pytest.approx(rate)] for rate in naive_htnet.drop_path_rates(3)]
 
 
@@ -252,10 +252,10 @@ def test_wrong_sizes_are_refused():
 def test_config_is_read_from_shapes(goldens, fill):
     state = fill(goldens[2])
     assert recognise(state) == 'htnet'
-    assert htnet.Config.from_state(state) == htnet.Config(channels=48, depth=2, heads=8, hidden=64)
+    assert htnet.HTNetConfig.from_state(state) == htnet.HTNetConfig(channels=48, depth=2, heads=8, hidden=64)
     for broken in ({}, {'pos_embed': torch.zeros(3)}, {'pos_embed': torch.zeros(1, 17, 48)}):
         with pytest.raises(ValueError, match=r'is missing|has 1 dimensions'):
-            htnet.Config.from_state(broken)
+            htnet.HTNetConfig.from_state(broken)
 
 
 def test_two_models_share_nothing_and_importing_does_nothing(tmp_path):

@@ -10,7 +10,7 @@ from test_predict import clip
 from common.errors import FileError
 from common.keypoints import read_track
 from common.keypoints.bones import evenness, stature
-from common.keypoints.gaps import Absence, absences, fill, strays
+from common.keypoints.gaps import Absence, absences, fill, jumps, stills, strays
 from common.keypoints.known import LAYOUTS
 from common.keypoints.layouts import conversion, find_layout, usable_keypoints
 from common.keypoints.track import rows_of
@@ -108,6 +108,48 @@ def test_strays_are_found_anywhere(stray):
     assert np.flatnonzero(strays(pixels, np.ones(pixels.shape[:2], bool))).tolist() == stray
 
 
+@pytest.mark.parametrize('speed', [5, 40, -90])
+def test_nobody_strays_who_runs_through_the_picture(speed):
+    """Faster than their own width in a few frames, from the first frame to the last."""
+    _, pixels = clip(60)
+    pixels += speed * np.arange(60)[:, None, None] * [1, 0]
+    assert not strays(pixels, np.ones(pixels.shape[:2], bool)).any()
+    pixels[[0, 30, 59]] += [0, 900]
+    assert np.flatnonzero(strays(pixels, np.ones(pixels.shape[:2], bool))).tolist() == [0, 30, 59]
+
+
+def test_jumps_are_found_and_motion_is_none():
+    _, pixels = clip(60)
+    pixels -= pixels.mean(axis=1, keepdims=True)
+    seen = np.ones(pixels.shape[:2], bool)
+    tall = np.ptp(pixels[0, :, 1])
+    assert not len(jumps(pixels, seen))
+    pixels[20:] += [1.7 * tall, 0]
+    pixels[45:] -= [1.7 * tall, 0]
+    assert jumps(pixels, seen).tolist() == [20, 45]
+    seen[18:24] = False  # a jump behind a short gap is one too
+    assert jumps(pixels, seen).tolist() == [24, 45]
+    seen[16:27] = False  # in twelve frames a person can get there
+    assert jumps(pixels, seen).tolist() == [45]
+    seen[:] = False
+    assert not len(jumps(pixels, seen))
+
+
+def test_stretches_without_any_motion_are_found():
+    _, pixels = clip(60)
+    seen = np.ones(pixels.shape[:2], bool)
+    assert stills(pixels, seen, 3) == []
+    pixels[11:30], pixels[50:] = pixels[10], pixels[49]
+    assert stills(pixels, seen, 3) == [Absence(10, 29), Absence(49, 59)]
+    assert stills(pixels, seen, 20) == [Absence(10, 29)]
+    assert stills(pixels, seen, 21) == []
+    seen[15, 3] = False
+    pixels[15, 3] = np.nan
+    assert stills(pixels, seen, 5) == [Absence(10, 14), Absence(16, 29), Absence(49, 59)]
+    seen[:] = False  # nobody is an absence, which is said elsewhere
+    assert stills(pixels, seen, 3) == []
+
+
 @pytest.mark.parametrize('count, layout', [(133, COCO), (136, HALPE26)], ids=['wholebody', 'halpe136'])
 def test_hands_and_faces_behind_a_body_are_not_used(tmp_path, count, layout):
     _, pixels = clip(5)
@@ -125,6 +167,7 @@ def test_hands_and_faces_behind_a_body_are_not_used(tmp_path, count, layout):
 
 def test_people_of_one_mmpose_picture_are_ranked_by_score(tmp_path):
     _, pixels = clip(2)
+    pixels[1] += [200, 0]
     people = [frame['instances'][0] | {'bbox_score': score}
               for frame, score in zip(files.mmpose_frames(pixels), (0.2, 0.9), strict=True)]
     (tmp_path / 'in.json').write_text(json.dumps(people))
@@ -133,9 +176,9 @@ def test_people_of_one_mmpose_picture_are_ranked_by_score(tmp_path):
     np.testing.assert_allclose(read_track(tmp_path / 'in.json', 2).points, pixels[:1])
 
 
-def test_null_and_zero_are_missing(tmp_path):
-    values = [1, 2, 0.9, 0, 0, 0.9, None, 2, 0.9, 3, 4, 0, 1e300, 5, 0.9]
+def test_null_zero_and_minus_one_are_missing(tmp_path):
+    values = [1, 2, 0.9, 0, 0, 0.9, None, 2, 0.9, 3, 4, 0, 1e300, 5, 0.9, -1, -1, 0.9]
     (tmp_path / 'in.json').write_text(json.dumps([{'image_id': 'a.jpg', 'keypoints': values}]))
     track = read_track(tmp_path / 'in.json')
-    assert track.scores.tolist() == [[0.9, 0, 0, pytest.approx(0, abs=1e-6), 0]]  # scored 0: for --min-score 0
-    assert np.isnan(track.points[0, [1, 2, 4]]).all()
+    assert track.scores.tolist() == [[0.9, 0, 0, pytest.approx(0, abs=1e-6), 0, 0]]  # scored 0: for --min-score 0
+    assert np.isnan(track.points[0, [1, 2, 4, 5]]).all()

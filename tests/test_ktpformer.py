@@ -12,7 +12,7 @@ from conftest import resize_keys
 
 from common.losses import gradient_factor, pose_loss
 from common.models import build_model, graph, layers
-from common.models.ktpformer import Config
+from common.models.ktpformer import KTPFormerConfig
 from common.models.layers import FRAMES, JOINTS, Attention, DropPath
 from common.skeleton import COCO, H36M, HUMANEVA15, MPI_INF_3DHP, MPII
 
@@ -243,11 +243,11 @@ def test_wrong_sizes_are_refused():
 
 def test_config_is_read_from_shapes(goldens, fill):
     state = fill(resize_keys(goldens[2], 27, 64, 3))
-    config = asdict(Config.from_state(state))
+    config = asdict(KTPFormerConfig.from_state(state))
     assert config == {'frames': 27, 'channels': 64, 'depth': 3, 'heads': 8, 'mlp_ratio': 2.0, 'kpa': True, 'tpa': True}
     build_model('ktpformer', config, H36M, H36M).load_state_dict(state)
     with pytest.raises(ValueError, match='is missing'):
-        Config.from_state({'head.weight': torch.zeros(3)})
+        KTPFormerConfig.from_state({'head.weight': torch.zeros(3)})
 
 
 def test_two_models_share_nothing():

@@ -1,13 +1,16 @@
 """The reader of MATLAB files against scipy's, on what scipy and MATLAB itself wrote; damage ends in one sentence."""
 
 import io
+import os
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from common.errors import FileError
-from data.matlab import read_mat
+from data.matlab import read_mat, read_mat73
 
 scipy_io = pytest.importorskip('scipy.io')
 WRITTEN_BY_MATLAB = Path(scipy_io.__file__).parent / 'matlab' / 'tests' / 'data'
@@ -113,3 +116,57 @@ def test_missing_foreign_and_newer_files_are_refused(tmp_path):
         path.write_bytes(content)
         with pytest.raises(FileError, match=r'is a MATLAB 7\.3 file, expected version 5 to 7: save it with -v7'):
             read_mat(path, 'x')
+
+
+def test_variables_that_would_fill_the_memory_or_come_twice_are_refused(tmp_path):
+    packed = zlib.compressobj(9)
+    packed = b''.join(packed.compress(bytes(2 ** 20)) for _ in range(300)) + packed.flush()
+    (tmp_path / 'a.mat').write_bytes(b'MATLAB'.ljust(124) + b'\0\1IM' + struct.pack('<II', 15, len(packed)) + packed)
+    with pytest.raises(FileError, match=r'a\.mat is not a readable MATLAB file \(it would fill more than 256 MiB\)'):
+        read_mat(tmp_path / 'a.mat', 'x')
+    scipy_io.savemat(tmp_path / 'a.mat', {'x': 1})
+    whole = (tmp_path / 'a.mat').read_bytes()
+    (tmp_path / 'a.mat').write_bytes(whole + whole[128:])
+    with pytest.raises(FileError, match='two variables x'):
+        read_mat(tmp_path / 'a.mat', 'x')
+
+
+@pytest.mark.parametrize('read', [read_mat, read_mat73])
+def test_pipes_are_refused(tmp_path, read):
+    os.mkfifo(tmp_path / 'a.mat')
+    with pytest.raises(FileError, match=r'a\.mat: it is not a regular file'):
+        read(tmp_path / 'a.mat', 'x')
+
+
+@pytest.mark.parametrize('kind', ['external', 'external link', 'soft link', 'virtual', 'unwritten', 'objects'])
+def test_hdf5_that_reads_other_files_or_fills_the_memory_is_refused(tmp_path, kind):
+    """A data set can name any file of the user's as the place of its numbers."""
+    h5py = pytest.importorskip('h5py')
+    path, secret = tmp_path / 'a.mat', tmp_path / 'secret'
+    secret.write_bytes(b'PRIVATE KEY ' * 10)
+    with h5py.File(tmp_path / 'other.h5', 'w') as file:
+        file['x'] = np.arange(15)
+    with h5py.File(path, 'w', userblock_size=512) as file:
+        file['good'] = np.arange(3.0)
+        if kind == 'external':
+            file.create_dataset('x', (15,), 'i8', external=[(str(secret), 0, 120)])
+        elif kind == 'external link':
+            file['x'] = h5py.ExternalLink(str(tmp_path / 'other.h5'), 'x')
+        elif kind == 'soft link':
+            file['x'] = h5py.SoftLink('good')
+        elif kind == 'virtual':
+            layout = h5py.VirtualLayout((15,), 'i8')
+            layout[:] = h5py.VirtualSource(str(tmp_path / 'other.h5'), 'x', (15,))
+            file.create_virtual_dataset('x', layout)
+        elif kind == 'unwritten':
+            file.create_dataset('x', (10 ** 9,), 'f8', chunks=(1000,))
+        else:
+            file.create_dataset('x', (15,), h5py.string_dtype())
+    if kind == 'objects':
+        assert read_mat73(path, 'x') == ['no numbers']
+        return
+    says = {'external': 'the numbers of its x lie in another file', 'virtual': 'the numbers of its x lie in another',
+            'unwritten': 'x would fill 7,629 MiB, expected at most 256 MiB'}
+    with pytest.raises(FileError, match=says.get(kind, 'its x is a link to another place')):
+        read_mat73(path, 'x')
+    assert read_mat73(path, 'good')[0].tolist() == [0, 1, 2]

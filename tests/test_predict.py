@@ -114,7 +114,7 @@ def test_detectron_takes_the_best_box_and_its_low_scores(lift, tmp_path):
     files.detectron(tmp_path / 'in.npz', pixels)
     got, out = lift(tmp_path / 'in.npz', '--layout', 'h36m')
     np.testing.assert_allclose(got['keypoints'], pixels, atol=1e-3)
-    assert 'of up to 2 people' in out
+    assert 'person: the only one' in out  # a second box on the same person
 
 
 @pytest.mark.parametrize('frames', [1, F - 1, F, F + 1, 3 * F + 2])
@@ -152,7 +152,9 @@ def test_predictions_are_those_of_the_evaluation(lift, run, trained, tmp_path):
     exported = read_npz(tmp_path / 'e.npz')
     np.save(tmp_path / 'in.npy', detections['S9']['Walking'][0][:40])
     got, _ = lift(tmp_path / 'in.npy', '--overlap', 0, '--layout', 'h36m', *SIZE)
-    np.testing.assert_allclose(got['poses'], exported['prediction'][exported['camera'] == 0], atol=1e-5)
+    expected = exported['prediction'][exported['camera'] == 0]
+    assert np.abs(expected[:, 0]).max() > 1e-4  # the model's own root, which poses are relative to
+    np.testing.assert_allclose(got['poses'], expected - expected[:, :1], atol=1e-5)
 
 
 @pytest.mark.parametrize('overlap', [0, 1, 4, 8])
@@ -223,6 +225,8 @@ def test_output_says_all_it_takes_to_use_it(lift, tmp_path):
     assert 'x right, y down, z forward' in str(got['axes'])
     assert 'put on the floor' in str(got['placement'])
     assert '--predict' in str(got['command'])
+    assert (got['poses'][:, 0] == 0).all()
+    assert (got['world'][:, 0, :2] == 0).all()
     feet = got['world'][:, [3, 6], 2]
     np.testing.assert_allclose(feet.min(axis=1), 0, atol=1e-6)
     np.testing.assert_allclose(np.linalg.norm(got['world'][:, 1] - got['world'][:, 2], axis=-1),
@@ -242,8 +246,7 @@ def test_trajectory_gives_the_root_and_a_world_on_the_floor(lift, tmp_path, lens
     assert (got['root'][:, 2] > 0.1).all()
     assert 'least squares of the reprojection' in out
     assert got['world'][:, [3, 6], 2].min() == pytest.approx(0, abs=1e-6)
-    shift = got['world'][:, 0] - np.stack([*(got['root'] + got['poses'][:, 0])[:, [0, 2]].T,
-                                           -(got['root'] + got['poses'][:, 0])[:, 1]], axis=1)
+    shift = got['world'][:, 0] - np.stack([got['root'][:, 0], got['root'][:, 2], -got['root'][:, 1]], axis=1)
     assert np.ptp(shift, axis=0).max() < 1e-5
 
 
@@ -275,7 +278,7 @@ def test_a_person_away_for_two_seconds_is_named(lift, tmp_path):
 
 
 def test_people_are_picked_by_number_or_score(lift, bad, tmp_path):
-    """By number where the file has numbers, else by score; a stranger in single frames is left out."""
+    """By number where the file has numbers, else by score over all frames; a stranger's good moment counts little."""
     _, pixels = clip(30)
     files.alphapose(tmp_path / 'in.json', pixels, idx=7)
     mine = json.loads((tmp_path / 'in.json').read_text())
@@ -297,8 +300,8 @@ def test_people_are_picked_by_number_or_score(lift, bad, tmp_path):
         entry['score'] = 2.0 if entry['image_id'] in ('6.jpg', '7.jpg') else 0.5
     (tmp_path / 'in.json').write_text(json.dumps(mine + other))
     got, out = lift(tmp_path / 'in.json', *size)
-    assert 'left out: 2 frames in which the best-scored person is somewhere else, such as 6' in out
-    np.testing.assert_allclose(got['keypoints'][:6], pixels[:6], atol=1e-3)
+    assert 'person: the one whose score over all frames is the best, in 30 of 30 frames, of 2 people' in out
+    np.testing.assert_allclose(got['keypoints'], pixels, atol=1e-3)
     assert '--person 3: the file does not number people' in bad(2, tmp_path / 'in.json', *size, '--person', 3)
 
 

@@ -6,11 +6,13 @@ Short flags keep the names people know from VideoPose3D and KTPFormer.
 import argparse
 import os
 import sys
+from collections.abc import Callable
 from dataclasses import MISSING, fields
-from typing import Any
+from typing import Any, NoReturn
 
 from common.cli import rules
-from common.config import SECTIONS, Config, Flag, all_flags
+from common.config import SECTIONS, Config, all_flags
+from common.flag import Flag
 from common.models import MODELS
 
 PROGRAM = 'run_ktpformer.py'
@@ -21,7 +23,7 @@ DESCRIPTION = ('Train and evaluate the lifting of 2D human keypoints to 3D poses
 class Parser(argparse.ArgumentParser):
     """A parser whose errors are one line on stderr, exit status 2."""
 
-    def error(self, message):
+    def error(self, message: str) -> NoReturn:
         """End the process with one line, not the usage as well: the message says what to do."""
         first = os.environ.get('RANK', '0') == '0'  # all processes have the same command line: the first one says it
         self.exit(2, f'{self.prog}: error: {message}\n' if first else None)
@@ -54,11 +56,11 @@ def make_parser(model: str | None = None) -> argparse.ArgumentParser:
     return parser
 
 
-def _reader(flag: Flag):
+def _reader(flag: Flag) -> Callable[[str], Any]:
     """Return the flag's reader as argparse wants it: its errors are shown as they are."""
     read = flag.read
 
-    def convert(text: str):
+    def convert(text: str) -> Any:
         try:
             return read(text) if read else text
         except ValueError as error:
@@ -127,7 +129,8 @@ def flags_page() -> str:
              'FILE --render`), `predict` (`--evaluate FILE --predict INPUT`), `check_data` and `inspect`. Defaults '
              'that the table leaves to the model are shown by `python run_ktpformer.py --model NAME --help`.']
     for section, kind in SECTIONS.items():
-        lines += ['', f'## {kind.__doc__[0].upper()}{kind.__doc__[1:]}', '', '| flag | what it does | commands |',
+        title = kind.__doc__ or section
+        lines += ['', f'## {title[0].upper()}{title[1:]}', '', '| flag | what it does | commands |',
                   '|---|---|---|']
         for owner, name, flag in all_flags():
             if owner == section:

@@ -1,9 +1,11 @@
 """Rules across flags. One says it of all: a flag is refused by a command that would ignore it."""
 
 import os
+from typing import Any
 
-from common.config import CHECK_DATA, PREDICT, RENDER, SECTIONS, TRAIN, Config, Flag, all_flags
+from common.config import CHECK_DATA, PREDICT, RENDER, TRAIN, Config, all_flags, flag_of
 from common.datasets import DATASETS
+from common.flag import Flag
 
 # Files that are read, and those that are written: none of these may be written over one of the others.
 READ = ('predict.predict', 'render.video', 'render.compare', 'evaluate.evaluate', 'train.init')
@@ -20,7 +22,7 @@ def problem(config: Config) -> str | None:
     return None
 
 
-def value_of(config: Config, name: str):
+def value_of(config: Config, name: str) -> Any:
     """Return the value of a field named `section.field`."""
     section, _, field = name.partition('.')
     return getattr(getattr(config, section), field)
@@ -45,28 +47,30 @@ def _field(name: str, near: str) -> tuple[str, Flag]:
 
 
 def _not_for_this_command(config: Config) -> str | None:
-    command = config.command
+    """Return which flag the command would ignore, and what it is for."""
     for name, flag in _given(config):
-        if command in flag.commands:
-            continue
-        if command == TRAIN:
-            if flag.commands == (RENDER, PREDICT) or (RENDER in flag.commands and name.startswith('render.')):
-                return f'{flag.name} needs --render'
-            if PREDICT in flag.commands and name.startswith('predict.'):
-                return f'{flag.name} is for --predict: say what to lift'
-            return f'{flag.name} needs the checkpoint that --evaluate names'
-        asked = f'--{command.replace("_", "-")}'
-        if flag.starts:
-            return f'{asked} and {flag.names[-1]} exclude each other'
-        if RENDER in flag.commands and name.startswith('render.') and command != PREDICT:
-            return f'{flag.name} needs --render'
-        if PREDICT in flag.commands and name.startswith('predict.'):
-            return f'{flag.name} is for --predict: say what to lift'
-        return f'{spelled(config, name, flag)} is not for {asked}, which would ignore it: leave it out'
+        if config.command not in flag.commands:
+            return _out_of_place(config, name, flag)
     return None
 
 
+def _out_of_place(config: Config, name: str, flag: Flag) -> str:
+    """Return where a flag belongs that is not for this command."""
+    command, section = config.command, name.partition('.')[0]
+    asked = f'--{command.replace("_", "-")}'
+    if command != TRAIN and flag.starts:
+        return f'{asked} and {flag.names[-1]} exclude each other'
+    if section == 'render' and RENDER in flag.commands and command != PREDICT:
+        return f'{flag.name} needs --render'
+    if section == 'predict' and PREDICT in flag.commands:
+        return f'{flag.name} is for --predict: say what to lift'
+    if command == TRAIN:
+        return f'{flag.name} needs the checkpoint that --evaluate names'
+    return f'{spelled(config, name, flag)} is not for {asked}, which would ignore it: leave it out'
+
+
 def _excluded(config: Config) -> str | None:
+    """Return which two flags contradict each other."""
     for name, flag in _given(config):
         for excluded in flag.excludes:
             other, its_flag = _field(excluded, name)
@@ -76,6 +80,7 @@ def _excluded(config: Config) -> str | None:
 
 
 def _needed(config: Config) -> str | None:
+    """Return which flag does nothing without another one."""
     for name, flag in _given(config):
         if flag.needs is None or (flag.needs == 'eval' and config.command != TRAIN):
             continue
@@ -87,29 +92,46 @@ def _needed(config: Config) -> str | None:
 
 def _lacking(config: Config) -> str | None:
     """Return what a command lacks that it cannot do without."""
-    render, predict, evaluated = config.render, config.predict, config.evaluate.evaluate
-    drawn_only = not DATASETS[config.data.dataset].truth
-    lens = predict.intrinsics or predict.fov
-    for wrong, message in (
-            (drawn_only and config.command != CHECK_DATA
-             and not (render.render and evaluated and config.has('data.keypoints')),
-             f'-d {config.data.dataset} is 2D without 3D, which can only be drawn and exported: say -k NAME --evaluate '
-             'FILE --render'),
-            (config.command == PREDICT and not evaluated, '--predict needs --evaluate FILE, the checkpoint to lift '
-             'with'),
-            (config.command == PREDICT and not predict.npz, '--predict needs --output FILE.npz'),
-            (render.render and not evaluated, '--render needs the checkpoint that lifts: name it with --evaluate FILE'),
-            (config.command == RENDER and not (render.output or render.export),
-             '--render needs --viz-output FILE or --viz-export FILE'),
-            (config.command == PREDICT and render.render and not render.output, '--render needs --viz-output FILE'),
-            (render.bitrate and not (render.output or '').endswith('.mp4'),
-             '--viz-bitrate needs a --viz-output that ends in .mp4'),
-            (predict.trajectory and not lens, '--trajectory needs the lens: --intrinsics FX FY CX CY in pixels, or '
-             '--fov DEGREES'),
-            (config.model.refine and not (evaluated or config.train.resume or config.train.init),
-             '--refine needs a trained model to stand behind: name its checkpoint with --init FILE')):
-        if wrong:
-            return message
+    return _lacking_truth(config) or _lacking_files(config) or _lacking_details(config)
+
+
+def _lacking_truth(config: Config) -> str | None:
+    """Return what may be done with a data set of 2D alone, where something else is asked for."""
+    if DATASETS[config.data.dataset].truth or config.command == CHECK_DATA:
+        return None
+    if config.render.render and config.evaluate.evaluate and config.has('data.keypoints'):
+        return None
+    return (f'-d {config.data.dataset} is 2D without 3D, which can only be drawn and exported: say -k NAME --evaluate '
+            'FILE --render')
+
+
+def _lacking_files(config: Config) -> str | None:
+    """Return which file a command needs that reads or writes one."""
+    render, evaluated = config.render, config.evaluate.evaluate
+    if config.command == PREDICT:
+        if not evaluated:
+            return '--predict needs --evaluate FILE, the checkpoint to lift with'
+        if not config.predict.npz:
+            return '--predict needs --output FILE.npz'
+        if render.render and not render.output:
+            return '--render needs --viz-output FILE'
+    if config.command == RENDER:
+        if not evaluated:
+            return '--render needs the checkpoint that lifts: name it with --evaluate FILE'
+        if not (render.output or render.export):
+            return '--render needs --viz-output FILE or --viz-export FILE'
+    return None
+
+
+def _lacking_details(config: Config) -> str | None:
+    """Return what a flag needs beside it, where that is more than one other flag."""
+    predict, train = config.predict, config.train
+    if config.render.bitrate and not (config.render.output or '').endswith('.mp4'):
+        return '--viz-bitrate needs a --viz-output that ends in .mp4'
+    if predict.trajectory and not (predict.intrinsics or predict.fov):
+        return '--trajectory needs the lens: --intrinsics FX FY CX CY in pixels, or --fov DEGREES'
+    if config.model.refine and not (config.evaluate.evaluate or train.resume or train.init):
+        return '--refine needs a trained model to stand behind: name its checkpoint with --init FILE'
     return None
 
 
@@ -119,7 +141,7 @@ def _written_over(config: Config) -> str | None:
     for name in (*READ, *WRITTEN):
         value = value_of(config, name)
         section, _, field = name.partition('.')
-        spelled = SECTIONS[section].__dataclass_fields__[field].metadata['flag'].name
+        spelled = flag_of(section, field).name
         path = value and os.path.realpath(value)
         if path in seen and name in WRITTEN:
             return f'{spelled} {value} is also {seen[path]}: choose another name'

@@ -50,8 +50,8 @@ def problems_of(dataset: PoseDataset) -> list[str]:
             *fit_problems(dataset), *people_problems(dataset)]
 
 
-def look_at_files(name: str, folder: Path, keypoints: str) -> list[str]:
-    """Print which of the data set's files are there; returns a sentence for each that is not."""
+def look_at_files(name: str, folder: Path, keypoints: str | None) -> list[str]:
+    """Print which of the data set's files are there; return a sentence for each that is not."""
     problems = []
     for path in files_of(name, folder, keypoints):
         problem = missing(name, path)
@@ -61,7 +61,7 @@ def look_at_files(name: str, folder: Path, keypoints: str) -> list[str]:
 
 
 def inventory(dataset: PoseDataset) -> str:
-    """A line per subject: takes, cameras and frames of one camera; then the actions."""
+    """Return a line per subject: takes, cameras and frames of one camera; then the actions."""
     lines = [f'{"subject":>14} {"takes":>6} {"cameras":>8} {"frames":>9}']
     trees = dataset.positions or {subject: {take: views[0] for take, views in takes.items()}  # videos without 3D
                                   for subject, takes in dataset.detections.items()}
@@ -74,7 +74,7 @@ def inventory(dataset: PoseDataset) -> str:
 
 
 def subject_problems(dataset: PoseDataset) -> list[str]:
-    """A sentence for each file that lacks subjects of the split."""
+    """Return a sentence for each file that lacks subjects of the split."""
     problems = []
     for source, tree in ((dataset.source_3d, dataset.positions), (dataset.source_2d, dataset.detections)):
         lacking = [s for s in (*dataset.subjects_train, *dataset.subjects_test) if s not in tree]
@@ -83,7 +83,7 @@ def subject_problems(dataset: PoseDataset) -> list[str]:
 
 
 def count_problems(counts: list[Count]) -> list[str]:
-    """One sentence on all counts that differ from those of a whole copy, after printing how many there are."""
+    """Print how many counts agree; return one sentence on those that differ from a whole copy's, if any."""
     wrong = [f'{c.what}: {c.found or "none":{"," * bool(c.found)}}, of a whole copy{" at most" * c.at_most} {c.known:,}'
              for c in counts if c.found > c.known or (c.found < c.known and not (c.at_most and c.found))]
     if counts:
@@ -93,7 +93,7 @@ def count_problems(counts: list[Count]) -> list[str]:
 
 
 def fit_problems(dataset: PoseDataset) -> list[str]:
-    """A sentence for each subject whose 3D and 2D do not fit each other: takes, cameras, frames, finite numbers."""
+    """Return a sentence for each subject whose 3D and 2D do not fit: takes, cameras, frames, finite numbers."""
     problems = []
     for subject in dataset.positions:
         if subject in dataset.detections:
@@ -105,9 +105,8 @@ def fit_problems(dataset: PoseDataset) -> list[str]:
 
 
 def people_problems(dataset: PoseDataset) -> list[str]:
-    """A sentence for each check that says what is there cannot be people and pictures of them, with the first subject
-    that shows it."""
-    shown = {}
+    """Return a sentence for each check by which these are no people or no pictures of them, with its first subject."""
+    shown: dict[str, list[str]] = {}
     for subject in dataset.positions:
         views = views_of(dataset, subject)
         for check, problem in plausibility.problems_of(views).items() if views else ():
@@ -147,7 +146,7 @@ def _video_problem(points: np.ndarray, layout: Skeleton, size: tuple[int, int]) 
 
 
 def views_of(dataset: PoseDataset, subject: str) -> list[View]:
-    """Up to FRAMES frames, evenly spread, of every take of a subject by every camera.
+    """Return up to FRAMES frames, evenly spread, of every take of a subject by every camera.
 
     What `fit_problems` tells of is left out: takes without one side, frames that are missing or not finite.
     """

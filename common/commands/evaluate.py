@@ -1,9 +1,12 @@
 """--evaluate: predict every test window of a checkpoint once, print its table, write its files. Training ends in it."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from common.commands.session import (
     Session,
@@ -14,7 +17,7 @@ from common.commands.session import (
     identify_for,
     load_evaluated,
     make_store,
-    read_checkpoint,
+    read_evaluated,
 )
 from common.config import Config, resolve
 from common.datasets import DATASETS, PoseDataset, load_dataset
@@ -35,7 +38,7 @@ ROOTS = {'zero': 'set to 0', 'predicted': 'taken as it is'}
 def run(session: Session) -> None:
     """Evaluate the checkpoint that --evaluate names. Raises FileError, FlagError, DivergedError."""
     check_outputs(session.config)
-    saved = read_checkpoint(session.config, session.config.evaluate.evaluate)
+    saved = read_evaluated(session.config)
     name, sizes, how = identify_for(session.config, saved)
     config = resolve_for(session.config, name, sizes, saved.settings)
     check_test_flags(config)
@@ -75,88 +78,129 @@ def close(session: Session, config: Config, model: Lifter, name: str, path: Path
 
     Raises DivergedError when it predicts what is not finite, and FileError when a file cannot be written.
     """
-    asked, world, root = config.evaluate, session.world, config.evaluate.root
-    target = 'last' if asked.causal else 'all'
-    if dataset.marks and not asked.causal:
-        target = asked.target or 'centre'
-    windows = TestWindows.of(store, model.frames, world, target, model.answers)
-    predicted = predictions(model, store, windows, root)
+    asked, world = config.evaluate, session.world
+    windows = TestWindows.of(store, model.frames, world, target_of(config, dataset), model.answers)
+    predicted = predictions(model, store, windows, asked.root)
     if not all(poses.isfinite().all() for poses in predicted.values()):
         raise DivergedError(f'{path} predicts NaN or infinite coordinates: its weights diverged, or the keypoints are '
                             f'not pixels')
-    causal = '; causal: each frame is the last of the window it comes from' if asked.causal else ''
-    session.say(f'evaluated on {dataset.name}, keypoints {dataset.keypoints}, {describe_store(store)}; predicted root '
-                f'{ROOTS[root]}{causal}')
     reads = what_is_read(model, predicted)
-    for kind, words in reads.items():
-        session.say(f'{kind}: besides the keypoints it reads {words}, from {dataset.source_3d}')
-    results = {'checkpoint': str(path), 'model': name, 'dataset': dataset.name, 'keypoints': dataset.keypoints,
-               'frames': model.frames}
-    if asked.causal:
-        results['causal'] = True
-    if reads:
-        results['reads'] = reads
+    _say_how(session, config, store, dataset, reads)
     test = _test_marked if dataset.marks else _test_by_action
-    bars, title = test(session, config, predicted, store, windows, dataset, results)
+    tested = test(session, config, predicted, store, windows, dataset)
     if asked.causal and world.first:
         session.say(latency(model, store, windows))
     if asked.results and world.first:
-        tables.write_results(Path(asked.results), results)
+        about = {'checkpoint': str(path), 'model': name, 'dataset': dataset.name, 'keypoints': dataset.keypoints,
+                 'frames': model.frames}
+        tables.write_results(Path(asked.results), about | _results(tested, reads, asked.causal))
     if asked.export_predictions or asked.plots:
         shares = world.gather(predictions_by_frame(predicted, store, windows))
-        rows = join_shares(shares) if world.first else None
-        if rows is not None and asked.export_predictions:
-            _export(Path(asked.export_predictions), rows, reads, dataset, ROOTS[root])
-        if rows is not None and asked.plots:
+        if shares is not None:
             published = model.published.get((dataset.name, dataset.keypoints))
-            _plot(Path(asked.plots), figures.bars(*bars, published), title, rows, dataset)
-            session.say(f'plots: {asked.plots}')
+            _write_frames(session, config, join_shares(shares), reads, tested, published, dataset)
 
 
-def what_is_read(model: Lifter, predicted: dict) -> dict[str, str]:
+def target_of(config: Config, dataset: PoseDataset) -> str:
+    """Return which windows the test is made of, and which of their frames are taken, as `TestWindows.of` calls it."""
+    if config.evaluate.causal:
+        return 'last'
+    return (config.evaluate.target or 'centre') if dataset.marks else 'all'
+
+
+def what_is_read(model: Lifter, predicted: dict[str, torch.Tensor]) -> dict[str, str]:
     """Return what predictions read besides the keypoints, in words, for those that read anything."""
     return {kind: describe_needs(model.reads(kind)) for kind in predicted if model.reads(kind)}
 
 
-def _test_marked(session, config, predicted, store, windows, dataset, results: dict):
-    """Say the table of marked frames and enter its figures; return the bars of a plot and their title."""
-    target = config.evaluate.target or 'centre'
-    if config.evaluate.causal:
-        target = 'last'
+def _say_how(session: Session, config: Config, store: SequenceStore, dataset: PoseDataset,
+             reads: dict[str, str]) -> None:
+    """Say on what was evaluated, and how."""
+    causal = '; causal: each frame is the last of the window it comes from' if config.evaluate.causal else ''
+    session.say(f'evaluated on {dataset.name}, keypoints {dataset.keypoints}, {describe_store(store)}; predicted root '
+                f'{ROOTS[config.evaluate.root]}{causal}')
+    for kind, words in reads.items():
+        session.say(f'{kind}: besides the keypoints it reads {words}, from {dataset.source_3d}')
+
+
+@dataclass(frozen=True)
+class _Tested:
+    """The figures of a test.
+
+    Attributes:
+        key: of the results file, under which the first prediction's figures stand.
+        summaries: name of a prediction -> its figures, as the results file has them.
+        rows: name of a prediction -> row of a plot -> figures. average: likewise, of the last row.
+        title: of the plot.
+    """
+
+    key: str
+    summaries: dict[str, dict[str, Any]]
+    rows: dict[str, dict[str, tables.Figures]]
+    average: dict[str, tables.Figures]
+    title: str
+
+
+def _test_marked(session: Session, config: Config, predicted: dict[str, torch.Tensor], store: SequenceStore,
+                 windows: TestWindows, dataset: PoseDataset) -> _Tested:
+    """Say the table of marked frames, and return its figures."""
+    target = target_of(config, dataset)
     summaries = {kind: marked.summarise_marked(marked.tally_marked(poses, store, windows, dataset.skeleton,
                                                                    session.world))
                  for kind, poses in predicted.items()}
     session.say(marked.table_marked(summaries, target))
-    _enter(results, 'targets', {kind: {target: summary} for kind, summary in summaries.items()})
-    bars = [{kind: summary['sequences'] for kind, summary in summaries.items()},
-            {kind: summary['averages']['C'] for kind, summary in summaries.items()}]
-    return bars, f'Error by sequence, target {target}'
+    return _Tested('targets', {kind: {target: summary} for kind, summary in summaries.items()},
+                   {kind: summary['sequences'] for kind, summary in summaries.items()},
+                   {kind: summary['averages']['C'] for kind, summary in summaries.items()},
+                   f'Error by sequence, target {target}')
 
 
-def _test_by_action(session, config, predicted, store, windows, dataset, results: dict):
-    """Say the table by action and enter its figures; return the bars of a plot and their title."""
+def _test_by_action(session: Session, config: Config, predicted: dict[str, torch.Tensor], store: SequenceStore,
+                    windows: TestWindows, dataset: PoseDataset) -> _Tested:
+    """Say the table by action, and return its figures."""
     protocol = config.evaluate.protocol or 'paper'
     summaries = {kind: tables.summarise(tally(poses, store, windows, session.world), config.evaluate.by_subject)
                  for kind, poses in predicted.items()}
     session.say(tables.table(summaries, protocol))
-    _enter(results, 'protocols', summaries)
-    bars = [{kind: protocols[protocol][part] for kind, protocols in summaries.items()}
-            for part in ('actions', 'average')]
-    return bars, f'Error by action, protocol {protocol}'
+    return _Tested('protocols', summaries,
+                   {kind: protocols[protocol]['actions'] for kind, protocols in summaries.items()},
+                   {kind: protocols[protocol]['average'] for kind, protocols in summaries.items()},
+                   f'Error by action, protocol {protocol}')
 
 
-def _enter(results: dict, key: str, summaries: dict[str, dict]) -> None:
-    """Enter the first prediction's figures under the key of its test, and each further prediction's under its name."""
-    (first, figures_of_first), *others = summaries.items()
-    results[key] = figures_of_first
+def _results(tested: _Tested, reads: dict[str, str], causal: bool) -> dict[str, Any]:
+    """Return the figures of a test as the results file has them.
+
+    The first prediction's stand under the key of its test, each further prediction's under its name.
+    """
+    results: dict[str, Any] = {}
+    if causal:
+        results['causal'] = True
+    if reads:
+        results['reads'] = reads
+    (first, figures_of_first), *others = tested.summaries.items()
+    results[tested.key] = figures_of_first
     results |= dict(others)
     if others:
         results['predictions'] = [first, *(name for name, _ in others)]
+    return results
 
 
-def _plot(folder: Path, bars: dict, title: str, rows: dict[str, np.ndarray], dataset: PoseDataset) -> None:
+def _write_frames(session: Session, config: Config, rows: dict[str, np.ndarray], reads: dict[str, str],
+                  tested: _Tested, published: tuple[str, Mapping[str, float]] | None, dataset: PoseDataset) -> None:
+    """Write the predictions by frame and the plots that flags ask for. Raises FileError."""
+    asked = config.evaluate
+    if asked.export_predictions:
+        _export(Path(asked.export_predictions), rows, reads, dataset, ROOTS[asked.root])
+    if asked.plots:
+        bars = figures.bars(tested.rows, tested.average, published)
+        _plot(Path(asked.plots), bars, tested.title, rows, dataset)
+        session.say(f'plots: {asked.plots}')
+
+
+def _plot(folder: Path, bars: dict[str, Any], title: str, rows: dict[str, np.ndarray], dataset: PoseDataset) -> None:
     """Draw the figures of an evaluation into a folder. Raises FileError."""
-    from common.drawing import pictures  # matplotlib takes a second to import, and only this needs it here
+    from common.drawing import plots  # matplotlib takes a second to import, and only this needs it here
 
     try:
         folder.mkdir(exist_ok=True)
@@ -164,10 +208,10 @@ def _plot(folder: Path, bars: dict, title: str, rows: dict[str, np.ndarray], dat
         raise FileError(f'cannot write to {folder}: {error.strerror}') from None
     names = dataset.skeleton.joints
     left_out = marked.NOT_IN_PCK if dataset.marks else (names[dataset.skeleton.root],)
-    pictures.plot_bars(bars, title, folder / 'actions.png')
-    pictures.plot_bars(figures.by_joint(rows, names), 'MPJPE by joint', folder / 'joints.png')
-    pictures.plot_worst(figures.worst_sequences(rows), folder / 'worst.png')
-    pictures.plot_pck(figures.pck_curves(rows, [j for j, name in enumerate(names) if name not in left_out]),
+    plots.plot_bars(bars, title, folder / 'actions.png')
+    plots.plot_bars(figures.by_joint(rows, names), 'MPJPE by joint', folder / 'joints.png')
+    plots.plot_worst(figures.worst_sequences(rows), folder / 'worst.png')
+    plots.plot_pck(figures.pck_curves(rows, [j for j, name in enumerate(names) if name not in left_out]),
                       folder / 'pck.png')
 
 

@@ -1,30 +1,36 @@
 """--inspect: say what a checkpoint is."""
 
-from common.commands.session import Session, read_checkpoint
+from dataclasses import asdict
+from typing import Any
+
+from common.commands.session import Session, needed, read_checkpoint
 from common.models import DEFAULT_MODEL, model_class
 from common.models.lifter import recognise
 from common.storage.checkpoint import Checkpoint
+from common.storage.files import one_line, shown
 
 
 def run(session: Session) -> None:
     """Print what the file of --inspect is. Raises FileError."""
-    print(describe_file(read_checkpoint(session.config, session.config.run.inspect)))
+    print(describe_file(read_checkpoint(session.config, needed(session.config.run.inspect, '--inspect'))))
 
 
 def describe_file(saved: Checkpoint) -> str:
     """Return what a checkpoint is, a line per fact; for a public file, what its shapes tell."""
     lines = [f'file       {saved.path}']
+    facts: dict[str, Any]
     if saved.public:
         name = recognise(saved.state) or DEFAULT_MODEL
         kind = model_class(name)
         try:
             config = kind.Config.from_state(saved.state)
-        except ValueError as error:
-            return f'{lines[0]}\nkind       a file of weights that are not {kind.title}\'s: {error}'
+        except (ValueError, ArithmeticError) as error:
+            return f'{lines[0]}\nkind       a file of weights that are not {kind.title}\'s: {one_line(error)}'
         untold = {size: f'not in the shapes, {getattr(config, size)} is assumed'
                   for size in getattr(kind.Config, 'not_in_a_file', ())}
-        facts = {'kind': 'a public file; what follows was inferred from its shapes', 'model': name, 'config': config,
-                 'keypoints': kind.keypoints_of(saved.state), **untold, 'epoch': saved.epoch, 'lr': saved.lr}
+        facts = {'kind': 'a public file; what follows was inferred from its shapes', 'model': name,
+                 'config': asdict(config), 'keypoints': kind.keypoints_of(saved.state), **untold, 'epoch': saved.epoch,
+                 'lr': saved.lr}
     else:
         stored = saved.stored
         step = f', step {stored["step"]} of the next' if stored['step'] else ''
@@ -32,7 +38,8 @@ def describe_file(saved: Checkpoint) -> str:
                  'skeleton': f'{saved.skeleton.name}, {len(saved.skeleton)} joints: {", ".join(saved.skeleton.joints)}',
                  'keypoints': f'{saved.keypoints} of {saved.dataset}, layout {saved.layout.name}, {len(saved.layout)}',
                  'epoch': f'{saved.epoch}{step}', 'metrics': stored['metrics'], 'best': saved.best,
-                 'settings': saved.settings, 'run': saved.run, 'versions': stored.get('versions')}
+                 'settings': saved.settings, 'run': one_line(saved.run, 5000),
+                 'versions': shown(stored.get('versions'), 200)}
     parameters = sum(v.numel() for key, v in saved.state.items()
                      if 'running_' not in key and 'num_batches' not in key)
     facts['parameters'] = f'{parameters:,}'

@@ -10,13 +10,19 @@ from pathlib import Path
 import numpy as np
 
 from common.commands.evaluate import resolve_for
-from common.commands.session import Session, check_writable, identify_for, load_evaluated, read_checkpoint
+from common.commands.session import (
+    Session,
+    check_writable,
+    identify_for,
+    load_evaluated,
+    needed,
+    read_evaluated,
+)
 from common.config import Config
 from common.datasets import DATASETS
 from common.datasets.poses import keypoint_layout
 from common.errors import ContractError, DivergedError, FileError, FlagError
 from common.evaluation.latency import latency
-from common.geometry.camera import pinhole_intrinsic
 from common.geometry.placement import feet_on_floor, floor_below, lens_of_view, root_by_reprojection, upright
 from common.keypoints.clip import Asked, Clip, load_clip
 from common.models import computing, model_class
@@ -31,7 +37,7 @@ CAMERA_AXES = 'camera: x right, y down, z forward; metres, relative to the root 
 
 @dataclass(frozen=True)
 class Lifted:
-    """What comes out, and all that a picture of it needs.
+    """The lifted poses, and all that a picture of them needs.
 
     Attributes:
         skeleton, layout: the joints of the poses, and the keypoints of the clip.
@@ -62,8 +68,8 @@ def run(session: Session) -> None:
     if len(videos) > 1:
         raise FlagError('-ste names several videos: --predict lifts one at a time')
     lifter = load_lifter(session)
-    clip = load_clip(Asked(asked.predict or '', asked.layout, asked.image_size, asked.fps, asked.person, videos[0],
-                           asked.min_score, asked.zoom, asked.as_is), lifter.layout, say)
+    clip = load_clip(Asked(needed(asked.predict, '--predict'), asked.layout, asked.image_size, asked.fps, asked.person,
+                           videos[0], asked.min_score, asked.zoom, asked.as_is, *of_video(config)), lifter.layout, say)
     precision = computing.evaluation_precision(config.run.precision, session.device)
     computing.set_up(lifter.model, session.device, config.run.compile)
     with computing.computing_in(lifter.model, precision):
@@ -79,17 +85,26 @@ def run(session: Session) -> None:
         render_lifted(session, lifted)
 
 
+def of_video(config: Config) -> tuple[float | None, tuple[float, float] | None]:
+    """Return frames per second and size of the video of --viz-video; None where there is none. Raises FileError."""
+    if not config.render.render or config.render.video is None:
+        return None, None
+    from common.drawing.video import read_video  # Pillow takes a moment to import
+    with read_video(Path(config.render.video)) as film:
+        return film.fps, film.size
+
+
 def load_lifter(session: Session) -> LoadedLifter:
     """Return the model of the checkpoint that --evaluate names. Raises FileError or FlagError."""
     given = session.config
-    saved = read_checkpoint(given, given.evaluate.evaluate)
+    saved = read_evaluated(given)
     name, sizes, how = identify_for(given, saved)
     config = resolve_for(given, name, sizes, saved.settings)
     layout = skeleton = None
     if saved.public:
         dataset = config.data.dataset
         skeleton = SKELETONS.get(dataset, H36M)  # as the data sets call theirs, or Human3.6M's
-        keypoints = config.data.keypoints or DATASETS[dataset].keypoints
+        keypoints = config.data.keypoints or DATASETS[dataset].keypoints or ''
         try:
             layout = keypoint_layout(keypoints, skeleton)({}, model_class(name).keypoints_of(saved.state))
         except ValueError as error:
@@ -97,7 +112,7 @@ def load_lifter(session: Session) -> LoadedLifter:
     lifter = load_evaluated(session, config, saved, name, sizes, how, layout, skeleton)
     model, said = lifter.model.without_truth(), ''
     if model is not lifter.model:
-        said = f'; it is used without what reads {describe_needs(lifter.model.needs)}'
+        said = f'; it is used without what reads {describe_needs(lifter.model.needs - model.needs)}'
     session.say(f'{saved.path}: {describe_model(model)}, keypoints of layout {lifter.layout.name}, joints of '
                 f'{lifter.skeleton.name}{said}')
     return replace(lifter, model=model, settings=config.settings())
@@ -106,15 +121,15 @@ def load_lifter(session: Session) -> LoadedLifter:
 def lift(lifter: LoadedLifter, clip: Clip, session: Session) -> np.ndarray:
     """Return poses (T, J, 3) float32, metres in camera axes, relative to the root; the headline prediction.
 
-    Mirrored and averaged as in evaluation. Raises FlagError for flags, FileError for a model that do not fit a clip.
+    Mirrored and averaged as in evaluation. A model may predict its root elsewhere than at 0: what it predicts is
+    subtracted. Raises FlagError for flags, FileError for a model that do not fit a clip.
     """
     asked, causal, model = session.config.predict, session.config.evaluate.causal, lifter.model
     lens = lens_of(session.config, clip)
     if lens and not asked.trajectory and 'intrinsic' not in model.needs:
         raise FlagError('--intrinsics and --fov are for --trajectory, which estimates where the person stands, and for '
                         'models that read the lens')
-    intrinsic = None if lens is None else pinhole_intrinsic(lens[:2], lens[2:], (0, 0, 0), (0, 0), *clip.size)
-    store = clip_store(lifter, clip.screen, clip.confidence, intrinsic)
+    store = clip_store(lifter, clip.screen, clip.confidence, None if lens is None else clip.intrinsic(lens))
     try:
         predicted, windows = lift_store(lifter, store, lifter.settings['root'], asked.overlap, causal)
     except ContractError:
@@ -122,6 +137,7 @@ def lift(lifter: LoadedLifter, clip: Clip, session: Session) -> np.ndarray:
     except ValueError as error:
         raise FlagError(f'--overlap {asked.overlap}: {error}') from None
     poses = list(predicted.values())[-1]
+    poses = poses - poses[:, lifter.skeleton.root, None]
     if causal:
         session.say(f'lifted {len(poses):,} frames, each from the {model.frames} that end at it')
         session.say(latency(model, store, windows))
@@ -156,8 +172,9 @@ def place(poses: np.ndarray, clip: Clip, lifter: LoadedLifter, config: Config) -
                   f'camera taken as level, the lowest foot of the clip put on the floor', root)
 
 
-def _by_trajectory(poses, clip, lifter, lens) -> tuple[np.ndarray, np.ndarray]:
-    """World (T, J, 3) and root (T, 3) from the joints that the detector itself saw."""
+def _by_trajectory(poses: np.ndarray, clip: Clip, lifter: LoadedLifter,
+                   lens: tuple[float, float, float, float]) -> tuple[np.ndarray, np.ndarray]:
+    """Return world (T, J, 3) and root (T, 3) from the joints that the detector itself saw. Raises FileError."""
     pixels, seen = np.zeros((*poses.shape[:2], 2)), np.zeros(poses.shape[:2], bool)
     for joint, name in enumerate(lifter.skeleton.joints):
         if name in lifter.layout.joints:
@@ -171,19 +188,19 @@ def _by_trajectory(poses, clip, lifter, lens) -> tuple[np.ndarray, np.ndarray]:
 
 
 def write(lifted: Lifted, lifter: LoadedLifter, config: Config) -> None:
-    """The npz, without pickles, and the csv of the world if asked for. Raises FileError when one cannot be written."""
+    """Write the npz, without pickles, and the csv of the world if asked for. Raises FileError when one cannot be."""
     clip, skeleton = lifted.clip, lifted.skeleton
     root = {} if lifted.root is None else {'root': lifted.root}
-    write_npz(Path(config.predict.npz or ''), poses=lifted.poses, world=lifted.world, **root,
+    write_npz(Path(needed(config.predict.npz, '--output')), poses=lifted.poses, world=lifted.world, **root,
               joints=np.array(skeleton.joints), parents=np.array(skeleton.parents), frame=clip.frames,
-              present=clip.present, fps=np.float64(clip.fps), keypoints=clip.pixels, keypoints_seen=clip.seen,
+              seconds=clip.seconds, present=clip.present, fps=np.float64(clip.fps), keypoints=clip.pixels,
+              keypoints_seen=clip.seen,
               keypoint_names=np.array(lifter.layout.joints), size=np.array(clip.size), units='metres',
               axes=CAMERA_AXES, world_axes='x right, y away from the camera, z up', placement=lifted.placement,
               layout=skeleton.name, source=clip.source, checkpoint=str(lifter.path), command=shlex.join(config.argv))
     if config.predict.csv:
         head = ','.join(['frame', 'seconds', *(f'{name}_{axis}' for name in skeleton.joints for axis in 'xyz')])
-        seconds = np.arange(len(clip.frames)) / clip.fps
-        rows = np.column_stack([clip.frames, seconds, lifted.world.reshape(len(clip.frames), -1)])
+        rows = np.column_stack([clip.frames, clip.seconds, lifted.world.reshape(len(clip.frames), -1)])
         with atomic_path(Path(config.predict.csv)) as temporary:
             np.savetxt(temporary, rows, fmt=['%d', '%.4f', *['%.5f'] * (rows.shape[1] - 2)], delimiter=',', header=head,
                        comments='')

@@ -4,6 +4,7 @@ Letters: T frames of the sequence, J joints.
 """
 
 import contextlib
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,13 +20,15 @@ from common.commands.session import (
     check_test_flags,
     identify_for,
     load_evaluated,
+    needed,
     read_checkpoint,
+    read_evaluated,
 )
 from common.config import Model
 from common.datasets import PoseDataset
 from common.drawing.pictures import render_motion
-from common.drawing.video import read_video
-from common.errors import DivergedError, FlagError
+from common.drawing.video import Film, frames_at, read_video
+from common.errors import DivergedError, FileError, FlagError
 from common.geometry import quaternion
 from common.geometry.camera import Camera, denormalise
 from common.models.lifter import Lifter, LoadedLifter, describe_needs
@@ -50,7 +53,7 @@ def run(session: Session) -> None:
     """
     session.alone('--render')
     check_outputs(session.config)
-    saved = read_checkpoint(session.config, session.config.evaluate.evaluate)
+    saved = read_evaluated(session.config)
     name, sizes, how = identify_for(session.config, saved)
     config = resolve_for(session.config, name, sizes, saved.settings)
     check_test_flags(config)
@@ -64,7 +67,7 @@ def run(session: Session) -> None:
     candidates = [(lifter, config.evaluate.root)]
     if asked.compare:
         candidates.append(_other(session, asked.compare, dataset))
-    lifted = {}
+    lifted: dict[str, np.ndarray] = {}
     for candidate, root in candidates:
         which = f'{candidate.model.title} {_named(candidate.path)}' if asked.compare else ''
         poses = lift(candidate.model, sequence, dataset, root, session.device)
@@ -75,8 +78,8 @@ def run(session: Session) -> None:
     session.say(f'{dataset.name}, keypoints {dataset.keypoints}: {subject} {take}, camera {camera}, '
                 f'{len(sequence.keypoints):,} frames')
     if sequence.poses is not None:
-        for label, poses in lifted.items():
-            error = 1000 * np.linalg.norm(poses - sequence.poses, axis=-1).mean()
+        for label, drawn in lifted.items():
+            error = 1000 * np.linalg.norm(drawn - sequence.poses, axis=-1).mean()
             session.say(f'{label}: {error:.2f} mm MPJPE over these frames')
     if asked.output:
         _film(session, sequence, lifted, dataset, downsample)
@@ -86,21 +89,51 @@ def run(session: Session) -> None:
 
 
 def render_lifted(session: Session, lifted: Lifted) -> None:
-    """The film of what --predict made, seen from aside of the camera. Raises FileError."""
+    """Write the film of what --predict made, seen from aside of the camera. Raises FileError."""
     asked, clip = session.config.render, lifted.clip
     with contextlib.ExitStack() as stack:
-        film = None
+        behind = None
         if asked.video:
-            film = stack.enter_context(read_video(asked.video, LARGEST_FRAME, asked.skip, 1))
+            film = stack.enter_context(read_video(Path(asked.video), LARGEST_FRAME))
+            _tell_shape(session, film, clip.size)
+            behind = frames_at(film.frames, _numbers(session, film, clip.frames).tolist())
         drawn = render_motion(
-            Path(asked.output or ''), lifted.skeleton, {'prediction': lifted.world}, clip.fps, keypoints=clip.pixels,
-            layout=lifted.layout, picture_size=clip.size, video=film and film.frames,
+            Path(needed(asked.output, '--viz-output')), lifted.skeleton, {'prediction': lifted.world}, clip.fps,
+            keypoints=clip.pixels, layout=lifted.layout, picture_size=clip.size, video=behind,
             azimuth=azimuth_of(LEVEL) + ASIDE, size=asked.size, title=clip.source, limit=asked.limit,
-            step=asked.step, bitrate=asked.bitrate)
+            step=asked.step, bitrate=asked.bitrate, numbers=clip.frames)
     session.say(f'wrote {asked.output}: {drawn:,} frames')
 
 
+def _numbers(session: Session, film: Film, frames: np.ndarray) -> np.ndarray:
+    """Return the frame of the video (T,), from 0, behind each frame (T,) of the keypoints.
+
+    It has the number that the keypoints' file gives it, or --viz-skip says which is the first. Raises FileError.
+    """
+    asked, first = session.config.render, int(frames[0])
+    if session.config.has('render.skip'):
+        frames = frames - first + asked.skip
+    elif film.total and first and frames[-1] == film.total:
+        frames = frames - 1
+        session.say(f'{asked.video} has {film.total:,} frames and the keypoints one of number {film.total}: they are '
+                    f'taken to count from 1 (--viz-skip says which frame is the first)')
+    if frames[0] < 0 or (film.total and frames[0] >= film.total):
+        raise FileError(f'{asked.video} has {film.total or 0:,} frames and the keypoints begin with frame {frames[0]}: '
+                        f'--viz-skip N says which frame of the video, from 0, is their first')
+    ends = f'; it ends before them, with frame {film.total - 1}' if film.total and frames[-1] >= film.total else ''
+    session.say(f'{asked.video}: its frame {frames[0]} lies behind the first keypoints, those of frame {first}{ends}')
+    return frames
+
+
+def _tell_shape(session: Session, film: Film, size: tuple[float, float]) -> None:
+    """Warn of a video that has another shape than the pictures that the keypoints are in."""
+    if abs(film.size[0] * size[1] / (film.size[1] * size[0]) - 1) > 0.02:
+        session.say(f'{session.config.render.video} has pictures of {film.size[0]}x{film.size[1]}, the keypoints are '
+                    f'in pixels of {size[0]:g}x{size[1]:g}: is it the right video?')
+
+
 def _named(path: Path) -> str:
+    """Return how panels call a checkpoint: its file, in the folder where runs keep apart."""
     return f'{path.parent.name}/{path.name}' if path.parent.name else path.name
 
 
@@ -112,7 +145,7 @@ def _label(which: str, kind: str, index: int) -> str:
 
 
 def select(dataset: PoseDataset, subject: str | None, action: str | None, camera: int) -> tuple[str, str, int]:
-    """The sequence that the flags name: (subject, take, camera), the first where they leave it open.
+    """Return the sequence that the flags name: (subject, take, camera), the first where they leave it open.
 
     A take goes by its whole name, or by an unambiguous prefix. Raises FlagError where there is none such.
     """
@@ -120,20 +153,28 @@ def select(dataset: PoseDataset, subject: str | None, action: str | None, camera
     subject = subject or next((s for s in dataset.subjects_test if s in subjects), next(iter(subjects)))
     if subject not in subjects:
         raise FlagError(f'--viz-subject {subject}: unknown, there are {_few(subjects)}')
-    takes = list(subjects[subject])
-    matches = takes[:1] if action is None else [t for t in takes if t == action] or [
-        t for t in takes if t.startswith(action)]
-    if len(matches) != 1:
-        raise FlagError(f'--viz-action {action}: ' + (
-            f'ambiguous, write one of {_few(matches)}' if matches else f'unknown, {subject} has {_few(takes)}'))
-    views = len(subjects[subject][matches[0]])
+    take = _take(subject, list(subjects[subject]), action)
+    views = len(subjects[subject][take])
     if camera >= views:
-        raise FlagError(f'--viz-camera {camera}: {subject} {matches[0]} has {views} camera{"s" * (views > 1)}, from 0 '
-                        f'to {views - 1}')
-    return subject, matches[0], camera
+        plural = 's' if views > 1 else ''
+        raise FlagError(f'--viz-camera {camera}: {subject} {take} has {views} camera{plural}, from 0 to {views - 1}')
+    return subject, take, camera
 
 
-def _few(names) -> str:
+def _take(subject: str, takes: list[str], action: str | None) -> str:
+    """Return the take of a subject that an action names, whole or by a prefix; the first one for None."""
+    if action is None or action in takes:
+        return takes[0] if action is None else action
+    matches = [take for take in takes if take.startswith(action)]
+    if len(matches) > 1:
+        raise FlagError(f'--viz-action {action}: ambiguous, write one of {_few(matches)}')
+    if not matches:
+        raise FlagError(f'--viz-action {action}: unknown, {subject} has {_few(takes)}')
+    return matches[0]
+
+
+def _few(names: Iterable[str]) -> str:
+    """Return the first thirty names as a list in words."""
     names = list(names)
     return ', '.join(names[:30]) + (f' and {len(names) - 30} more' if len(names) > 30 else '')
 
@@ -166,19 +207,23 @@ def lift(model: Lifter, sequence: Sequence, dataset: PoseDataset, root: str,
 
 
 def stands(camera: Camera) -> np.ndarray:
-    """The (4,) quaternion from the axes of a camera to a world whose z is up; LEVEL where no one knows how it stood."""
+    """Return the (4,) quaternion from camera axes to a world with z up; LEVEL where the camera's stand is unknown."""
     turned = np.abs(camera.orientation - [1, 0, 0, 0]).max() > 1e-6
     return camera.orientation.astype(np.float32) if turned else LEVEL
 
 
 def azimuth_of(orientation: np.ndarray) -> float:
-    """Where a camera stands as seen from what it films: degrees from the x axis."""
+    """Return where a camera stands as seen from what it films: degrees from the x axis.
+
+    Args:
+        orientation: (4,) quaternion from the camera's axes to the world.
+    """
     back = -quaternion.rotate(orientation, np.array([0, 0, 1], np.float32))
     return float(np.degrees(np.arctan2(back[1], back[0])))
 
 
 def stand_up(poses: np.ndarray, orientation: np.ndarray, root: np.ndarray | None = None) -> np.ndarray:
-    """Poses (T, J, 3) in camera axes, metres, as they stand in a world with z up.
+    """Turn poses (T, J, 3), metres in camera axes, as they stand in a world with z up: (T, J, 3).
 
     Args:
         orientation: (4,) quaternion from the camera's axes to the world.
@@ -192,9 +237,10 @@ def stand_up(poses: np.ndarray, orientation: np.ndarray, root: np.ndarray | None
 
 def scene(sequence: Sequence, lifted: dict[str, np.ndarray], dataset: PoseDataset,
           downsample: int) -> tuple[dict[str, np.ndarray], np.ndarray | None, np.ndarray]:
-    """Predictions and truth as they stand in the world: (name -> (T, J, 3), (T, J, 3) or None, camera's quaternion).
+    """Return predictions and truth as they stand in the world, and the camera's quaternion (4,).
 
-    Where there is truth, all stand where its root is, so that what is drawn apart is what the error counts.
+    They are name -> (T, J, 3), and (T, J, 3), or None where there is no truth. Where there is, all stand where its root
+    is, so that what is drawn apart is what the error counts.
     """
     camera = dataset.cameras[sequence.subject][sequence.camera]
     orientation, root, truth = stands(camera), None, None
@@ -207,7 +253,9 @@ def scene(sequence: Sequence, lifted: dict[str, np.ndarray], dataset: PoseDatase
     return {name: stand_up(poses, orientation, root) for name, poses in lifted.items()}, truth, orientation
 
 
-def _film(session: Session, sequence: Sequence, lifted: dict, dataset: PoseDataset, downsample: int) -> None:
+def _film(session: Session, sequence: Sequence, lifted: dict[str, np.ndarray], dataset: PoseDataset,
+          downsample: int) -> None:
+    """Draw the film of a sequence and say so. Raises FileError."""
     asked = session.config.render
     camera = dataset.cameras[sequence.subject][sequence.camera]
     size = camera.width, camera.height
@@ -215,15 +263,13 @@ def _film(session: Session, sequence: Sequence, lifted: dict, dataset: PoseDatas
     with contextlib.ExitStack() as stack:
         film = None
         if asked.video:
-            film = stack.enter_context(read_video(asked.video, LARGEST_FRAME, asked.skip, downsample))
-            if abs(film.size[0] * size[1] / (film.size[1] * size[0]) - 1) > 0.02:
-                session.say(f'{asked.video} has pictures of {film.size[0]}x{film.size[1]}, the keypoints are in '
-                            f'pixels of {size[0]}x{size[1]}: is it the right video?')
+            film = stack.enter_context(read_video(Path(asked.video), LARGEST_FRAME, asked.skip, downsample))
+            _tell_shape(session, film, size)
         fps = dataset.fps or (film and film.fps)
         if not fps:
             session.say(f'frames a second are not known: {FPS_UNKNOWN} are assumed')
         drawn = render_motion(
-            Path(asked.output or ''), dataset.skeleton, panels, (fps or FPS_UNKNOWN) / downsample,
+            Path(needed(asked.output, '--viz-output')), dataset.skeleton, panels, (fps or FPS_UNKNOWN) / downsample,
             truth=truth if asked.truth else None,
             keypoints=denormalise(sequence.keypoints, *size), layout=dataset.layout, picture_size=size,
             video=film and film.frames, azimuth=azimuth_of(orientation) + ASIDE, size=asked.size,
@@ -234,7 +280,7 @@ def _film(session: Session, sequence: Sequence, lifted: dict, dataset: PoseDatas
 
 
 def _export(path: Path, poses: np.ndarray, dataset: PoseDataset, root: str) -> None:
-    """The prediction (T, J, 3) alone as .npy, or with what explains it as .npz. Raises FileError."""
+    """Write the prediction (T, J, 3) alone as .npy, or with what explains it as .npz. Raises FileError."""
     if path.suffix == '.npy':
         with atomic_path(path) as temporary:
             np.save(temporary, poses)

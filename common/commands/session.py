@@ -1,14 +1,14 @@
 """A command under way: its configuration, device and processes; and what commands check before they begin."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from common.config import Config
+from common.config import Config, flag_of
 from common.datasets import DATASETS, PoseDataset
 from common.distributed import World
 from common.errors import FileError, FlagError
@@ -18,6 +18,7 @@ from common.skeleton import Skeleton
 from common.storage import checkpoint
 from common.storage.checkpoint import Checkpoint
 from common.store import SequenceStore
+from common.training.resumed import check_settings
 
 
 @dataclass(frozen=True)
@@ -64,8 +65,14 @@ def check_model_flags(config: Config, name: str) -> None:
 
 def spelling(section: str, name: str) -> str:
     """Return how the command line spells a field of the configuration."""
-    kind = type(getattr(Config(), section))
-    return kind.__dataclass_fields__[name].metadata['flag'].name
+    return flag_of(section, name).name
+
+
+def needed(value: str | None, flag: str) -> str:
+    """Return the value of a flag that the command cannot do without. Raises FlagError where it is missing."""
+    if not value:
+        raise FlagError(f'{flag} is missing')
+    return value
 
 
 def identify_for(config: Config, saved: Checkpoint) -> tuple[str, dict[str, Any], str]:
@@ -90,7 +97,14 @@ def identify_for(config: Config, saved: Checkpoint) -> tuple[str, dict[str, Any]
 
 def read_checkpoint(config: Config, name: str) -> Checkpoint:
     """Read the checkpoint that a flag names, looked up in -c, then as a path. Raises FileError."""
-    return checkpoint.load(checkpoint.find(name, Path(config.run.checkpoint)))
+    saved = checkpoint.load(checkpoint.find(name, Path(config.run.checkpoint)))
+    check_settings(saved)
+    return saved
+
+
+def read_evaluated(config: Config) -> Checkpoint:
+    """Read the checkpoint that --evaluate names. Raises FileError, and FlagError where the flag is missing."""
+    return read_checkpoint(config, needed(config.evaluate.evaluate, '--evaluate'))
 
 
 def load_evaluated(session: Session, config: Config, saved: Checkpoint, name: str, sizes: dict[str, Any], how: str,
@@ -122,7 +136,7 @@ def check_layouts(saved: Checkpoint, name: str, dataset: PoseDataset) -> None:
 # ---- data -------------------------------------------------------------------------------------------------------
 
 
-def make_store(session: Session, config: Config, dataset: PoseDataset, subjects, subset: float,
+def make_store(session: Session, config: Config, dataset: PoseDataset, subjects: Sequence[str], subset: float,
                model_needs: frozenset[str], title: str, test: bool = True) -> SequenceStore:
     """Return the selected sequences of some subjects on the device.
 
@@ -136,13 +150,20 @@ def make_store(session: Session, config: Config, dataset: PoseDataset, subjects,
                         f'{",".join(subjects)}: it needs a data set with calibrated cameras')
     if 'confidence' in model_needs and store.confidence is None:
         session.say(f'{dataset.source_2d} tells no confidence: it is 1 for each keypoint')
-    if test and store.marks is not None:
-        counted = {take[0] for take, marks in zip(store.takes, store.marks.split(store.lengths), strict=True)
-                   if marks.any()}
-        for subject in subjects:
-            if subject not in counted:
-                raise FlagError(f'no frame of {subject} that counts is left: change --downsample or --subset')
+    if test:
+        _check_marks(store, subjects)
     return store
+
+
+def _check_marks(store: SequenceStore, subjects: Sequence[str]) -> None:
+    """Raise FlagError for a subject none of whose frames count."""
+    if store.marks is None:
+        return
+    counted = {subject for (subject, _, _), marks in zip(store.takes, store.marks.split(store.lengths), strict=True)
+               if marks.any()}
+    for subject in subjects:
+        if subject not in counted:
+            raise FlagError(f'no frame of {subject} that counts is left: change --downsample or --subset')
 
 
 def describe_store(store: SequenceStore) -> str:

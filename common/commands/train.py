@@ -1,9 +1,12 @@
 """Train, fresh or resumed, then evaluate the chosen epoch: plan, build, run, close."""
 
+import contextlib
+import hashlib
+import json
 import resource
 import time
-import uuid
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,40 +14,40 @@ import torch
 
 from common import distributed
 from common.commands.evaluate import close
-from common.commands.session import (
-    Session,
-    check_layouts,
-    check_model_flags,
-    check_outputs,
-    check_test_flags,
-    describe_store,
-    identify_for,
-    make_store,
-    read_checkpoint,
-    spelling,
-    with_names,
-)
-from common.config import DEFAULT_MODEL, Config, resolve
+from common.commands.plan import JUDGE_SETTINGS, STEP_SETTINGS, Plan, changed_settings, make_plan
+from common.commands.session import Session, check_layouts, describe_store, make_store, with_names
+from common.config import Config
 from common.datasets import PoseDataset, load_dataset
 from common.errors import ContractError, FileError, FlagError
 from common.evaluation.sums import mean_pose_mpjpe
-from common.models import build_model, computing, make_config, model_class, recipe_of
+from common.models import build_model, computing
 from common.models.lifter import Lifter, describe_model, describe_needs
 from common.sampler import WindowSampler
 from common.skeleton import Skeleton
 from common.storage import checkpoint
-from common.storage.checkpoint import Checkpoint
-from common.storage.runlog import RunLog, git_revision, versions
+from common.storage.files import one_line
+from common.storage.lock import locked
+from common.storage.runlog import RunLog, git_revision, is_run_folder, versions
 from common.store import SequenceStore
-from common.training.folder import check_folder, continues, load_resumed, prepare_folder
+from common.training.folder import check_unchanged, continued, prepare_folder
 from common.training.loop import Judges, Progression, Trainer, fit, progression_of
 from common.training.optimiser import make_criterion, make_optimizer
+from common.training.resumed import restore_optimizer
 from common.training.signals import StopRequest
 
 
 def run(session: Session) -> None:
     """Train and evaluate. Raises FileError, FlagError, DivergedError, and Stopped on a signal while training."""
-    plan = _plan(session)
+    plan = make_plan(session)
+    with contextlib.ExitStack() as held:
+        if session.world.first:
+            held.enter_context(locked(plan.folder))
+            check_unchanged(plan.resumed)
+        _run(session, plan)
+
+
+def _run(session: Session, plan: Plan) -> None:
+    """Train and evaluate in a folder that is this run's alone."""
     dataset = load_dataset(plan.config.data.dataset, Path(plan.config.data.folder), plan.config.data.keypoints)
     config = plan.config = with_names(plan.config, dataset)
     if plan.source is not None:
@@ -53,15 +56,16 @@ def run(session: Session) -> None:
     model = _build(session, plan, dataset.skeleton, dataset.layout)
     split = _split(session, config, dataset, model)
     trainer = _trainer(session, plan, model, split, dataset)
-    log, run_folder = _open_log(session, plan, trainer, split.baseline)
+    stale: list[Path] = []
+    log, run_folder = _open_log(session, plan, trainer, split.baseline, stale)
     _announce(session, config, trainer, split)
-    about = _about(plan, dataset, run_folder)
+    about = _about(plan, dataset, run_folder, fingerprint(trainer.sampler))
     at = trainer.at
     judges = Judges(split.valid, split.train if config.train.eval_train else None)
     begun, first_epoch = time.perf_counter(), at.epoch
     try:
         with StopRequest() as stop:
-            fit(trainer, judges, log, plan.folder, about, stop, session.say)
+            fit(trainer, judges, log, plan.folder, about, stop, session.say, stale)
     finally:
         if log is not None:
             log.close()
@@ -69,131 +73,13 @@ def run(session: Session) -> None:
                 _draw_curves(log, session.say)
     session.say(_summary(at, time.perf_counter() - begun, at.epoch - first_epoch, session.device))
     if split.test is not None:
-        _evaluate_chosen(session, plan, model, at, split, dataset)
-
-
-# ---- plan: from flags and files to a decided configuration ------------------------------------------------------
-
-
-@dataclass
-class _Plan:
-    """What a run is to do, before any data is read.
-
-    Attributes:
-        config: the configuration with every setting decided.
-        name, sizes: the model, and the config that a checkpoint stores of it.
-        resumed: the checkpoint that is continued. initial: the one whose weights are taken.
-        folder: of the run's checkpoints.
-    """
-
-    config: Config
-    name: str
-    sizes: dict[str, Any]
-    resumed: Checkpoint | None
-    initial: Checkpoint | None
-    folder: Path
-
-    @property
-    def source(self) -> Checkpoint | None:
-        """Return the checkpoint that weights come from."""
-        return self.resumed or self.initial
-
-
-def _plan(session: Session) -> _Plan:
-    """Read the checkpoints that flags name, decide all settings, and check what can be checked without data."""
-    given = session.config
-    folder = Path(given.run.checkpoint)
-    resumed = load_resumed(given.train.resume, folder, session.say) if given.train.resume else None
-    initial = read_checkpoint(given, given.train.init) if given.train.init else None
-    source = resumed or initial
-    if source is None:
-        name = given.model.model or DEFAULT_MODEL
-        check_model_flags(given, name)
-        sizes = _fresh_sizes(given, name)
-    else:
-        name, sizes, _ = identify_for(given, source)
-        if given.model.refine and resumed and not sizes.get('refine'):
-            raise FlagError(f'--refine starts from a trained model: say --init {given.train.resume}, not --resume')
-        if given.model.refine:
-            sizes = sizes | {'refine': True}
-    refined = bool(sizes.get('refine'))
-    _, answers = model_class(name).window(make_config(name, sizes))
-    config = resolve(given, recipe_of(name, refined), len(answers), resumed.settings if resumed else None)
-    plan = _Plan(config, name, sizes, resumed, initial, folder)
-    _check(session, plan, refined)
-    return plan
-
-
-def _fresh_sizes(config: Config, name: str) -> dict[str, Any]:
-    """Return the config of a new model. Raises FlagError for sizes that cannot be."""
-    own = model_class(name).Config.__dataclass_fields__
-    try:
-        return asdict(make_config(name, {size: v for size, v in config.model.sizes().items() if size in own}))
-    except ValueError as error:
-        given = [f'{spelling("model", size)} {value}' for size, value in config.model.sizes().items()]
-        raise FlagError(f'{" ".join(given)}: {error}') from None
-
-
-def _check(session: Session, plan: _Plan, refined: bool) -> None:
-    """Raise FlagError for flags that other settings leave nothing to say, FileError for folders that cannot be used."""
-    given, train, resumed = session.config, plan.config.train, plan.resumed
-    if train.schedule == 'cosine' and (given.has('train.lr_decay') or given.has('train.lr_drop_every')):
-        raise FlagError('--schedule cosine has no use for -lrd and --lr-drop-every: leave them out')
-    if refined and given.has('train.loss'):
-        raise FlagError('a refinement has a loss of its own: leave --loss out')
-    had = _saved(resumed, plan.name, 'optimizer') if resumed and not resumed.public else train.optimizer
-    if resumed and train.optimizer != had:
-        raise FlagError(f'--optimizer {train.optimizer}: {resumed.path} holds the state of {had}; say --init to start '
-                        f'another')
-    check_outputs(plan.config)
-    check_test_flags(plan.config)
-    if not train.eval and (given.evaluate.results or given.evaluate.export_predictions or given.evaluate.plots):
-        raise FlagError('--results, --export-predictions and --plots need the evaluation that the resumed run leaves '
-                        'out: say --eval')
-    if resumed is not None:
-        _check_mid_epoch(plan)
-    check_folder(plan.folder, resumed, given.train.overwrite)
-    initial = plan.initial
-    if initial is not None and given.train.overwrite and initial.path.parent.resolve() == plan.folder.resolve():
-        raise FileError(f'--overwrite would delete {initial.path}, which --init starts from: choose another -c')
-    computing.check(plan.config.run.precision, session.device)
-    if train.windows < session.world.size:
-        raise FlagError(f'a step of {train.windows} windows cannot be shared by {session.world.size} processes: raise '
-                        f'-b or start fewer')
-
-
-# What says which windows the steps of an epoch are made of, and what is added up over them.
-STEP_SETTINGS = ('dataset', 'keypoints', 'subjects_train', 'subjects_valid', 'actions', 'subset', 'downsample', 'seed',
-                 'batch', 'stride', 'augment', 'window_step', 'loss', 'objective')
-# What says on which frames an epoch is judged.
-JUDGE_SETTINGS = ('dataset', 'keypoints', 'subjects_valid', 'subjects_test', 'actions', 'downsample', 'root')
-
-
-def _saved(resumed: Checkpoint, name: str, setting: str) -> Any:
-    """Return a setting of a checkpoint of ours; files from before there was a choice have that of their model."""
-    return resumed.settings.get(setting, recipe_of(name).values().get(setting))
-
-
-def _changed(plan: _Plan, names: tuple[str, ...]) -> list[str]:
-    """Return the settings in which a resumed run differs from its checkpoint."""
-    resumed, settings = plan.resumed, plan.config.settings()
-    if resumed is None or resumed.public:
-        return []
-    return [name for name in names if settings[name] != _saved(resumed, plan.name, name)]
-
-
-def _check_mid_epoch(plan: _Plan) -> None:
-    """Raise FlagError when a checkpoint lies inside an epoch whose other steps would be made of other windows."""
-    changed, resumed = _changed(plan, STEP_SETTINGS), plan.resumed
-    if changed and resumed.stored.get('step'):
-        raise FlagError(f'{resumed.path} lies inside an epoch, at step {resumed.stored["step"]}: {changed[0]} cannot '
-                        f'change before it ends')
+        _evaluate_chosen(session, plan, model, at, split.test, split.picked_on, dataset)
 
 
 # ---- build: data, model and trainer -----------------------------------------------------------------------------
 
 
-def _build(session: Session, plan: _Plan, skeleton: Skeleton, layout: Skeleton) -> Lifter:
+def _build(session: Session, plan: Plan, skeleton: Skeleton, layout: Skeleton) -> Lifter:
     """Return the model on its device, with the weights of --init. Raises FlagError or FileError."""
     train = plan.config.train
     rates = {rate: getattr(train, rate) for rate in ('drop_path', 'dropout') if getattr(train, rate) is not None}
@@ -230,7 +116,7 @@ def _split(session: Session, config: Config, dataset: PoseDataset, model: Lifter
     """Return the sequences of a run. Raises FlagError for subjects that are on two sides."""
     data, train = config.data, config.train
 
-    def store(subjects, subset: float = 1.0, test: bool = True) -> SequenceStore:
+    def store(subjects: Sequence[str], subset: float = 1.0, test: bool = True) -> SequenceStore:
         return make_store(session, config, dataset, subjects, subset, model.needs, model.title, test)
 
     subjects_train = data.subjects_train or dataset.subjects_train
@@ -249,7 +135,7 @@ def _split(session: Session, config: Config, dataset: PoseDataset, model: Lifter
     return split
 
 
-def _trainer(session: Session, plan: _Plan, model: Lifter, split: _Split, dataset: PoseDataset) -> Trainer:
+def _trainer(session: Session, plan: Plan, model: Lifter, split: _Split, dataset: PoseDataset) -> Trainer:
     """Return the trainer of a run, where a resumed one left off."""
     config, device, world, resumed = plan.config, session.device, session.world, plan.resumed
     train = config.train
@@ -260,7 +146,11 @@ def _trainer(session: Session, plan: _Plan, model: Lifter, split: _Split, datase
     at = _restore(session, plan, model, optimizer)
     world.same_weights(model)
     sampler = WindowSampler(split.train, model.frames, train.augment, train.seed, train.window_step, model.answers,
-                            model.needs)
+                            model.needs, model.fewest)
+    steps = sampler.steps(train.windows)
+    if resumed is not None and at.step > steps:
+        raise FileError(f'{resumed.path} lies at step {at.step:,} of an epoch, which has {steps:,}')
+    check_same_data(session, plan, sampler)
     trainer = Trainer(model, optimizer, sampler, make_criterion(model, train.loss, dataset.skeleton, device), train,
                       at, world, config.run.precision, config.evaluate.root)
     if trainer.average and resumed is not None and resumed.training_state is not None:
@@ -268,7 +158,7 @@ def _trainer(session: Session, plan: _Plan, model: Lifter, split: _Split, datase
     return trainer
 
 
-def _restore(session: Session, plan: _Plan, model: Lifter, optimizer: torch.optim.Optimizer) -> Progression:
+def _restore(session: Session, plan: Plan, model: Lifter, optimizer: torch.optim.Optimizer) -> Progression:
     """Put a resumed checkpoint into model and optimizer, and say where the run stands."""
     resumed, train, given = plan.resumed, plan.config.train, session.config
     asked = given.train.lr if given.has('train.lr') else None
@@ -283,29 +173,44 @@ def _restore(session: Session, plan: _Plan, model: Lifter, optimizer: torch.opti
         return Progression(epoch=resumed.epoch, base_lr=lr, lr_since=since, first_epoch=since)
     if resumed.training_state is not None:
         checkpoint.load_weights(model, replace(resumed, state=resumed.training_state))
-    try:
-        optimizer.load_state_dict(resumed.optimizer)
-        fits = all(p in optimizer.state and optimizer.state[p]['exp_avg'].shape == p.shape for p in model.parameters())
-    except (ValueError, KeyError, TypeError, AttributeError):
-        fits = False
-    if not fits:
-        raise FileError(f'{resumed.path}: its optimizer state does not fit the model')
+    restore_optimizer(resumed.path, optimizer, resumed.optimizer)
     for group in optimizer.param_groups:
         group['weight_decay'] = train.weight_decay
     at = progression_of(resumed.stored)
     # The same command with --resume behind it goes on as it was; another rate starts the schedule anew.
-    if asked not in (None, resumed.settings.get('lr')):
+    if asked is not None and asked != resumed.settings.get('lr'):
         at.base_lr, at.lr_since = asked, at.epoch + 1
     step = f', step {at.step}' if at.step else ''
     session.say(f'continuing {resumed.path} after epoch {at.epoch}{step}')
     return at
 
 
+def fingerprint(sampler: WindowSampler) -> str:
+    """Return a digest of what is trained on: takes, their frames, and the windows made of them."""
+    told = [sampler.store.takes, sampler.store.lengths, sampler.frames, list(sampler.answers), len(sampler)]
+    return hashlib.sha256(json.dumps(told).encode()).hexdigest()
+
+
+def check_same_data(session: Session, plan: Plan, sampler: WindowSampler) -> None:
+    """Say where a resumed run goes on with other takes, frames or windows. Raises FlagError inside an epoch."""
+    own = plan.own
+    before = own.stored.get('data') if own is not None else None  # files of earlier versions do not tell
+    if own is None or before in (None, fingerprint(sampler)) or changed_settings(plan, STEP_SETTINGS):
+        return
+    if own.stored['step']:
+        raise FlagError(f'{own.path} lies inside an epoch, at step {own.stored["step"]}, of other takes or frames than '
+                        f'the data files have now: bring those back, or start anew')
+    session.say('the data files have other takes or frames than before: the run goes on with those')
+
+
 # ---- run and close ----------------------------------------------------------------------------------------------
 
 
-def _open_log(session: Session, plan: _Plan, trainer: Trainer, baseline: float | None) -> tuple[RunLog | None, str]:
-    """Prepare the checkpoint folder, open the run folder and say what runs. Sets trainer.at.best.
+def _open_log(session: Session, plan: Plan, trainer: Trainer, baseline: float | None,
+              stale: list[Path]) -> tuple[RunLog | None, str]:
+    """Prepare the checkpoint folder, open the run folder and say what runs.
+
+    Sets trainer.at.best, and puts the files to be deleted at the first save into `stale`.
 
     Returns the log (None but on the first rank) and the run folder's name: that of the run that goes on in its
     checkpoint folder, or a new one.
@@ -314,18 +219,22 @@ def _open_log(session: Session, plan: _Plan, trainer: Trainer, baseline: float |
     parameters = sum(p.numel() for p in model.parameters())
     log = None
     if world.first:
-        at.best = prepare_folder(plan.folder, resumed, given.train.overwrite)
-        if at.best and (changed := _changed(plan, JUDGE_SETTINGS)):
+        at.best, others = prepare_folder(plan.folder, resumed, given.train.overwrite)
+        stale += others
+        if at.best and (changed := changed_settings(plan, JUDGE_SETTINGS)):
             session.say(f'{changed[0]} has changed: the best epoch is picked anew')
             at.best = None
-        about = {'command': list(given.argv), 'settings': _settings(plan), 'model': plan.name, 'config': plan.sizes,
+        about = {'run_id': plan.run_id, 'command': list(given.argv), 'settings': _settings(plan), 'model': plan.name,
+                 'config': plan.sizes,
                  'mean_pose_mpjpe': baseline, 'parameters': parameters, 'device': str(session.device),
                  'processes': world.size, 'versions': versions(), 'git': git_revision()}
-        if continues(plan.folder, resumed) and Path(resumed.run).is_dir():
-            log = RunLog.continued(Path(resumed.run), at.epoch, about)
+        own = continued(plan.folder, resumed)
+        if own is not None and is_run_folder(Path(own.run), own.run_id, Path(given.run.log)):
+            log = RunLog.continued(Path(own.run), at.epoch, about)
         else:
-            if continues(plan.folder, resumed):
-                session.say(f'the run folder {resumed.run} is gone: a new one begins with epoch {at.epoch + 1}')
+            if own is not None:
+                session.say(f'{one_line(own.run)} is not the folder of this run, or gone: a new one begins with epoch '
+                            f'{at.epoch + 1}')
             log = RunLog.fresh(Path(given.run.log), about)
     at.best, run_folder = world.told((at.best, str(log.folder.resolve()) if log else None))
     sizes = ', '.join(f'{size} {value}' for size, value in plan.sizes.items() if size != 'frames')
@@ -334,18 +243,17 @@ def _open_log(session: Session, plan: _Plan, trainer: Trainer, baseline: float |
     return log, run_folder
 
 
-def _settings(plan: _Plan) -> dict[str, Any]:
+def _settings(plan: Plan) -> dict[str, Any]:
     """Return the settings that checkpoints store: JSON's kinds, and the model's name."""
     return {'model': plan.name, **plan.config.settings(), 'refine': bool(plan.sizes.get('refine'))}
 
 
-def _about(plan: _Plan, dataset: PoseDataset, run_folder: str) -> dict[str, Any]:
+def _about(plan: Plan, dataset: PoseDataset, run_folder: str, data: str) -> dict[str, Any]:
     """Return what a checkpoint says of its model and data."""
-    resumed = plan.resumed
     return {'model': plan.name, 'config': plan.sizes, 'skeleton': checkpoint.describe(dataset.skeleton),
             'layout': checkpoint.describe(dataset.layout), 'dataset': dataset.name, 'keypoints': dataset.keypoints,
             'settings': _settings(plan), 'seed': plan.config.train.seed, 'run': run_folder, 'versions': versions(),
-            'run_id': resumed.run_id if resumed is not None and not resumed.public else uuid.uuid4().hex}
+            'run_id': plan.run_id, 'data': data}
 
 
 def _announce(session: Session, config: Config, trainer: Trainer, split: _Split) -> None:
@@ -364,10 +272,10 @@ def _announce(session: Session, config: Config, trainer: Trainer, split: _Split)
         say(f'epoch {at.epoch} is finished already, nothing is left to train up to -e {train.epochs}')
 
 
-def _draw_curves(log: RunLog, say) -> None:
+def _draw_curves(log: RunLog, say: Callable[[str], None]) -> None:
     """Draw what there is; a picture that cannot be written must not hide how the run ended."""
     if epochs := log.epochs():
-        from common.drawing.pictures import training_curves  # matplotlib is slow to import
+        from common.drawing.plots import training_curves  # matplotlib is slow to import
         try:
             training_curves(epochs, log.folder / 'curves.png')
         except FileError as error:
@@ -384,16 +292,18 @@ def _summary(at: Progression, seconds: float, epochs: int, device: torch.device)
     return f'finished: {best}{epochs} epochs in {seconds:.0f} s{speed}; peak memory {peak / 2**30:.2f} GB'
 
 
-def _evaluate_chosen(session: Session, plan: _Plan, model: Lifter, at: Progression, split: _Split,
-                     dataset: PoseDataset) -> None:
+def _evaluate_chosen(session: Session, plan: Plan, model: Lifter, at: Progression, test: SequenceStore,
+                     picked_on: str, dataset: PoseDataset) -> None:
     """Print the closing table: of the best or last epoch, or of the resumed file when there was none to train."""
     config = plan.config
     path = plan.folder / (checkpoint.LAST if config.train.select == 'last' or at.best is None else checkpoint.BEST)
-    if not path.is_file():
+    if plan.resumed is not None and not path.is_file():
         path = plan.resumed.path
     saved = checkpoint.load(path)
+    if not saved.public and saved.run_id != plan.run_id and path != getattr(plan.resumed, 'path', None):
+        raise FileError(f'{path} is of another run, which took the place of this one: choose another -c')
     checkpoint.load_weights(model, saved)
-    how = f'the best on {split.picked_on}, ' if path.name == checkpoint.BEST else ''
+    how = f'the best on {picked_on}, ' if path.name == checkpoint.BEST else ''
     session.say(f'evaluating {path}: {how}epoch {saved.epoch}; again with: python run_ktpformer.py -c {plan.folder} '
                 f'--data {config.data.folder} --evaluate {path.name}')
-    close(session, config, model, plan.name, path, split.test, dataset)
+    close(session, config, model, plan.name, path, test, dataset)

@@ -65,19 +65,19 @@ DEFAULT_DATASET = 'h36m'
 
 
 def files_of(name: str, folder: Path, keypoints: str | None = None) -> list[Path]:
-    """The files that the data set called `name` is read from, there or not; none where it needs none."""
+    """Return the files that the data set called `name` is read from, there or not; none where it needs none."""
     entry = DATASETS[name]
     keypoints = keypoints or entry.keypoints
     if entry.origin is None:
         return []
-    if entry.split_paths:
+    if entry.split_paths and keypoints:
         return list(entry.split_paths(folder, keypoints))
     path_2d = folder / f'data_2d_{name}_{keypoints}.npz'
     return [folder / f'data_3d_{name}.npz', path_2d] if entry.truth else [path_2d]
 
 
 def missing(name: str, path: Path) -> str | None:
-    """One sentence on a file that is not there: which, and where to get it."""
+    """Return one sentence on a file that is not there, which and where to get it; None for one that is."""
     if path.exists():
         return None
     others = sorted(p.stem.removeprefix(f'data_2d_{name}_') for p in path.parent.glob(f'data_2d_{name}_*.npz'))

@@ -4,7 +4,6 @@ The format is described in J. Lander, "Working with Motion Capture File Formats"
 and axes follow the database's FAQ (http://mocap.cs.cmu.edu/faqs.php). Letter: T frames.
 """
 
-import gzip
 import math
 import zlib
 from collections.abc import Iterator
@@ -16,6 +15,8 @@ import numpy as np
 
 from common.errors import FileError
 from common.skeleton import H36M
+from common.storage.archive import DamagedArchive, inflate
+from common.storage.files import most_inflated, one_line, read_regular
 
 CENTIMETRES_PER_INCH = 2.54  # one unit is 1/length inches
 
@@ -71,10 +72,12 @@ class Skeleton:
 def read_text(path: Path) -> str:
     """Read the text of a plain or gzipped file. Raises FileError where it cannot be read or is empty."""
     try:
-        raw = path.read_bytes()
-        text = (gzip.decompress(raw) if path.suffix.lower() == '.gz' else raw).decode('utf-8-sig', errors='replace')
-    except (EOFError, gzip.BadGzipFile, zlib.error):
-        raise FileError(f'{path} is not a whole gzip file; fetch it again') from None
+        raw = read_regular(path)
+        if raw and path.suffix.lower() == '.gz':
+            raw = inflate(raw, most_inflated(len(raw)))
+        text = raw.decode('utf-8-sig', errors='replace')
+    except (DamagedArchive, zlib.error) as error:
+        raise FileError(f'{path} is not a whole gzip file ({one_line(error)}); fetch it again') from None
     except OSError as error:
         raise FileError(f'cannot read {path}: {error.strerror}') from None
     if not text.strip():
@@ -105,6 +108,20 @@ def numbers(words: list[str], count: int) -> tuple[float, ...]:
 
 def read_asf(path: Path) -> Skeleton:
     """Parse an ASF skeleton. Raises FileError, with the line, where it cannot be understood or lacks a bone."""
+    skeleton = _read_sections(path)
+    if math.isnan(skeleton.unit):
+        raise FileError(f'{path} says no length under :units')
+    if not skeleton.bones['root'].dof:
+        raise FileError(f'{path} says no order under :root')
+    reached = _top_down(skeleton)
+    for name in dict.fromkeys(bone for bones in BONES_OF_JOINTS.values() for bone in bones):
+        if name not in reached:
+            raise FileError(f'{path} has no bone {name} that hangs on the root, which the 17 joints need')
+    return skeleton
+
+
+def _read_sections(path: Path) -> Skeleton:
+    """Parse the lines of an ASF file. Raises FileError, with the line, where one cannot be understood."""
     skeleton, section = Skeleton(bones={'root': Bone()}), ''
     bone: dict[str, Any] = {}
     for number, words in lines_of(path):
@@ -121,14 +138,6 @@ def read_asf(path: Path) -> Skeleton:
                 _read_children(skeleton, words)
         except ValueError as error:
             raise FileError(f'{path} line {number}: {error}') from None
-    if math.isnan(skeleton.unit):
-        raise FileError(f'{path} says no length under :units')
-    if not skeleton.bones['root'].dof:
-        raise FileError(f'{path} says no order under :root')
-    reached = _top_down(skeleton)
-    for name in dict.fromkeys(bone for bones in BONES_OF_JOINTS.values() for bone in bones):
-        if name not in reached:
-            raise FileError(f'{path} has no bone {name} that hangs on the root, which the 17 joints need')
     return skeleton
 
 
@@ -168,13 +177,7 @@ def _read_bone(skeleton: Skeleton, bone: dict, words: list[str]) -> dict:
     """Parse one line of :bonedata; return the fields read so far of the current bone, empty after its end."""
     key, values = words[0], words[1:]
     if key == 'end':
-        missing = [name for name in ('name', 'direction', 'length', 'axis') if name not in bone]
-        if missing:
-            raise ValueError(f'bone {bone.get("name", "without a name")} has no {missing[0]}')
-        name, (angles, order) = bone.pop('name'), bone.pop('axis')
-        if name in skeleton.bones:
-            raise ValueError(f'bone {name} occurs twice')
-        skeleton.bones[name] = Bone(**bone, angles=angles, order=order)
+        _add_bone(skeleton, bone)
         return {}
     if key == 'name':
         bone['name'] = ' '.join(values)
@@ -189,6 +192,17 @@ def _read_bone(skeleton: Skeleton, bone: dict, words: list[str]) -> dict:
         if not set(bone['dof']) <= {'rx', 'ry', 'rz'} or len(set(bone['dof'])) < len(values):
             raise ValueError(f'dof {" ".join(values)}, expected some of rx ry rz')
     return bone  # `begin`, `id` and `limits` do not affect positions
+
+
+def _add_bone(skeleton: Skeleton, fields: dict[str, Any]) -> None:
+    """Add a bone of these fields to the skeleton. Raises ValueError for one that lacks a field or occurs twice."""
+    missing = [name for name in ('name', 'direction', 'length', 'axis') if name not in fields]
+    if missing:
+        raise ValueError(f'bone {fields.get("name", "without a name")} has no {missing[0]}')
+    name, (angles, order) = fields.pop('name'), fields.pop('axis')
+    if name in skeleton.bones:
+        raise ValueError(f'bone {name} occurs twice')
+    skeleton.bones[name] = Bone(**fields, angles=angles, order=order)
 
 
 def _read_children(skeleton: Skeleton, words: list[str]) -> None:

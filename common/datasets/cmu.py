@@ -5,8 +5,9 @@ subjects_test) beside `positions_3d`.
 """
 
 import math
+from collections.abc import Collection
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 
@@ -37,7 +38,7 @@ def load(folder: Path, keypoints: str) -> PoseDataset:
         source_3d=str(path_3d), source_2d=str(path_2d))
 
 
-def _cameras(tree, subjects) -> dict[str, list[Camera]]:
+def _cameras(tree: Any, subjects: Collection[str]) -> dict[str, list[Camera]]:
     """Return the cameras of every subject. Raises ValueError where some are missing or of another form."""
     if not isinstance(tree, dict):
         raise ValueError('cameras is not there, or not a dict of subjects')
@@ -50,7 +51,7 @@ def _cameras(tree, subjects) -> dict[str, list[Camera]]:
     return cameras
 
 
-def _camera(entry, where: str) -> Camera:
+def _camera(entry: Any, where: str) -> Camera:
     entry = entry if isinstance(entry, dict) else {}
     vectors = {name: _vector(entry.get(name), count, f'{where}: {name}') for name, count in NUMBERS.items()}
     if abs(np.linalg.norm(vectors['orientation']) - 1) > 1e-3:
@@ -63,7 +64,7 @@ def _camera(entry, where: str) -> Camera:
     return Camera(**vectors, width=int(sides['width']), height=int(sides['height']))
 
 
-def _vector(values, count: int, name: str) -> np.ndarray:
+def _vector(values: Any, count: int, name: str) -> np.ndarray:
     try:
         vector = np.asarray(values, dtype=np.float32)
     except (TypeError, ValueError):
@@ -73,7 +74,7 @@ def _vector(values, count: int, name: str) -> np.ndarray:
     return vector
 
 
-def _metadata(metadata, subjects) -> tuple[float, tuple[str, ...], tuple[str, ...]]:
+def _metadata(metadata: Any, subjects: Collection[str]) -> tuple[float, tuple[str, ...], tuple[str, ...]]:
     """Return (fps, subjects_train, subjects_test). Raises ValueError where one is missing or of another form."""
     metadata = metadata if isinstance(metadata, dict) else {}
     fps = metadata.get('fps')
@@ -82,7 +83,7 @@ def _metadata(metadata, subjects) -> tuple[float, tuple[str, ...], tuple[str, ..
     return cast(float, fps), _names(metadata, 'subjects_train', subjects), _names(metadata, 'subjects_test', subjects)
 
 
-def _names(metadata: dict, name: str, subjects) -> tuple[str, ...]:
+def _names(metadata: dict, name: str, subjects: Collection[str]) -> tuple[str, ...]:
     side = metadata.get(name)
     if not isinstance(side, (list, tuple)) or not side or not all(isinstance(s, str) for s in side):
         raise ValueError(f'metadata has no {name}, or not as a list of names')

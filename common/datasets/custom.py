@@ -44,7 +44,7 @@ def load(folder: Path, keypoints: str) -> PoseDataset:
         cameras=cameras, subjects_train=(), subjects_test=tuple(detections), source_3d='-d custom', source_2d=str(path))
 
 
-def _camera(path: Path, video: str, sizes) -> Camera:
+def _camera(path: Path, video: str, sizes: Any) -> Camera:
     size = sizes.get(video) if isinstance(sizes, dict) else None
     size = size if isinstance(size, dict) else {}
     sides = [size.get(side) for side in 'wh']

@@ -120,7 +120,7 @@ def _training_views(path: Path) -> Iterator[tuple[str, str, Any]]:
             yield subject, f'{take} camera{camera}', data
 
 
-def _add(path: Path, subject: str, take: str, data, positions: dict, detections: dict) -> None:
+def _add(path: Path, subject: str, take: str, data: Any, positions: dict, detections: dict) -> None:
     """Add the view of one camera (3D in millimetres in its axes, 2D in pixels) to both dicts. Raises FileError."""
     where = f'{subject} {take}'
     for name in ('data_2d', 'data_3d'):

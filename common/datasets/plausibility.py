@@ -54,7 +54,7 @@ class View:
     size: tuple[int, int]
     intrinsic: np.ndarray | None
 
-    def __str__(self):
+    def __str__(self) -> str:
         return f'{self.take} camera {self.camera}'
 
 

@@ -1,12 +1,13 @@
-"""What a data set is to the rest of the program: 3D positions, 2D keypoints, cameras, and the sequences they make.
+"""The form of a data set: 3D positions, 2D keypoints, cameras, and the sequences they make.
 
 Letters: T frames of a sequence, J joints of the skeleton, K keypoints of the layout.
 """
 
+from collections.abc import Callable, Iterator
 from collections.abc import Sequence as Ordered
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -19,6 +20,8 @@ from common.storage.npz import read_npz
 # How many times as long as the 3D its 2D may be: a tail is cut, other frame rates are refused.
 LONGER = 1.5
 MOCAP_JOINTS = 32  # of Human3.6M, of which H36M's 17 are taken
+# (metadata of a 2D file, number of its keypoints) -> their layout; raises ValueError where there is none.
+LayoutRule: TypeAlias = Callable[[dict, int], Skeleton]
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,7 @@ class PoseDataset:
 
     def sequences(self, subjects: Ordered[str], actions: Ordered[str] | None = None, downsample: int = 1,
                   subset: float = 1.0) -> list[Sequence]:
-        """The selected sequences, in the order subject (as given) -> action (as in the 2D file) -> camera.
+        """Return the selected sequences, in the order subject (as given) -> action (as in the 2D file) -> camera.
 
         Args:
             subjects: names of subjects.
@@ -81,7 +84,7 @@ class PoseDataset:
         return [sequence for take in takes for sequence in self._sequences_of_take(*take, downsample, subset)]
 
     def view(self, subject: str, take: str, camera: int, downsample: int = 1) -> Sequence:
-        """One take of the 2D file as one camera sees it, whether or not there is 3D of it.
+        """Return one take of the 2D file as one camera sees it, whether or not there is 3D of it.
 
         Raises FileError where the two sides do not fit each other, or the keypoints are not finite.
         """
@@ -108,10 +111,10 @@ class PoseDataset:
         if subject not in self.cameras:
             raise FileError(f'{self.name} has no cameras for subject {subject}')
 
-    def _action_groups(self, actions) -> set[str]:
-        """The action names (text before the first space) that the flag selects, among those of all subjects.
+    def _action_groups(self, actions: Ordered[str] | None) -> set[str]:
+        """Return the action names (text before the first space) that the flag selects, among those of all subjects.
 
-        All of them, so that a name means the same for training and for test subjects.
+        All subjects, so that a name means the same for training and for test subjects.
         """
         known = dict.fromkeys(action_name(take) for side in (self.detections, self.positions)
                               for takes in side.values() for take in takes)
@@ -135,7 +138,8 @@ class PoseDataset:
                                 f'make both files from the same takes')
         return [take for take in self.detections[subject] if take in seen]
 
-    def _sequences_of_take(self, subject: str, take: str, downsample: int, subset: float):
+    def _sequences_of_take(self, subject: str, take: str, downsample: int, subset: float) -> Iterator[Sequence]:
+        """Yield a take as each camera sees it. Raises FileError where its sides do not fit each other."""
         where = f'{subject} {take}'
         positions = self.positions[subject][take]
         cameras, views = self.cameras[subject], self.detections[subject][take]
@@ -185,7 +189,7 @@ class Count(NamedTuple):
 
 
 def action_name(take: str) -> str:
-    """`Walking 1` is a take of the action `Walking`: the text before the first space."""
+    """Return the action of a take, the text before the first space: `Walking` for `Walking 1`."""
     return take.split(' ')[0]
 
 
@@ -196,7 +200,7 @@ def _frames_kept(length: int, downsample: int, subset: float) -> slice:
 
 
 def read_positions(path: Path, joints: int, member: str = 'positions_3d') -> tuple[dict, dict]:
-    """The 3D file as (subject -> action -> (T, joints, 3) float32, all members of the file).
+    """Return the 3D file as (subject -> action -> (T, joints, 3) float32, all members of the file).
 
     Raises FileError where the file is not of that form.
     """
@@ -208,11 +212,11 @@ def read_positions(path: Path, joints: int, member: str = 'positions_3d') -> tup
     return positions, members
 
 
-def read_detections(path: Path, layout_of) -> tuple[dict, Skeleton]:
-    """The 2D file as (subject -> action -> [(T, K, 2) float32 per camera], the layout of its keypoints).
+def read_detections(path: Path, layout_of: LayoutRule) -> tuple[dict, Skeleton]:
+    """Return the 2D file as (subject -> action -> [(T, K, 2) float32 per camera], the layout of its keypoints).
 
     Args:
-        layout_of: (metadata dict, number of keypoints) -> Skeleton, raising ValueError when there is none.
+        layout_of: what finds the layout, such as `keypoint_layout` returns.
 
     Raises FileError where the file is not of that form.
     """
@@ -224,7 +228,7 @@ def read_detections(path: Path, layout_of) -> tuple[dict, Skeleton]:
         layout = layout_of(metadata if isinstance(metadata, dict) else {}, count)
     except ValueError as error:
         raise FileError(f'{path}: {error}') from None
-    detections = {}
+    detections: dict[str, dict[str, list[np.ndarray]]] = {}
     for subject, actions in tree.items():
         detections[subject] = {}
         for action, views in actions.items():
@@ -238,8 +242,8 @@ def read_detections(path: Path, layout_of) -> tuple[dict, Skeleton]:
     return detections, layout
 
 
-def keypoint_layout(name: str, default: Skeleton):
-    """The rule that finds the layout of the 2D file called `name`: (metadata, count) -> Skeleton.
+def keypoint_layout(name: str, default: Skeleton) -> LayoutRule:
+    """Return the rule that finds the layout of the 2D file called `name`: (metadata, count) -> Skeleton.
 
     A file says it in its metadata, or has the 16 keypoints of MPII, or `coco` in its name, or is in the data set's
     own order. A file whose left and right lists say otherwise is refused, since it would be mirrored wrongly.
@@ -269,7 +273,7 @@ def keypoint_layout(name: str, default: Skeleton):
     return layout_of
 
 
-def _same_sides(symmetry, sides: list[list[int]]) -> bool:
+def _same_sides(symmetry: Any, sides: list[list[int]]) -> bool:
     try:
         return [sorted(side) for side in symmetry] == sides
     except TypeError:  # not two lists of numbers
@@ -297,11 +301,11 @@ def _first_joint_count(path: Path, tree: dict) -> int:
     raise FileError(f'{path} holds no (frames, keypoints, 2) array')
 
 
-def _is_list(views) -> bool:
+def _is_list(views: Any) -> bool:
     return isinstance(views, (list, tuple)) or (isinstance(views, np.ndarray) and views.ndim > 0)
 
 
-def as_frames(path: Path, where: str, array, joints: int, channels: int) -> np.ndarray:
+def as_frames(path: Path, where: str, array: Any, joints: int, channels: int) -> np.ndarray:
     """Return float32 (T, joints, channels), or (T, joints, 3) where a detector's score stands after x and y.
 
     Raises FileError for other arrays.

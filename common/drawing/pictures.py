@@ -1,4 +1,4 @@
-"""Plots of errors and pictures of moving people; the only module that imports matplotlib.
+"""Pictures of moving people: films, and strips of a few moments, drawn with matplotlib.
 
 Letters: T frames, J joints, K keypoints.
 """
@@ -6,137 +6,29 @@ Letters: T frames, J joints, K keypoints.
 import itertools
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any, TypeVar
 
-import matplotlib
-
-matplotlib.use('Agg')  # files, never windows
-import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 from matplotlib.lines import Line2D
 from matplotlib.patches import Polygon
+from matplotlib.text import Text
 from tqdm import tqdm
 
 from common.drawing.video import write_film
 from common.errors import FileError
 from common.skeleton import Skeleton
-from common.storage.files import atomic_path
 
-# Okabe and Ito's colours, which colour-blind readers tell apart; dashes tell them apart in grey.
-COLOURS = {'train_loss': ('#0072B2', '-'), 'train_mpjpe': ('#009E73', '--'), 'valid_mpjpe': ('#D55E00', '-'),
-           'lr': ('#000000', '-')}
+ArtistT = TypeVar('ArtistT', bound=Artist)
 
-
-def training_curves(epochs: list[dict], path: Path) -> None:
-    """Plot loss, MPJPE on training and validation subjects, and learning rate over epochs into a PNG.
-
-    Args:
-        epochs: the lines of a `metrics.jsonl`.
-
-    Raises FileError when the picture cannot be written.
-    """
-    figure, axes = plt.subplots(1, 3, figsize=(13, 4), layout='constrained')
-    panels = ((('train_loss',), 'training loss (×1000)'), (('train_mpjpe', 'valid_mpjpe'), 'MPJPE (mm)'),
-              (('lr',), 'learning rate'))
-    for axis, (names, title) in zip(axes, panels, strict=True):
-        for name in names:
-            points = [(m['epoch'], m[name]) for m in epochs if m.get(name) is not None]
-            if points:
-                colour, dash = COLOURS[name]
-                axis.plot(*zip(*points, strict=True), color=colour, linestyle=dash, marker='o', markersize=3,
-                          label=name)
-        axis.set(xlabel='epoch', title=title)
-        axis.xaxis.get_major_locator().set_params(integer=True)
-        axis.grid(alpha=0.3)
-        axis.set_ylim(bottom=0)
-        if axis.has_data():
-            axis.legend()
-    _save(figure, path)
-
-
-# ---- an evaluation ----------------------------------------------------------------------------------------------
-
-# Colour, hatch and dash of each series. From dark to bright, so that they can be told apart in grey too.
-STYLES = (('#0072B2', '', '-'), ('#E69F00', '//', '--'), ('#009E73', '..', '-.'), ('#CC79A7', 'xx', ':'))
-
-
-def plot_bars(data: dict, title: str, path: Path) -> None:
-    """Plot bars in millimetres, with the published row as marks, into a PNG.
-
-    Args:
-        data: from `figures.bars` or `figures.by_joint`.
-
-    Raises FileError when the picture cannot be written.
-    """
-    names, series = data['names'], data['series']
-    figure, axes = plt.subplots(figsize=(max(6, 0.24 * len(names) * len(series) + 2.5), 4.2), layout='constrained')
-    width = 0.8 / len(series)
-    for index, ((name, values), (colour, hatch, _)) in enumerate(zip(series.items(), STYLES, strict=False)):
-        places = np.arange(len(names)) + (index - (len(series) - 1) / 2) * width
-        heights = [np.nan if value is None else value for value in values]
-        axes.bar(places, heights, width, color=colour, hatch=hatch, edgecolor='white', label=name, zorder=2)
-    if data.get('published'):
-        source, row = data['published']
-        axes.plot(np.arange(len(names)), row, 'D', color='black', markerfacecolor='white', label=source, zorder=3)
-    axes.set_xticks(range(len(names)), [name.replace('_', ' ') for name in names], rotation=40, ha='right')
-    axes.set(ylabel='millimetres', title=title)
-    axes.grid(axis='y', alpha=0.3, zorder=0)
-    if len(series) > 1 or data.get('published'):
-        # Below the axes: above the bars there is no room.
-        figure.legend(loc='outside lower center', ncols=3, frameon=False)
-    _save(figure, path)
-
-
-def plot_worst(sequences: list[tuple], path: Path) -> None:
-    """Plot the error over time of sequences (`figures.worst_sequences`), one per row, into a PNG.
-
-    Raises FileError when the picture cannot be written.
-    """
-    figure, grid = plt.subplots(len(sequences), 1, figsize=(9, 1.9 * len(sequences)), squeeze=False, sharey=True,
-                                layout='constrained')
-    for axes, (name, frames, errors) in zip(grid[:, 0], sequences, strict=True):
-        # Leave a gap where frames do not count.
-        cuts = np.flatnonzero(np.diff(frames) > 1) + 1
-        axes.plot(np.insert(frames.astype(float), cuts, np.nan), np.insert(errors, cuts, np.nan), color='#0072B2',
-                  linewidth=1, marker='.' if len(frames) == 1 else '')
-        axes.set_title(name, loc='left', fontsize=9)
-        axes.set(ylabel='mm')
-        axes.grid(alpha=0.3)
-        axes.set_ylim(bottom=0)
-    axes.set_xlabel('frame')
-    _save(figure, path)
-
-
-def plot_pck(data: dict, path: Path) -> None:
-    """Plot the share of joints within each distance (`figures.pck_curves`) into a PNG.
-
-    Raises FileError when the picture cannot be written.
-    """
-    figure, axes = plt.subplots(figsize=(6, 4.2), layout='constrained')
-    for (name, shares), (colour, _, dash) in zip(data['series'].items(), STYLES, strict=False):
-        axes.plot(data['thresholds'], shares, dash, color=colour,
-                  label=f'{name}: {shares[-1]:.1f} % within {data["thresholds"][-1]} mm')
-    axes.set(xlabel='distance from the truth (mm)', ylabel='joints nearer than that (%)', ylim=(0, 101),
-             xlim=(0, data['thresholds'][-1]), title='PCK')
-    axes.grid(alpha=0.3)
-    axes.legend(loc='lower right')
-    _save(figure, path)
-
-
-def _save(figure: Figure, path: Path) -> None:
-    try:
-        with atomic_path(path) as temporary:
-            figure.savefig(temporary, dpi=120)
-    finally:
-        plt.close(figure)
-
-
-# ---- motion -----------------------------------------------------------------------------------------------------
-
-# Colours of the bones by side, from Okabe and Ito again: left dark and right bright, so that they differ in grey too.
+# Colours of the bones by side, of those by Okabe and Ito, which colour-blind readers tell apart: left dark and right
+# bright, so that they differ in grey too.
 LEFT, RIGHT, MIDDLE, GHOST = '#0072B2', '#E69F00', '#333333', '#AAAAAA'
 FLOOR, GRID = '#F3F3F3', '#D5D5D5'
 ELEVATION = 15  # degrees by which the viewer looks down
@@ -148,9 +40,9 @@ STRIP = 5  # moments in a PNG
 
 def render_motion(output: Path, skeleton: Skeleton, panels: dict[str, np.ndarray], fps: float, *,
                   truth: np.ndarray | None = None, keypoints: np.ndarray | None = None, layout: Skeleton | None = None,
-                  picture_size: tuple[int, int] | None = None, video: Iterable[np.ndarray] | None = None,
+                  picture_size: tuple[float, float] | None = None, video: Iterable[np.ndarray] | None = None,
                   title: str = '', azimuth: float = 70, size: float = 4, limit: int | None = None, step: int = 1,
-                  bitrate: int | None = None) -> int:
+                  bitrate: int | None = None, numbers: np.ndarray | None = None) -> int:
     """Write a film (.gif, .mp4) of moving poses, or a PNG strip of a few moments; return the number of frames drawn.
 
     Memory does not grow with the length: each frame is drawn, written and dropped.
@@ -168,6 +60,7 @@ def render_motion(output: Path, skeleton: Skeleton, panels: dict[str, np.ndarray
         size: height of the film in units of 100 pixels, which is also the width of a panel.
         limit, step: draw every step-th of the first `limit` frames.
         bitrate: of an MP4, kilobits a second.
+        numbers: (T,) what each frame is called, by default from 0.
 
     Raises FileError when the film cannot be written, ValueError for poses that are not finite or of different lengths.
     """
@@ -177,6 +70,7 @@ def render_motion(output: Path, skeleton: Skeleton, panels: dict[str, np.ndarray
     if limit and limit < frames:
         frames, panels = limit, {name: poses[:limit] for name, poses in panels.items()}
         truth, keypoints = (None if x is None else x[:limit] for x in (truth, keypoints))
+    names = np.arange(frames) if numbers is None else numbers
     picture = MotionPicture(skeleton, panels, truth, keypoints, layout, picture_size, title, azimuth, size,
                             filmed=video is not None)
     wanted = np.arange(0, frames, step)
@@ -184,13 +78,13 @@ def render_motion(output: Path, skeleton: Skeleton, panels: dict[str, np.ndarray
         wanted = wanted[np.linspace(0, len(wanted) - 1, min(STRIP, len(wanted))).round().astype(int)]
     drawn = 0
 
-    def film():
+    def film() -> Iterator[np.ndarray]:
         nonlocal drawn
         images = itertools.repeat(None) if video is None else _at(video, wanted)
         bar = tqdm(zip(wanted.tolist(), images, strict=False), f'drawing {Path(output).name}', len(wanted),
                    unit=' frames', leave=False, disable=None)
         for frame, image in bar:
-            yield picture.draw(frame, image)
+            yield picture.draw(frame, image, int(names[frame]))
             drawn += 1
         if not drawn:
             raise FileError('the video has no frames')
@@ -235,7 +129,9 @@ class MotionPicture:
     The background, which does not move, is drawn once; what moves is updated and drawn over it.
     """
 
-    def __init__(self, skeleton, panels, truth, keypoints, layout, picture_size, title, azimuth, size, filmed):
+    def __init__(self, skeleton: Skeleton, panels: dict[str, np.ndarray], truth: np.ndarray | None,
+                 keypoints: np.ndarray | None, layout: Skeleton | None, picture_size: tuple[float, float] | None,
+                 title: str, azimuth: float, size: float, filmed: bool):
         """Lay out the panels; arguments as for `render_motion`, `filmed` is True where `draw` will get video frames."""
         self.keypoints, self.truth, self.azimuth = keypoints, truth, azimuth
         self.bones = Bones(skeleton)
@@ -247,10 +143,13 @@ class MotionPicture:
         self.figure = Figure(figsize=(size * count, size), dpi=DPI)
         self.canvas = FigureCanvasAgg(self.figure)
         self.scale = size * DPI / 400  # of text and lines
-        self.share, self.moving, self.views = 1 / count, [], {}
+        self.share = 1 / count
+        self.moving: list[tuple[Axes | Figure, Artist]] = []
+        self.views: dict[str, tuple[LineCollection, LineCollection | None, LineCollection]] = {}
+        self.axes: dict[str, Axes] = {}
         places = iter([self.figure.add_axes((k / count + 0.005, 0.13, 1 / count - 0.01, 0.73)) for k in range(count)])
         if keypoints is not None:
-            self._add_input(next(places), layout, picture_size, filmed)
+            self._add_input(next(places), keypoints, layout, picture_size, filmed)
         for name in self.panels:
             self._add_view(next(places), name)
         self.errors = {} if truth is None else {
@@ -266,36 +165,48 @@ class MotionPicture:
         high = max(poses[..., 2].max() for poses in self.panels.values())
         return float(np.clip(far, *REACH)), float(np.clip(high, *REACH))
 
-    def _animate(self, axes, artist):
+    def _animate(self, axes: Axes | Figure, artist: ArtistT) -> ArtistT:
+        """Redraw an artist of the axes, or of the figure, for every frame; return it."""
         artist.set_animated(True)
         self.moving.append((axes, artist))
         return artist
 
-    def _lines(self, axes, width: float, **style) -> LineCollection:
-        return self._animate(axes, axes.add_collection(
-            LineCollection([], linewidths=width * self.scale, capstyle='round', **style), autolim=False))
+    def _lines(self, axes: Axes, width: float, **style: Any) -> LineCollection:
+        """Return lines that are redrawn for every frame, none as yet."""
+        lines = LineCollection([], linewidths=width * self.scale, capstyle='round', **style)
+        axes.add_collection(lines, autolim=False)
+        return self._animate(axes, lines)
 
-    def _add_input(self, axes, layout, picture_size, filmed: bool):
-        if filmed:
-            (left, top), (right, bottom) = (0, 0), picture_size
+    def _add_input(self, axes: Axes, keypoints: np.ndarray, layout: Skeleton | None,
+                   picture_size: tuple[float, float] | None, filmed: bool) -> None:
+        """Lay out the panel of keypoints (T, K, 2): over the whole picture of a film, else around the person.
+
+        Raises ValueError without the layout, or for a film without the size of its pictures.
+        """
+        if layout is None or (filmed and picture_size is None):
+            raise ValueError('expected the layout of the keypoints, and with a video the size of its pictures')
+        left, top = 0.0, 0.0
+        if filmed and picture_size is not None:
+            right, bottom = picture_size
         else:  # without a video there is nothing but the person to show: zoom in
-            low, high = self.keypoints.min(axis=(0, 1)), self.keypoints.max(axis=(0, 1))
+            low, high = keypoints.min(axis=(0, 1)), keypoints.max(axis=(0, 1))
             half = max(0.58 * (high - low).max(), 1)
             (left, top), (right, bottom) = (low + high) / 2 - half, (low + high) / 2 + half
         axes.set(xlim=(left, right), ylim=(bottom, top), aspect='equal', xticks=[], yticks=[])
         axes.spines[:].set_color(GRID)
         self._title(axes, '2D input')
-        self.image = None
+        self.image: AxesImage | None = None
         if filmed:
             blank = np.full((1, 1, 3), 250, np.uint8)
             self.image = self._animate(axes, axes.imshow(blank, extent=(0, right, bottom, 0), aspect='equal'))
         self.input_bones = Bones(layout)
         self.input_lines = self._lines(axes, 2)
 
-    def _title(self, axes, name: str):
-        _fit(axes.set_title(name, fontsize=10 * self.scale), 0.95 * self.share)
+    def _title(self, axes: Axes, name: str) -> None:
+        _fit(axes.set_title(name, fontsize=10 * self.scale), 0.95 * self.share * self.figure.bbox.width)
 
-    def _add_view(self, axes, name: str):
+    def _add_view(self, axes: Axes, name: str) -> None:
+        """Lay out the panel of poses called `name`."""
         reach, sine, cosine = self.reach, np.sin(np.radians(ELEVATION)), np.cos(np.radians(ELEVATION))
         edge = 1.1 * reach
         axes.set(xlim=(-1.42 * edge, 1.42 * edge), ylim=(-1.42 * edge * sine, self.top * cosine + reach * sine + 0.05),
@@ -307,39 +218,44 @@ class MotionPicture:
         floor = self._lines(axes, 0.6, colors=GRID)
         ghosted = self.truth is not None and self.panels[name] is not self.truth
         ghost = self._lines(axes, 2, colors=GHOST) if ghosted else None  # thin, to stay behind the pose
-        self.views[name] = floor, ghost, self._lines(axes, 3)
+        self.views[name], self.axes[name] = (floor, ghost, self._lines(axes, 3)), axes
 
-    def _add_texts(self, title: str):
+    def _add_texts(self, title: str) -> None:
+        """Write the title, the legend and, redrawn for every frame, its number and the panels' errors."""
         figure, scale = self.figure, self.scale
         text = figure.text(0.01, 0.985, title, fontsize=10 * scale, va='top')
-        _fit(text, 0.98)
+        _fit(text, 0.98 * figure.bbox.width)
         known = [Line2D([], [], color=colour, linewidth=3 * scale, label=label) for colour, label in
                  ((LEFT, 'left'), (RIGHT, 'right'), (MIDDLE, 'middle'), (GHOST, 'ground truth'))]
         figure.legend(handles=known[:3 + (self.truth is not None)], loc='lower right', ncols=4, frameon=False,
                       fontsize=9 * scale, borderaxespad=0.2, handlelength=1.2, columnspacing=1)
         self.clock = self._animate(self.figure, figure.text(0.01, 0.02, '', fontsize=9 * scale))
-        self.marks = {}
+        self.marks: dict[str, Text] = {}
         for name in self.errors:
-            axes = self.views[name][2].axes
+            axes = self.axes[name]
             self.marks[name] = self._animate(axes, axes.text(0.5, -0.01, '', transform=axes.transAxes, ha='center',
                                                              va='top', fontsize=9 * scale))
 
-    def draw(self, frame: int, image: np.ndarray | None = None) -> np.ndarray:
-        """Return the picture (H, W, 3), uint8, of a frame; `image` is the video frame behind the 2D input."""
+    def draw(self, frame: int, image: np.ndarray | None = None, name: int | None = None) -> np.ndarray:
+        """Return the picture (H, W, 3), uint8, of a frame; `image` is the video frame behind the 2D input.
+
+        `name` is its number in the source, by default `frame`.
+        """
         if self.keypoints is not None:
-            if self.image is not None:
+            if self.image is not None and image is not None:
                 self.image.set_data(image)
             points = self.keypoints[frame]
             self.input_lines.set(segments=self.input_bones.segments(points), color=self.input_bones.colours)
         for name, (floor, ghost, lines) in self.views.items():
             centre = np.append(self.centres[name][frame], 0)
-            floor.set_segments(self._floor(centre))
-            if ghost is not None:
-                ghost.set_segments(self.bones.segments(viewed_from(self.truth[frame] - centre, self.azimuth)[0]))
+            floor.set_segments(list(self._floor(centre)))
+            if ghost is not None and self.truth is not None:
+                seen, _ = viewed_from(self.truth[frame] - centre, self.azimuth)
+                ghost.set_segments(list(self.bones.segments(seen)))
             points, nearness = viewed_from(self.panels[name][frame] - centre, self.azimuth)
             order = self.bones.segments(nearness).mean(axis=1).argsort()  # the nearest bone is drawn last
             lines.set(segments=self.bones.segments(points)[order], color=self.bones.colours[order])
-        self.clock.set_text(f'frame {frame}')
+        self.clock.set_text(f'frame {frame if name is None else name}')
         for name, mark in self.marks.items():
             mark.set_text(f'error {self.errors[name][frame]:.1f} mm')
         self.canvas.restore_region(self.background)
@@ -375,11 +291,10 @@ class Bones:
         return points[self.ends]
 
 
-def _fit(text, share: float) -> None:
-    """Shrink, then cut, a line of text until it takes no more than this share of the figure's width."""
-    room = share * text.figure.bbox.width
+def _fit(text: Text, room: float) -> None:
+    """Shrink, then cut, a line of text until it takes no more than `room` pixels."""
     width = text.get_window_extent().width
     if width > room:
-        text.set_fontsize(max(0.6, room / width) * text.get_fontsize())
+        text.set_fontsize(max(0.6, room / width) * text.get_fontproperties().get_size_in_points())
     while text.get_window_extent().width > room and len(text.get_text()) > 2:
         text.set_text(text.get_text()[:-2].rstrip('…') + '…')

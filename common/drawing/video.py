@@ -10,7 +10,8 @@ import math
 from collections.abc import Generator, Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
-from typing import NamedTuple, cast
+from types import ModuleType
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from PIL import GifImagePlugin, Image, ImageChops
@@ -32,14 +33,16 @@ class Film(NamedTuple):
         fps: frames per second; None where the file does not say.
         size: (width, height) of the frames in pixels, after scaling.
         frames: (height, width, 3) uint8 each.
+        total: how many frames the file says that it has, skipped ones too; None where it does not.
     """
 
     fps: float | None
     size: tuple[int, int]
     frames: Iterator[np.ndarray]
+    total: int | None = None
 
 
-def _pyav(what: str):
+def _pyav(what: str) -> ModuleType:
     """Import PyAV. Raises FileError where it is missing; `what` needs it."""
     try:
         import av  # takes a moment, and only videos need it
@@ -77,10 +80,23 @@ def read_video(path: Path, largest: int | None = None, skip: int = 0, step: int 
         if first is None:
             raise FileError(f'{path} has no frames after the first {skip}' if skip else f'{path} has no frames')
         rate = stream.average_rate
-        yield Film(float(rate) if rate else None, (first.shape[1], first.shape[0]), itertools.chain([first], frames))
+        yield Film(float(rate) if rate else None, (first.shape[1], first.shape[0]), itertools.chain([first], frames),
+                   stream.frames or None)
 
 
-def _pictures(path: Path, container, stream, largest: int | None) -> Generator[np.ndarray, None, None]:
+def frames_at(frames: Iterator[np.ndarray], numbers: Iterable[int]) -> Iterator[np.ndarray]:
+    """Yield those of a film's frames, which count from 0, that ascending numbers name, until the film ends."""
+    passed, picture = -1, None
+    for number in numbers:
+        while passed < number:
+            picture, passed = next(frames, None), passed + 1
+            if picture is None:
+                return
+        if picture is not None:
+            yield picture
+
+
+def _pictures(path: Path, container: Any, stream: Any, largest: int | None) -> Generator[np.ndarray, None, None]:
     """Yield the frames, scaled and the right way up.
 
     Raises FileError where reading fails, lest the writer that consumes the frames report it as its own failure.

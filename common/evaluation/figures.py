@@ -1,14 +1,15 @@
-"""What the plots of an evaluation show, as numbers: by action, by joint, over time, and by distance.
+"""The numbers behind the plots of an evaluation: by action, by joint, over time, and by distance.
 
 Letters: N frames, J joints.
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
 
-from common.evaluation.tables import prefix
+from common.evaluation.tables import Figures, prefix
 from common.metrics import METRICS, PCK_THRESHOLD, pck
 
 WORST = 4  # sequences shown over time
@@ -16,8 +17,8 @@ THRESHOLDS = tuple(range(0, PCK_THRESHOLD + 1, 5))  # millimetres
 SHOWN = METRICS[:2]  # of the figures by action: MPJPE and P-MPJPE
 
 
-def bars(rows: dict[str, dict], average: dict[str, dict],
-         published: tuple[str, Mapping[str, float]] | None = None) -> dict:
+def bars(rows: dict[str, dict[str, Figures]], average: dict[str, Figures],
+         published: tuple[str, Mapping[str, float]] | None = None) -> dict[str, Any]:
     """Return errors by action (or test sequence), millimetres.
 
     Args:
@@ -30,10 +31,10 @@ def bars(rows: dict[str, dict], average: dict[str, dict],
     """
     names = [*next(iter(rows.values())), 'average']
     series = {}
-    for index, (kind, figures_of) in enumerate(rows.items()):
+    for kind, figures_of in rows.items():
         for metric in SHOWN:
             values = [figures[metric.name] for figures in (*figures_of.values(), average[kind])]
-            series[prefix(kind, index) + metric.title] = values
+            series[prefix(kind) + metric.title] = values
     source, known_rows = published or ('', {})
     row = [known_rows.get(name, np.nan) for name in names[:-1]]
     known = [value for value in row if np.isfinite(value)]
@@ -42,14 +43,14 @@ def bars(rows: dict[str, dict], average: dict[str, dict],
     return {'names': names, 'series': series, 'published': (source, row) if known else None}
 
 
-def by_joint(rows: dict[str, np.ndarray], joints: tuple[str, ...]) -> dict:
-    """Mean error of each joint over all frames, millimetres: {'names': joints, 'series': {kind: values}}."""
+def by_joint(rows: dict[str, np.ndarray], joints: tuple[str, ...]) -> dict[str, Any]:
+    """Return each joint's mean error over all frames, millimetres: {'names': joints, 'series': {kind: values}}."""
     return {'names': list(joints), 'series': {kind: errors.mean(axis=0).tolist()
                                               for kind, errors in _errors(rows).items()}}
 
 
 def worst_sequences(rows: dict[str, np.ndarray]) -> list[tuple[str, np.ndarray, np.ndarray]]:
-    """The sequences with the highest mean error, the worst first: (name, frames (n,), error of each in millimetres)."""
+    """Return the sequences with the highest mean error, the worst first: (name, frames (n,), their errors (n,), mm)."""
     errors = list(_errors(rows).values())[-1].mean(axis=1)  # (N,), of the refinement where there is one
     keys = list(zip(rows['subject'].tolist(), rows['action'].tolist(), rows['camera'].tolist(), strict=True))
     numbers = {key: number for number, key in enumerate(dict.fromkeys(keys))}
@@ -64,8 +65,11 @@ def worst_sequences(rows: dict[str, np.ndarray]) -> list[tuple[str, np.ndarray, 
     return found
 
 
-def pck_curves(rows: dict[str, np.ndarray], joints: list[int]) -> dict:
-    """Share of these joints nearer to the truth than 0 to 150 mm: {'thresholds': mm, 'series': {kind: per cent}}."""
+def pck_curves(rows: dict[str, np.ndarray], joints: list[int]) -> dict[str, Any]:
+    """Return the share of these joints nearer to the truth than 0 to 150 mm.
+
+    Returns {'thresholds': mm, 'series': {kind: per cent}}.
+    """
     truth = torch.from_numpy(rows['truth'])[:, joints]
     return {'thresholds': list(THRESHOLDS), 'series': {
         kind: (100 * pck(torch.from_numpy(rows[column])[:, joints], truth, THRESHOLDS).mean(dim=0)).tolist()

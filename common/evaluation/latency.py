@@ -1,4 +1,4 @@
-"""What lifting live footage takes: the time from the keypoints of a new frame to its pose."""
+"""The latency of lifting live footage: the time from the keypoints of a new frame to its pose."""
 
 import time
 

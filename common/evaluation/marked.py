@@ -8,6 +8,7 @@ script calls "All".
 Letters: W windows, A frames taken from a window, N frames that count, J joints, S sequences, M metrics.
 """
 
+from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,8 @@ import torch
 
 from common.datasets.mpi_inf_3dhp import ACTIVITIES, NOT_IN_PCK, OLDER_COUNTS, SCENES
 from common.distributed import ALONE, World
-from common.evaluation.tables import grid, prefix, suspicion, told
+from common.evaluation.sums import add_up
+from common.evaluation.tables import Figures, grid, prefix, suspicion, told
 from common.metrics import METRICS
 from common.sampler import TestWindows
 from common.skeleton import Skeleton
@@ -29,61 +31,80 @@ AVERAGES = {'A': 'A, older counts', 'B': 'B, mean of sequences', 'C': 'C, frames
 @torch.inference_mode()
 def tally_marked(predicted: torch.Tensor, store: SequenceStore, windows: TestWindows, skeleton: Skeleton,
                  world: World = ALONE) -> dict[tuple[str, int], np.ndarray]:
-    """Sums over the frames that count: (subject, activity) -> (1 + M,) float64, their number and the sums.
+    """Add up the errors of the frames that count: (subject, activity) -> (1 + M,) float64, their number and the sums.
 
-    `predicted` is (W, A, J, 3) metres. Activities are 1 to 7, and 0 where none is annotated.
+    Args:
+        predicted: (W, A, J, 3) metres.
+
+    Activities are 1 to 7, and 0 where none is annotated.
     """
-    counted = [j for j, name in enumerate(skeleton.joints) if name not in NOT_IN_PCK]
     rows = windows.rows[windows.first]  # (N,)
-    predicted, target = predicted[windows.first], store.poses[rows]  # (N, J, 3)
-    columns = [torch.ones(len(rows), dtype=torch.float64, device=store.device)]
-    for metric in MARKED:
-        joints = counted if metric.some_joints else slice(None)
-        columns.append(metric.function(predicted[:, joints], target[:, joints]).double())
-    errors = torch.stack(columns, dim=1)  # (N, 1 + M)
+    errors = _errors(predicted[windows.first], store.truth[rows], skeleton)  # (N, M)
+    values = torch.cat([torch.ones_like(errors[:, :1]), errors], dim=1)  # (N, 1 + M)
     owner = windows.sequence.repeat_interleave(windows.rows.shape[1])[windows.first.flatten()]
-    kinds = len(ACTIVITIES) + 1
     activity = torch.zeros_like(owner) if store.marks is None else store.marks[rows].clamp_min(0)
-    sums = torch.zeros(len(store.takes) * kinds, errors.shape[1], dtype=torch.float64, device=store.device)
-    sums.index_add_(0, owner * kinds + activity, errors)
-    totals = {}
-    by_sequence = world.sum(sums).cpu().numpy().reshape(len(store.takes), kinds, -1)
-    for (subject, _, _), kinds_of_frames in zip(store.takes, by_sequence, strict=True):
-        for kind, total in enumerate(kinds_of_frames):
-            totals[subject, kind] = totals.get((subject, kind), 0) + total
+    kinds = len(ACTIVITIES) + 1
+    sums = torch.zeros(len(store.takes) * kinds, values.shape[1], dtype=torch.float64, device=store.device)
+    sums.index_add_(0, owner * kinds + activity, values)
+    by_take = world.sum(sums).cpu().numpy().reshape(len(store.takes), kinds, -1)
+    totals: dict[tuple[str, int], np.ndarray] = defaultdict(lambda: np.zeros(by_take.shape[2]))
+    for (subject, _, _), by_activity in zip(store.takes, by_take, strict=True):
+        for kind, total in enumerate(by_activity):
+            totals[subject, kind] += total
     return {key: total for key, total in totals.items() if total[0]}
 
 
-def summarise_marked(totals: dict[tuple[str, int], np.ndarray]) -> dict:
-    """The figures as the results file has them: sequences, activities and scenes by name, averages A, B and C.
+def _errors(predicted: torch.Tensor, target: torch.Tensor, skeleton: Skeleton) -> torch.Tensor:
+    """Return the metrics (N, M), float64, of N poses: (N, J, 3) metres twice."""
+    counted = [j for j, name in enumerate(skeleton.joints) if name not in NOT_IN_PCK]
+    columns = []
+    for metric in MARKED:
+        joints = counted if metric.some_joints else slice(None)
+        columns.append(metric.function(predicted[:, joints], target[:, joints]).double())
+    return torch.stack(columns, dim=1)
+
+
+def summarise_marked(totals: dict[tuple[str, int], np.ndarray]) -> dict[str, dict[str, Figures]]:
+    """Return the figures as the results file has them: sequences, activities and scenes by name, averages A, B and C.
 
     MPJPE and P-MPJPE in millimetres, PCK and AUC in per cent. A is of None where it is not defined, for sequences that
     are not the data set's test sequences.
     """
-    sequences, activities, scenes = {}, {}, {}
-    for (name, activity), total in totals.items():
-        groups = [(sequences, name), (scenes, SCENES.get(name))]
-        groups.append((activities, ACTIVITIES[activity - 1] if activity else None))
-        for group, key in groups:
-            if key is not None:
-                group[key] = group.get(key, 0) + total
-    activities = {name: activities[name] for name in ACTIVITIES if name in activities}
-    values = np.stack([total[1:] / total[0] for total in sequences.values()])  # (S, 4)
-    weights = [OLDER_COUNTS.get(name) for name in sequences]
-    averages = {'A': None if None in weights else np.average(values, axis=0, weights=weights),
-                'B': values.mean(axis=0), 'C': sum(totals.values())[1:] / sum(totals.values())[0]}
-    named = {group: {name: _named(total[1:] / total[0]) for name, total in members.items()}
-             for group, members in (('sequences', sequences), ('activities', activities), ('scenes', scenes))}
-    return named | {'averages': {name: _named(value) for name, value in averages.items()}}
+    sequences = add_up((name, total) for (name, _), total in totals.items())
+    activities = add_up((ACTIVITIES[kind - 1], total) for (_, kind), total in totals.items() if kind)
+    scenes = add_up((SCENES[name], total) for (name, _), total in totals.items() if name in SCENES)
+    in_order = {name: activities[name] for name in ACTIVITIES if name in activities}
+    pooled = add_up(('C', total) for total in totals.values())['C']
+    figures = {group: {name: _figures(_mean(total)) for name, total in members.items()} for group, members in
+               (('sequences', sequences), ('activities', in_order), ('scenes', scenes))}
+    return figures | {'averages': _averages(sequences, pooled)}
 
 
-def _named(values: np.ndarray | None) -> dict[str, float | None]:
-    if values is None:
+def _averages(sequences: dict[str, np.ndarray], pooled: np.ndarray) -> dict[str, Figures]:
+    """Return the averages A, B and C.
+
+    Args:
+        sequences: total (1 + M,) of each. pooled: of all frames that count.
+    """
+    means = np.stack([_mean(total) for total in sequences.values()])  # (S, M)
+    weights = [OLDER_COUNTS[name] for name in sequences if name in OLDER_COUNTS]
+    weighted = np.average(means, axis=0, weights=weights) if len(weights) == len(sequences) else None
+    return {'A': _figures(weighted), 'B': _figures(means.mean(axis=0)), 'C': _figures(_mean(pooled))}
+
+
+def _mean(total: np.ndarray) -> np.ndarray:
+    """Return the means (M,) of a total (1 + M,): the number of frames, then the sums over them."""
+    return total[1:] / total[0]
+
+
+def _figures(means: np.ndarray | None) -> Figures:
+    """Return means (M,) by name of their metric and in its unit; figures of None where there are no means."""
+    if means is None:
         return {metric.name: None for metric in MARKED}
-    return {metric.name: float(metric.scale * value) for metric, value in zip(MARKED, values, strict=True)}
+    return {metric.name: float(metric.scale * mean) for metric, mean in zip(MARKED, means, strict=True)}
 
 
-def table_marked(summaries: dict[str, dict], target: str) -> str:
+def table_marked(summaries: dict[str, dict[str, dict[str, Figures]]], target: str) -> str:
     """Return the table of one target: sequences, scenes, activities, averages; it closes with average C, the headline.
 
     Args:
@@ -93,19 +114,20 @@ def table_marked(summaries: dict[str, dict], target: str) -> str:
                      [(AVERAGES[average], figures) for average, figures in summary['averages'].items()]]
               for name, summary in summaries.items()}
     lines = [grid(f'Target {target}, mm and %', MARKED, blocks)]
-    for index, (name, summary) in enumerate(summaries.items()):
+    for name, summary in summaries.items():
         headline = summary['averages']['C']
-        lines.append(f'{prefix(name, index)}average C, target {target}: {told(MARKED, headline)}')
+        lines.append(f'{prefix(name)}average C, target {target}: {told(MARKED, headline)}')
         if doubt := suspicion(headline):
             lines.append(doubt)
     return '\n'.join(lines)
 
 
 def write_inference_data(path: Path, rows: dict[str, np.ndarray], root: int) -> None:
-    """The field's inference_data.mat: sequence -> (3, 17, 1, n) millimetres, root at 0, the n frames that count.
+    """Write the field's inference_data.mat: sequence -> (3, 17, 1, n) millimetres, the n frames that count.
 
     Args:
         rows: frames as `predictions_by_frame` gives them.
+        root: index of the joint that is moved to 0.
 
     Raises FileError when it cannot be written.
     """

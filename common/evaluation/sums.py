@@ -8,6 +8,7 @@ Letters: W windows, A frames taken from a window, N = W*A, J joints, S sequences
 """
 
 from collections import defaultdict
+from collections.abc import Iterable
 
 import numpy as np
 import torch
@@ -25,13 +26,13 @@ FRAMES_AT_ONCE = 1 << 16
 
 @torch.inference_mode()
 def validation_figures(predicted: torch.Tensor, store: SequenceStore, windows: TestWindows,
-                       world: World = ALONE) -> dict:
-    """The two figures logged while training, in millimetres, over all frames of all test windows together.
+                       world: World = ALONE) -> dict[str, float | None]:
+    """Return the two figures logged while training, in millimetres, over all frames of all test windows together.
 
     MPJPE, and the velocity error inside windows weighted by window frames (None for windows of one frame). Where only
     marked frames count, MPJPE is over each of them once, and there is no velocity error: they need not be neighbours.
     """
-    target = store.poses[windows.rows]  # (W, F, J, 3)
+    target = store.truth[windows.rows]  # (W, F, J, 3)
     errors = mpjpe(predicted, target).double(), mpjve(predicted, target).double()
     if store.marks is not None:
         errors = errors[0][windows.first], errors[1][:0]
@@ -54,7 +55,7 @@ def tally(predicted: torch.Tensor, store: SequenceStore, windows: TestWindows,
     predicted, rows = predicted.flatten(0, 1), windows.rows.flatten()  # (N, J, 3), (N,)
     owner = windows.sequence.repeat_interleave(taken)  # (N,) sequence of each frame
     first = windows.first.flatten()
-    errors = {metric.name: _frame_errors(predicted, store.poses, rows, metric)
+    errors = {metric.name: _frame_errors(predicted, store.truth, rows, metric)
               for metric in BY_ACTION if metric.per == 'frame'}
     per_protocol = []
     for exact, kept in ((False, torch.ones_like(first)), (True, first)):
@@ -62,7 +63,7 @@ def tally(predicted: torch.Tensor, store: SequenceStore, windows: TestWindows,
         columns = []
         for metric in BY_ACTION:
             if metric.per == 'pair':
-                columns.append(_pair_sums(predicted[kept], store.poses, rows[kept], owner[kept], count, exact, metric))
+                columns.append(_pair_sums(predicted[kept], store.truth, rows[kept], owner[kept], count, exact, metric))
             else:
                 total = torch.zeros_like(count).index_add_(0, owner[kept], errors[metric.name][kept])
                 columns.append(torch.stack([total, count], dim=-1))
@@ -74,14 +75,27 @@ def tally(predicted: torch.Tensor, store: SequenceStore, windows: TestWindows,
     return dict(totals)
 
 
-def _frame_errors(predicted, poses, rows, metric: Metric) -> torch.Tensor:
+def add_up(totals: Iterable[tuple[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Return the sum of the totals under each name."""
+    sums: dict[str, np.ndarray] = {}
+    for name, total in totals:
+        sums[name] = sums[name] + total if name in sums else total
+    return sums
+
+
+def _frame_errors(predicted: torch.Tensor, poses: torch.Tensor, rows: torch.Tensor, metric: Metric) -> torch.Tensor:
     """Return the (N,) float64 errors of predictions (N, J, 3) against the store's poses at rows (N,)."""
     pieces = zip(predicted.split(FRAMES_AT_ONCE), rows.split(FRAMES_AT_ONCE), strict=True)
     return torch.cat([metric.function(p, poses[r]).double() for p, r in pieces])
 
 
-def _pair_sums(predicted, poses, rows, owner, count, exact: bool, metric: Metric) -> torch.Tensor:
+def _pair_sums(predicted: torch.Tensor, poses: torch.Tensor, rows: torch.Tensor, owner: torch.Tensor,
+               count: torch.Tensor, exact: bool, metric: Metric) -> torch.Tensor:
     """Return the (S, 2) sum and weight of an error over consecutive frames of the same sequence.
+
+    Args:
+        predicted: (N, J, 3). poses: the store's. rows, owner: (N,) of the store, and the sequence of each frame.
+        count: (S,) frames of each sequence.
 
     Paper: a sequence's mean over its pairs, weighted by its frames. Exact: pairs are counted as they are.
     """
@@ -103,9 +117,9 @@ def _pair_sums(predicted, poses, rows, owner, count, exact: bool, metric: Metric
 
 @torch.inference_mode()
 def mean_pose_mpjpe(train: SequenceStore, test: SequenceStore) -> float:
-    """What predicting the mean training pose for every test frame would score: the baseline to stay under, mm."""
-    mean = train.poses.mean(dim=0, dtype=torch.float64).float()
-    counted = test.poses if test.marks is None else test.poses[test.marks != 0]
+    """Return the MPJPE, millimetres, of predicting the mean training pose for every test frame: what to stay under."""
+    mean = train.truth.mean(dim=0, dtype=torch.float64).float()
+    counted = test.truth if test.marks is None else test.truth[test.marks != 0]
     return 1000 * mpjpe(mean, counted).double().mean().item()
 
 
@@ -123,12 +137,12 @@ def predictions_by_frame(predicted: dict[str, torch.Tensor], store: SequenceStor
     poses = {heading: tensor.flatten(0, 1)[first].cpu().numpy()
              for heading, tensor in zip(headings, predicted.values(), strict=True)}
     return {
-        **poses, 'truth': store.poses[windows.rows.flatten()[first]].cpu().numpy(),
+        **poses, 'truth': store.truth[windows.rows.flatten()[first]].cpu().numpy(),
         'subject': subjects, 'action': actions, 'camera': cameras,
         'frame': windows.frame.flatten()[first].cpu().numpy(),
     }
 
 
 def join_shares(shares: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """The ranks' frames, in their order, which is that of the sequences."""
+    """Return the ranks' frames in their order, which is that of the sequences."""
     return {name: np.concatenate([share[name] for share in shares if len(share['frame'])]) for name in shares[0]}

@@ -3,18 +3,22 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, TypeAlias
 
 import numpy as np
 
-from common.evaluation.sums import BY_ACTION, PROTOCOL_NAMES
+from common.evaluation.sums import BY_ACTION, PROTOCOL_NAMES, add_up
 from common.metrics import Metric
+from common.models.lifter import ONLY
 from common.storage.files import atomic_path
 
-# What a model that works never reaches: it is a few tens of per cent above its P-MPJPE, the mean pose is at twice it.
+# A model that works stays far below: its MPJPE is some tens of per cent above its P-MPJPE; the mean pose's is twice it.
 SUSPECT_RATIO, SUSPECT_MPJPE = 3, 100  # of MPJPE to P-MPJPE, from so many millimetres of MPJPE on
 
+Figures: TypeAlias = dict[str, float | None]  # name of a metric -> figure in its unit
 
-def summarise(totals: dict[tuple[str, str], np.ndarray], by_subject: bool) -> dict:
+
+def summarise(totals: dict[tuple[str, str], np.ndarray], by_subject: bool) -> dict[str, dict[str, Any]]:
     """Return the figures of both protocols, laid out as the results file has them.
 
     Args:
@@ -36,32 +40,33 @@ def summarise(totals: dict[tuple[str, str], np.ndarray], by_subject: bool) -> di
     return protocols
 
 
-def _by_action(sums: dict[tuple[str, str], np.ndarray]) -> dict:
-    actions: dict[str, np.ndarray] = {}
-    for (_, action), total in sums.items():
-        actions[action] = actions.get(action, 0) + total
+def _by_action(sums: dict[tuple[str, str], np.ndarray]) -> dict[str, Any]:
+    """Return the figures of each action over all subjects in the sums, and their average."""
+    actions = add_up((action, total) for (_, action), total in sums.items())
     figures = {action: _figures(total) for action, total in actions.items()}
-    return {'actions': figures, 'average': {metric.name: _mean([f[metric.name] for f in figures.values()])
-                                            for metric in BY_ACTION}}
+    average = {metric.name: _mean([row[metric.name] for row in figures.values()]) for metric in BY_ACTION}
+    return {'actions': figures, 'average': average}
 
 
-def _figures(total: np.ndarray) -> dict[str, float | None]:
+def _figures(total: np.ndarray) -> Figures:
+    """Return the means of (M, [sum, weight]), in the metrics' units."""
     return {metric.name: metric.scale * float(error / weight) if weight else None
             for metric, (error, weight) in zip(BY_ACTION, total, strict=True)}
 
 
 def _mean(values: list[float | None]) -> float | None:
+    """Return the mean of the figures that there are; None where there is none."""
     known = [value for value in values if value is not None]
     return sum(known) / len(known) if known else None
 
 
-def write_results(path: Path, results: dict) -> None:
+def write_results(path: Path, results: dict[str, Any]) -> None:
     """Write the results file atomically. Raises FileError when it cannot be written."""
     with atomic_path(path) as temporary:
         temporary.write_text(json.dumps(results, indent=1) + '\n')
 
 
-def table(summaries: dict[str, dict], protocol: str) -> str:
+def table(summaries: dict[str, dict[str, Any]], protocol: str) -> str:
     """Return the table of one protocol: a row per action and the average, then the other subjects' tables if any.
 
     It closes with the averages of both protocols, and a warning where they look like wrong data.
@@ -74,21 +79,21 @@ def table(summaries: dict[str, dict], protocol: str) -> str:
     for subject in next(iter(chosen.values())).get('subjects', {}):
         parts.append(_rows(f'{subject}, protocol {protocol}, mm',
                            {name: figures['subjects'][subject] for name, figures in chosen.items()}))
-    for index, (kind, protocols) in enumerate(summaries.items()):
+    for kind, protocols in summaries.items():
         for name in PROTOCOL_NAMES:
             average = protocols[name]['average']
-            parts.append(f'{prefix(kind, index)}average, protocol {name}: ' + told(BY_ACTION, average))
+            parts.append(f'{prefix(kind)}average, protocol {name}: ' + told(BY_ACTION, average))
         if doubt := suspicion(protocols[protocol]['average']):
             parts.append(doubt)
     return '\n'.join(parts)
 
 
-def prefix(name: str, index: int) -> str:
-    """Return what stands before the figures of the index-th prediction: its name, but for the first."""
-    return f'{name} ' if index else ''
+def prefix(name: str) -> str:
+    """Return what stands before the figures of a prediction: its name, unless it has none of its own."""
+    return '' if name == ONLY else f'{name} '
 
 
-def told(metrics: Sequence[Metric], figures: dict[str, float | None]) -> str:
+def told(metrics: Sequence[Metric], figures: Figures) -> str:
     """Return figures as a sentence has them: a unit after each, or once at the end where all have the same."""
     if len({metric.unit for metric in metrics}) > 1:
         return ', '.join(metric.told(figures[metric.name]) for metric in metrics)
@@ -96,7 +101,7 @@ def told(metrics: Sequence[Metric], figures: dict[str, float | None]) -> str:
     return f'{figures_told} {metrics[0].unit}'
 
 
-def suspicion(figures: dict[str, float | None]) -> str | None:
+def suspicion(figures: Figures) -> str | None:
     """Return a warning, with its likely cause, where poses are right but for place, turn or scale; or None.
 
     Args:
@@ -114,14 +119,14 @@ def suspicion(figures: dict[str, float | None]) -> str | None:
             f'--check-data looks at the files')
 
 
-def _rows(title: str, summaries: dict[str, dict]) -> str:
+def _rows(title: str, summaries: dict[str, dict[str, Any]]) -> str:
     """Return one table: the metrics of every summary side by side, a row per action and the average."""
     blocks = {name: [list(figures['actions'].items()), [('average', figures['average'])]]
               for name, figures in summaries.items()}
     return grid(title, BY_ACTION, blocks) + '\n'
 
 
-def grid(title: str, metrics: Sequence[Metric], blocks: dict[str, list]) -> str:
+def grid(title: str, metrics: Sequence[Metric], blocks: dict[str, list[list[tuple[str, Figures]]]]) -> str:
     """Return a table of blocks side by side: rows in sections with a rule between them, named alike in every block.
 
     Args:

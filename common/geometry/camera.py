@@ -46,8 +46,8 @@ class Camera:
         return denormalise(project(self.from_world(points), self.intrinsic), self.width, self.height)
 
 
-def pinhole_intrinsic(focal: ArrayLike, centre: ArrayLike, radial: ArrayLike, tangential: ArrayLike, width: int,
-                      height: int) -> np.ndarray:
+def pinhole_intrinsic(focal: ArrayLike, centre: ArrayLike, radial: ArrayLike, tangential: ArrayLike, width: float,
+                      height: float) -> np.ndarray:
     """Return the (9,) float32 intrinsic vector of a camera (`Camera.intrinsic`).
 
     Args:

@@ -16,7 +16,8 @@ def lens_of_view(degrees: float, width: float, height: float) -> tuple[float, fl
     return focal, focal, width / 2, height / 2
 
 
-def root_by_reprojection(poses: np.ndarray, pixels: np.ndarray, seen: np.ndarray, lens) -> np.ndarray:
+def root_by_reprojection(poses: np.ndarray, pixels: np.ndarray, seen: np.ndarray,
+                         lens: tuple[float, float, float, float]) -> np.ndarray:
     """Return the root (T, 3), float64 metres in camera axes, that projects the joints onto their keypoints.
 
     Minimises the squared distances in pixels, frame by frame: first the linear problem f (X + tx) = u (Z + tz), then

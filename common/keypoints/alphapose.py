@@ -8,6 +8,8 @@ either. PoseFlow's tracks: {"0.jpg": [{"keypoints": […], "scores": s, "idx": n
 (https://cocodataset.org/#format-results) have no idx.
 """
 
+from typing import Any
+
 from common.errors import FileError
 from common.keypoints.detections import Detections, Picture
 from common.keypoints.reading import dicts_with, first_of, flat_keypoints, is_dict_with, person_of
@@ -18,7 +20,7 @@ LAYOUTS = ('coco', 'halpe26', 'openpose18')
 WRAPPED = ('data', 'results', 'annotations', 'predictions')
 
 
-def clip(content, where: str) -> Detections | None:
+def clip(content: Any, where: str) -> Detections | None:
     """Return the people of a list of entries, or of a dict from pictures to people; None for others' files."""
     entries = content
     if isinstance(content, dict) and 'images' not in content:
@@ -32,7 +34,7 @@ def clip(content, where: str) -> Detections | None:
     return None
 
 
-def pictures(content, where: str) -> list[Picture] | None:
+def pictures(content: Any, where: str) -> list[Picture] | None:
     """Return the picture of format cmu's content of a frame; None for others'."""
     if not is_dict_with(content, 'bodies'):
         return None
@@ -43,7 +45,7 @@ def pictures(content, where: str) -> list[Picture] | None:
                                body.get('id'), where) for body in bodies])]
 
 
-def _is_tracked(people) -> bool:
+def _is_tracked(people: Any) -> bool:
     return people == [] or (dicts_with(people, 'keypoints', 'scores') and 'keypoint_scores' not in people[0])
 
 
@@ -58,7 +60,7 @@ def _frames(entries: list, where: str) -> list[Picture]:
     return [Picture(people, label) for label, people in frames.items()]
 
 
-def _person(entry, where: str) -> Person:
+def _person(entry: Any, where: str) -> Person:
     if not isinstance(entry, dict):
         raise FileError(f'{where}: a person is {type(entry).__name__}, expected a dict')
     return person_of(flat_keypoints(entry.get('keypoints'), f'{where}: keypoints'),

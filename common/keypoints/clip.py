@@ -10,17 +10,20 @@ from pathlib import Path
 import numpy as np
 
 from common.errors import FileError, FlagError
-from common.geometry.camera import normalise
+from common.geometry.camera import normalise, pinhole_intrinsic
 from common.keypoints import Track, read_track
-from common.keypoints.gaps import ABSENCE, absences, fill, strays
+from common.keypoints.gaps import ABSENCE, STILL, absences, fill, jumps, stills, strays
 from common.keypoints.layouts import conversion, find_layout, stature, usable_keypoints
 from common.keypoints.mistakes import refuse_mistakes, refuse_normalised
 from common.skeleton import Skeleton
 
 ASSUMED_FPS = 30.0
 # Half-widths of the picture that a person's height takes up in training: through Human3.6M's lenses from 4 to 6 metres,
-# where CMU's people have 0.72 to 0.93 for nine tenths of all takes.
-USUAL_STATURE, SMALLEST, LARGEST = 0.82, 0.6, 1.1
+# where CMU's people have LOW to HIGH for nine tenths of all takes. These stay as they are; from SMALLEST down and
+# LARGEST up people are brought to the usual size, and those between go over from one to the other.
+USUAL_STATURE, SMALLEST, LOW, HIGH, LARGEST = 0.82, 0.6, 0.72, 0.93, 1.1
+PATH = 0.6  # seconds over which the mean of the hips is the path that a person takes: about a step
+ROOM = 0.5  # half-widths to either side that an enlarged path may reach and stay; one of twice as many is left out
 
 
 @dataclass(frozen=True)
@@ -30,28 +33,41 @@ class Clip:
     Attributes:
         pixels: (T, L, 2) float32 without gaps, in the lifter's layout.
         screen: (T, L, 2) float32, the same in normalised screen coordinates, at the size that lifters are used to.
+        zoom, middle: how they came to that size: what lay at screen coordinates `middle` (2,) lies at the centre, and
+            distances from it are `zoom` times as large. Where a path is left out, `middle` is that of the median frame.
         seen: (T, L) bool, True where the detector saw the keypoint itself.
         confidence: (T, L) float32, the detector's in each keypoint, 0 to 1; 0 where it saw none.
         present: (T,) bool, True where the detector saw anything of the person.
-        frames: (T,) int64, the source's number of each frame.
-        size: (width, height) of the picture. fps: frames per second.
+        frames: (T,) int64, the source's number of each frame. seconds: (T,) float64, when that is in the source.
+        size: (width, height) of the picture.
+        fps: frames of the clip per second: half of those of the source where only every second one was detected.
         source: the file, its kind and its layout, in words.
     """
 
     pixels: np.ndarray
     screen: np.ndarray
+    zoom: float
+    middle: np.ndarray
     seen: np.ndarray
     confidence: np.ndarray
     present: np.ndarray
     frames: np.ndarray
+    seconds: np.ndarray
     size: tuple[float, float]
     fps: float
     source: str
 
+    def intrinsic(self, lens: tuple[float, float, float, float]) -> np.ndarray:
+        """Return the intrinsic vector (9,) of the lens that sees `screen`, for one of fx, fy, cx, cy in pixels."""
+        intrinsic = pinhole_intrinsic(lens[:2], lens[2:], (0, 0, 0), (0, 0), *self.size)
+        intrinsic[2:4] -= self.middle
+        intrinsic[:4] *= self.zoom
+        return intrinsic
+
 
 @dataclass(frozen=True)
 class Asked:
-    """What a user says of the keypoints in a file.
+    """The user's own word on the keypoints in a file.
 
     Attributes:
         path: the file or folder.
@@ -61,6 +77,7 @@ class Asked:
         min_score: keypoints with less are interpolated; None for the detector's own threshold.
         zoom: factor that the person is scaled by on the screen; None for the size of people trained on.
         as_is: take keypoints that look like a mistake.
+        video_fps, video_size: of the video behind the keypoints, for what neither user nor file say.
     """
 
     path: str
@@ -72,6 +89,8 @@ class Asked:
     min_score: float | None = None
     zoom: float | None = None
     as_is: bool = False
+    video_fps: float | None = None
+    video_size: tuple[float, float] | None = None
 
 
 def load_clip(asked: Asked, wanted: Skeleton, say: Callable[[str], None]) -> Clip:
@@ -82,55 +101,100 @@ def load_clip(asked: Asked, wanted: Skeleton, say: Callable[[str], None]) -> Cli
     track, seen, elsewhere = _load_track(asked)
     shown = np.where(seen[..., None], track.points, np.nan)
     layout, how = find_layout(shown, asked.layout, track.layouts, f'{asked.path} ({track.kind})')
-    size = asked.size or track.size
+    size = asked.size or track.size or asked.video_size
     if size is None:
         refuse_normalised(shown, asked.path)  # which the size of a picture would not help
         raise FlagError(f'{asked.path} does not say how large the picture is: add --image-size WIDTH HEIGHT, in '
                         f'pixels')
     if not asked.as_is:
         refuse_mistakes(shown, layout, size, asked.path)
-    fps = asked.fps or track.fps or ASSUMED_FPS
-    assumed = '' if asked.fps or track.fps else ' (assumed: --fps N)'
+    rate, step, how_fast = _speed(asked, track)
+    fps = rate / step
     source = f'{asked.path}: {track.kind}, layout {layout.name}'
-    say(f'{source}, {how}; {len(track):,} frames, numbers {track.frames[0]} to {track.frames[-1]}, at {fps:g} fps'
-        f'{assumed}, {size[0]:g}×{size[1]:g} pixels')
+    say(f'{source}, {how}; {len(track):,} frames, numbers {track.frames[0]} to {track.frames[-1]}, {how_fast}, '
+        f'{size[0]:g}×{size[1]:g} pixels')
     say(f'person: {track.person}')
     matrix, made = conversion(wanted, layout, usable_keypoints(seen, layout))
     if made:
         say(f'for layout {wanted.name}: ' + '; '.join(f'{name} from {", ".join(of)}' for name, of in made.items()))
     used = matrix.any(axis=0)
     _say_gaps(track, seen[:, used], elsewhere, fps, say)
+    _say_breaks(track, seen, fps, say)
     pixels = np.einsum('lk,tkc->tlc', matrix[:, used], fill(track.points, seen)[:, used])
     own = np.zeros(pixels.shape[:2], bool)
     for index, name in enumerate(wanted.joints):
         if name in layout.joints and name not in made:
             own[:, index] = seen[:, layout.joints.index(name)]
     scores = np.where(seen, np.clip(track.scores, 0, 1), 0) @ np.abs(matrix.T) / np.abs(matrix).sum(axis=1)
-    screen = _on_screen(pixels, size, stature(normalise(shown, *size), layout), asked.zoom, say)
-    return Clip(pixels.astype(np.float32), screen, own, scores.astype(np.float32), seen.any(axis=1), track.frames, size,
-                fps, source)
+    tall = stature(normalise(shown, *size), layout)
+    screen, zoom, middle = _on_screen(pixels, size, tall, path_of(pixels, wanted, fps), asked.zoom, say)
+    return Clip(pixels.astype(np.float32), screen, zoom, middle, own, scores.astype(np.float32),
+                np.asarray(seen.any(axis=1)), track.frames, track.frames / rate, size, fps, source)
 
 
-def _on_screen(pixels: np.ndarray, size: tuple[float, float], tall: float, zoom: float | None, say) -> np.ndarray:
-    """(T, L, 2) float32 screen coordinates of pixels, enlarged or reduced to the size that lifters see people in.
+def _speed(asked: Asked, track: Track) -> tuple[float, int, str]:
+    """Return the source's frames per second, the step from one of the track to the next, and both in words."""
+    rate = asked.fps or track.fps or asked.video_fps or ASSUMED_FPS
+    step = max(1, int(np.median(np.diff(track.frames)))) if len(track) > 1 else 1
+    assumed = '' if asked.fps or track.fps else ', as the video' if asked.video_fps else ' (assumed: --fps N)'
+    every = f', one in {step} of them: {rate / step:g} a second' if step > 1 else ''
+    return rate, step, f'at {rate:g} fps{assumed}{every}'
 
-    How far a keypoint is from its neighbours tells a lifter metres, as seen through the lenses and from the distances
-    that it was trained with. A reduced person is one in a larger picture with the same centre; an enlarged one is
-    also put into its middle.
+
+def _on_screen(pixels: np.ndarray, size: tuple[float, float], tall: float, path: np.ndarray, zoom: float | None,
+               say: Callable[[str], None]) -> tuple[np.ndarray, float, np.ndarray]:
+    """Return screen coordinates (T, L, 2) float32 of pixels, scaled to the size that lifters see people in.
+
+    With them come the zoom, and what lies at their centre (2,), in the median frame.
 
     Args:
         size: (width, height) in pixels. tall: the person's stature on the screen. zoom: what --zoom says.
+        path: (T, 2) pixels, where the person is.
     """
-    screen = normalise(pixels, *size)
     if zoom is None:
-        usual = not np.isfinite(tall) or SMALLEST <= tall <= LARGEST
-        zoom = 1.0 if usual else USUAL_STATURE / tall
+        zoom = usual_zoom(tall)
     if zoom != 1:
         say(f'the person is {tall:.2f} half-widths of the picture tall; people trained on are about {USUAL_STATURE}: '
             f'scaled by {zoom:.2f} (--zoom 1 leaves them as they are)')
-    if zoom > 1:
-        screen = screen - np.median(screen, axis=(0, 1))
-    return (zoom * screen).astype(np.float32)
+    middle = centre_of(normalise(path, *size), zoom)
+    screen = zoom * (normalise(pixels, *size) - middle[:, None])
+    return screen.astype(np.float32), zoom, np.median(middle, axis=0)
+
+
+def centre_of(path: np.ndarray, zoom: float) -> np.ndarray:
+    """Return the point (T, 2) of the screen that comes to lie at its centre when a person on a path (T, 2) is scaled.
+
+    How far a keypoint is from its neighbours tells a lifter metres, as seen through the lenses and from the distances
+    that it was trained with. A reduced person is one in a larger picture with the same centre. An enlarged one would
+    leave the picture: the middle of the path moves to that of the picture, and the path is enlarged where there is
+    room for it, else left out, so that the person stays in the middle. All of it changes gradually with the zoom.
+    """
+    middle = np.median(path, axis=0)
+    kept = max(0.0, 1 - abs(zoom - 1))
+    room = zoom * np.clip(2 - zoom * np.abs(path - middle).max() / ROOM, 0, 1) if zoom > 1 else zoom
+    return path - (kept * middle + max(room, kept) * (path - middle)) / zoom
+
+
+def usual_zoom(tall: float) -> float:
+    """Return what brings a person of this stature, in half-widths of the picture, to a size that lifters know."""
+    if not np.isfinite(tall) or tall <= 0:
+        return 1.0
+    share = np.interp(tall, (SMALLEST, LOW, HIGH, LARGEST), (1, 0, 0, 1))
+    return float((USUAL_STATURE / tall) ** share)
+
+
+def path_of(pixels: np.ndarray, layout: Skeleton, fps: float) -> np.ndarray:
+    """Return where the middle of a person (T, L, 2) is in each frame, (T, 2): a path as smooth as a body's.
+
+    It is the mean of the hips over PATH seconds around each frame, less towards the ends of the clip, with as many
+    frames before as after, so that it does not lag; moved by what the median keypoint is off that in the whole clip.
+    """
+    hips = pixels[:, [layout.joints.index('left_hip'), layout.joints.index('right_hip')]].mean(axis=1)
+    frames = np.arange(len(hips))
+    half = np.minimum(round(PATH * fps / 2), np.minimum(frames, frames[::-1]))
+    total = np.concatenate([np.zeros((1, 2)), np.cumsum(hips, axis=0)])
+    path = (total[frames + half + 1] - total[frames - half]) / (2 * half + 1)[:, None]
+    return path + np.median(pixels - path[:, None], axis=(0, 1))
 
 
 def _load_track(asked: Asked) -> tuple[Track, np.ndarray, np.ndarray]:
@@ -146,16 +210,30 @@ def _load_track(asked: Asked) -> tuple[Track, np.ndarray, np.ndarray]:
     return track, seen, elsewhere
 
 
-def _say_gaps(track: Track, seen: np.ndarray, elsewhere: np.ndarray, fps: float, say) -> None:
-    """What is interpolated: how many of the keypoints that are used, (T, U) `seen`, and the frames of long absences."""
+def _say_gaps(track: Track, seen: np.ndarray, elsewhere: np.ndarray, fps: float, say: Callable[[str], None]) -> None:
+    """Say what is interpolated of the keypoints that are used, (T, U) `seen`, and which frames are guesses."""
     if seen.all():
         say(f'each of the {seen.shape[1]} keypoints that are used is there in every frame')
         return
     say(f'interpolated in time: {(~seen).sum():,} of the {seen.size:,} keypoints that are used, not seen or under '
         f'--min-score, in {(~seen).any(axis=1).sum():,} of {len(seen):,} frames')
     if elsewhere.any():
-        say(f'left out: {elsewhere.sum()} frames in which the best-scored person is somewhere else, such as '
+        say(f'left out: {elsewhere.sum()} frames in which the keypoints are somewhere else for a moment, such as '
             f'{track.frames[elsewhere][0]}')
-    for gap in absences(seen.any(axis=1), max(2, round(ABSENCE * fps))):
+    for gap in absences(np.asarray(seen.any(axis=1)), max(2, round(ABSENCE * fps))):
+        held = ': the pose is held still there' if gap.first == 0 or gap.last == len(seen) - 1 else ''
         say(f'nobody in frames {track.frames[gap.first]} to {track.frames[gap.last]}, '
-            f'{(gap.last - gap.first + 1) / fps:.1f} s: what is written there is a guess')
+            f'{(gap.last - gap.first + 1) / fps:.1f} s: what is written there is a guess{held}')
+
+
+def _say_breaks(track: Track, seen: np.ndarray, fps: float, say: Callable[[str], None]) -> None:
+    """Say where the person jumps, and where they stand as still as no body does."""
+    at = jumps(track.points, seen)
+    if len(at):
+        say(f'the person jumps by more than their own size {len(at)} time{"s" if len(at) > 1 else ""}, first at frame '
+            f'{track.frames[at[0]]}: either the film is cut there, or that is somebody else; give each part by itself')
+    frozen = stills(track.points, seen, max(3, round(STILL * fps)))
+    if frozen:
+        total = sum(run.last - run.first + 1 for run in frozen)
+        say(f'nothing moves at all in {total} frames, such as {track.frames[frozen[0].first]} to '
+            f'{track.frames[frozen[0].last]}: these keypoints seem to be filled in, not detected')

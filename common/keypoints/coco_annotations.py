@@ -6,6 +6,8 @@ point is not labelled; files in which all are 0 say nothing by it. Files with an
 image_id or frame_id, are read too.
 """
 
+from typing import Any
+
 from common.errors import FileError
 from common.keypoints.detections import Detections, Picture
 from common.keypoints.known import layout_of_names
@@ -19,7 +21,7 @@ KIND = 'COCO annotations'
 LAYOUTS = ('coco', 'posetrack18', 'halpe26')
 
 
-def clip(content, where: str) -> Detections | None:
+def clip(content: Any, where: str) -> Detections | None:
     """Return the people of all images; None for what has no annotations of keypoints."""
     if not isinstance(content, dict) or not isinstance(content.get('annotations'), list):
         return None
@@ -42,11 +44,11 @@ def clip(content, where: str) -> Detections | None:
     return Detections(pictures, KIND, (*_said(content.get('categories')), *LAYOUTS))
 
 
-def _is_name(value) -> bool:
+def _is_name(value: Any) -> bool:
     return isinstance(value, (int, str)) and not isinstance(value, bool)
 
 
-def _picture(name, about: dict | None, people: list[Person], where: str) -> Picture:
+def _picture(name: Any, about: dict | None, people: list[Person], where: str) -> Picture:
     if about is None:
         return Picture(people, name)
     label, size = about.get('file_name'), None
@@ -60,7 +62,7 @@ def _person(entry: dict, where: str) -> Person:
     return person_of(keypoints, first_of(entry, 'score'), entry.get('track_id'), where)
 
 
-def _said(categories) -> tuple[str | Skeleton, ...]:
+def _said(categories: Any) -> tuple[str | Skeleton, ...]:
     """Return the layout of the keypoints' names in the first category that has some."""
     for category in categories if dicts_with(categories) else ():
         names = category.get('keypoints') if isinstance(category, dict) else None

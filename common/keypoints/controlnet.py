@@ -4,6 +4,8 @@ https://github.com/Fannovel16/comfyui_controlnet_aux (SavePoseKpsAsJsonFile): [{
 "canvas_width": w, "canvas_height": h}], in pixels or in shares of the canvas.
 """
 
+from typing import Any
+
 from common.errors import FileError
 from common.keypoints.detections import Picture
 from common.keypoints.openpose import people_of
@@ -14,7 +16,7 @@ KIND = 'ControlNet JSON'
 LAYOUTS = ('openpose18', 'body25')
 
 
-def pictures(content, where: str) -> list[Picture] | None:
+def pictures(content: Any, where: str) -> list[Picture] | None:
     """Return the picture of one frame; None for what is not ControlNet's."""
     if not is_dict_with(content, 'people', 'canvas_width'):
         return None

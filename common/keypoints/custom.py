@@ -6,6 +6,7 @@ it.
 """
 
 from pathlib import Path
+from typing import Any
 
 from common.errors import FileError
 from common.keypoints.detections import Detections, Picture
@@ -34,5 +35,5 @@ def members(path: Path, content: dict) -> Detections | None:
     return Detections(pictures, 'custom npz', usual)
 
 
-def _dict_or_empty(value) -> dict:
+def _dict_or_empty(value: Any) -> dict:
     return value if isinstance(value, dict) else {}

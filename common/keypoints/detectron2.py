@@ -6,6 +6,7 @@ metadata is {w, h}.
 """
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -28,15 +29,15 @@ def members(path: Path, content: dict) -> Detections | None:
                       threshold=0.0)
 
 
-def _is_list(value) -> bool:
+def _is_list(value: Any) -> bool:
     return isinstance(value, (list, tuple)) or getattr(value, 'ndim', 0) > 0
 
 
-def _dict(value) -> dict | None:
+def _dict(value: Any) -> dict | None:
     return value if isinstance(value, dict) else None
 
 
-def _people(where: str, boxes, keypoints) -> list[Person]:
+def _people(where: str, boxes: Any, keypoints: Any) -> list[Person]:
     try:
         boxes, keypoints = (np.asarray(side[1], dtype=np.float64) for side in (boxes, keypoints))
     except (TypeError, ValueError, IndexError, KeyError):

@@ -1,4 +1,4 @@
-"""Gaps in a track: interpolating what the detector did not see, and finding stray frames and long absences.
+"""Gaps in a track: interpolating what the detector did not see, and finding strays, jumps and long absences.
 
 Letters: T frames, K keypoints.
 """
@@ -9,6 +9,7 @@ import numpy as np
 
 STRAY_WINDOW = 31  # frames over which the median gives the place where a person is expected
 ABSENCE = 2.0  # seconds; absences this long are reported
+STILL = 0.5  # seconds; a body that moves by nothing at all for so long is reported
 
 
 def fill(points: np.ndarray, seen: np.ndarray) -> np.ndarray:
@@ -41,10 +42,41 @@ def strays(points: np.ndarray, seen: np.ndarray) -> np.ndarray:
     centre = np.nanmedian(there, axis=1)  # (S, 2)
     size = np.median((np.nanmax(there, axis=1) - np.nanmin(there, axis=1)).max(axis=-1))
     half = min(STRAY_WINDOW, len(shown) - 1 + len(shown) % 2) // 2
-    around = np.lib.stride_tricks.sliding_window_view(np.pad(centre, ((half, half), (0, 0)), 'reflect'), 2 * half + 1,
-                                                      axis=0)
+    around = np.lib.stride_tricks.sliding_window_view(_continued(centre, half), 2 * half + 1, axis=0)
     stray[shown] = np.linalg.norm(centre - np.median(around, axis=-1), axis=-1) > size
     return stray
+
+
+def jumps(points: np.ndarray, seen: np.ndarray) -> np.ndarray:
+    """Return the rows (N,) in which a person is further than their own size from where they were seen last.
+
+    No one moves so fast: there the film is cut, or the track goes over to somebody else. A tenth of the size more is
+    allowed for each row in between.
+    """
+    there = np.where(seen[..., None], points, np.nan)
+    shown = np.flatnonzero(seen.sum(axis=1) >= 3)
+    if len(shown) < 2:
+        return shown[:0]
+    size = np.median((np.nanmax(there[shown], axis=1) - np.nanmin(there[shown], axis=1)).max(axis=-1))
+    centre = np.nanmedian(there[shown], axis=1)
+    far = np.linalg.norm(np.diff(centre, axis=0), axis=-1) > size * (0.9 + 0.1 * np.diff(shown))
+    return shown[1:][far]
+
+
+def stills(points: np.ndarray, seen: np.ndarray, shortest: int) -> list['Absence']:
+    """Find the runs of at least `shortest` rows after the first of which nothing that is seen moves at all."""
+    moved = np.ones(len(points), bool)
+    same = (seen[1:] == seen[:-1]).all(axis=1) & seen[1:].any(axis=1)
+    moved[1:] = ~same | (np.where(seen[1:, :, None], points[1:] - points[:-1], 0) != 0).any(axis=(1, 2))
+    return [Absence(run.first - 1, run.last) for run in absences(moved, max(1, shortest - 1))]
+
+
+def _continued(centre: np.ndarray, half: int) -> np.ndarray:
+    """Return a path (S, 2) with `half` more places at either end: it goes on as fast as it usually is there."""
+    back = np.arange(half, 0, -1)
+    begin, end = (np.median(np.diff(part, axis=0), axis=0) for part in (centre[:2 * half + 1], centre[-2 * half - 1:]))
+    return np.concatenate([centre[back] - 2 * back[:, None] * begin, centre,
+                           centre[-1 - back[::-1]] + 2 * back[::-1, None] * end])
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,8 @@ MediaPipe writes no file. Common are arrays (T, 33, 4) of x, y, z, visibility, a
 several. z is a depth, which is not used.
 """
 
+from typing import Any
+
 import numpy as np
 
 from common.errors import FileError
@@ -21,7 +23,7 @@ COUNT = 33
 LISTS = ('landmarks', 'pose_landmarks', 'poseLandmarks', 'landmark')
 
 
-def pictures(content, where: str) -> list[Picture] | None:
+def pictures(content: Any, where: str) -> list[Picture] | None:
     """Return the picture of a frame's landmarks; None for others'."""
     label, found = None, content
     if isinstance(content, dict):
@@ -40,7 +42,7 @@ def pictures(content, where: str) -> list[Picture] | None:
     return None
 
 
-def _is_landmarks(content) -> bool:
+def _is_landmarks(content: Any) -> bool:
     return dicts_with(content, 'x', 'y') and len(content) == COUNT
 
 

@@ -15,6 +15,8 @@ from common.skeleton import Skeleton
 AS_IS = 'or say --as-is if they are right'
 UNEVEN = 0.4  # evenness below this cannot be a person's; people have 0.7 to 0.9
 OUTSIDE = 0.2  # share of points that may lie outside; detectors guess a few beyond the border
+# Shares of points outside above which width and height count as swapped if swapping them leaves no more than ASTRAY.
+SWAPPED, ASTRAY = 0.05, 0.005
 
 
 def refuse_mistakes(points: np.ndarray, layout: Skeleton, size: tuple[float, float], source: str) -> None:
@@ -74,13 +76,14 @@ def _refuse_outside(points: np.ndarray, size: tuple[float, float], source: str) 
         beyond = (points < -0.05 * np.array([width, height])) | (points > 1.05 * np.array([width, height]))
         return np.any(beyond, axis=-1)[np.isfinite(points).all(axis=-1)].mean()
     width, height = size
-    share = outside(width, height)
-    if share <= OUTSIDE:
+    share, turned = outside(width, height), outside(height, width)
+    swapped = turned <= OUTSIDE if share > OUTSIDE else share > SWAPPED and turned <= ASTRAY
+    if share <= OUTSIDE and not swapped:
         return
-    reach = np.nanmax(points, axis=(0, 1))
-    if outside(height, width) <= OUTSIDE:
+    if swapped:
         remedy = f'width and height seem to be swapped: --image-size {height:g} {width:g}'
     else:
         remedy = 'give the size of the picture that the detector saw with --image-size WIDTH HEIGHT'
+    reach = np.nanmax(points, axis=(0, 1))
     raise FileError(f'{source}: {share:.0%} of the points lie outside of a picture of {width:g}×{height:g} (they reach '
                     f'{reach[0]:.0f}, {reach[1]:.0f}): {remedy}, {AS_IS}')

@@ -7,6 +7,8 @@ is a list of people (MMPoseInferencer on pictures), a list of frames {"frame_id"
 results dumped: [{"visualization", "predictions": [people]}], or {"predictions": [people of each picture]}.
 """
 
+from typing import Any
+
 from common.errors import FileError
 from common.keypoints.detections import Detections, Picture
 from common.keypoints.known import LAYOUTS as KNOWN
@@ -25,7 +27,7 @@ DATASETS = {'coco_wholebody': 'wholebody133', 'coco': 'coco', 'posetrack18': 'po
 SCORES = ('keypoint_scores', 'scores')
 
 
-def clip(content, where: str) -> Detections | None:
+def clip(content: Any, where: str) -> Detections | None:
     """Return the frames of {"meta_info", "instance_info"}; None for what has no instance_info."""
     if not is_dict_with(content, 'instance_info') or not isinstance(content['instance_info'], list):
         return None
@@ -33,7 +35,7 @@ def clip(content, where: str) -> Detections | None:
     return Detections(_frames(content['instance_info'], where), KIND, (*_said(about), *LAYOUTS))
 
 
-def pictures(content, where: str) -> list[Picture] | None:
+def pictures(content: Any, where: str) -> list[Picture] | None:
     """Return the pictures of a list of people, a frame, or a result of the inferencer; None for others'."""
     if is_dict_with(content, 'instances'):
         return _frames([content], where)
@@ -45,7 +47,7 @@ def pictures(content, where: str) -> list[Picture] | None:
     return None
 
 
-def _is_people(content) -> bool:
+def _is_people(content: Any) -> bool:
     if not any(dicts_with(content, 'keypoints', key) for key in SCORES) or 'image_id' in content[0]:
         return False
     keypoints = content[0]['keypoints']
@@ -68,7 +70,7 @@ def _picture(entries: list, where: str, label: int | None = None) -> Picture:
     return Picture([_person(entry, where) for entry in entries], label)
 
 
-def _person(entry, where: str) -> Person:
+def _person(entry: Any, where: str) -> Person:
     if not isinstance(entry, dict):
         raise FileError(f'{where}: an instance is {type(entry).__name__}, expected a dict')
     keypoints = with_scores(numbers(entry.get('keypoints'), f'{where}: keypoints'), f'{where}: keypoints',
@@ -77,7 +79,7 @@ def _person(entry, where: str) -> Person:
                      where)
 
 
-def _said(about) -> tuple[str | Skeleton, ...]:
+def _said(about: Any) -> tuple[str | Skeleton, ...]:
     """Return the layout that meta_info names, or that of the keypoints' names in it."""
     if not isinstance(about, dict):
         return ()

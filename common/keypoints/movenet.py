@@ -6,6 +6,8 @@ https://github.com/tensorflow/tfjs-models/tree/master/pose-detection: a picture 
 "name"}], "score"}]; PoseNet's has {"position": {"x", "y"}, "part", "score"}.
 """
 
+from typing import Any
+
 import numpy as np
 
 from common.errors import FileError
@@ -21,7 +23,7 @@ BOXED = 3 * COUNT + 5
 SURE = 0.1  # score of a person of the multi-pose model, which always returns six
 
 
-def pictures(content, where: str) -> list[Picture] | None:
+def pictures(content: Any, where: str) -> list[Picture] | None:
     """Return the picture of a list of people whose keypoints are dicts; None for others'."""
     if not dicts_with(content, 'keypoints'):
         return None
@@ -31,7 +33,7 @@ def pictures(content, where: str) -> list[Picture] | None:
     return [Picture([_person(entry, where) for entry in content])]
 
 
-def _person(entry, where: str) -> Person:
+def _person(entry: Any, where: str) -> Person:
     keypoints = entry['keypoints'] if is_dict_with(entry, 'keypoints') else None
     keypoints = keypoints if isinstance(keypoints, list) else []
     places = [point.get('position', point) if isinstance(point, dict) else None for point in keypoints]

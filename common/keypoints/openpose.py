@@ -5,6 +5,8 @@ Lightweight OpenPose, tf-pose (x and y alone) and AlphaPose's sep-json write the
 (`controlnet`). Others leave null for people whom they do not see.
 """
 
+from typing import Any
+
 import numpy as np
 
 from common.errors import FileError
@@ -16,21 +18,21 @@ KIND = 'OpenPose JSON'
 LAYOUTS = ('body25', 'openpose18', 'body25b', 'mpi15', 'coco')
 
 
-def pictures(content, where: str) -> list[Picture] | None:
+def pictures(content: Any, where: str) -> list[Picture] | None:
     """Return the picture of one frame; None for what is not OpenPose's."""
     if not is_dict_with(content, 'people') or 'canvas_width' in content:
         return None
     return [Picture(people_of(content['people'], where))]
 
 
-def people_of(entries, where: str) -> list[Person]:
+def people_of(entries: Any, where: str) -> list[Person]:
     """Return the people of a list of OpenPose's. Raises FileError for another one."""
     if not isinstance(entries, list):
         raise FileError(f"{where}: expected OpenPose's, with a list called people")
     return [person for person in (_person(entry, where) for entry in entries) if person is not None]
 
 
-def _person(entry, where: str) -> Person | None:
+def _person(entry: Any, where: str) -> Person | None:
     if entry is None:
         return None
     if not isinstance(entry, dict):

@@ -5,6 +5,8 @@ Picture: [{"keypoints": [x, y, score, …], "bbox", "score", "category_id", "id_
 same}.
 """
 
+from typing import Any
+
 from common.errors import FileError
 from common.keypoints.detections import Picture
 from common.keypoints.reading import dicts_with, first_of, flat_keypoints, is_dict_with, person_of
@@ -15,7 +17,7 @@ KIND = 'OpenPifPaf JSON'
 LAYOUTS = ('coco', 'wholebody133')
 
 
-def pictures(content, where: str) -> list[Picture] | None:
+def pictures(content: Any, where: str) -> list[Picture] | None:
     """Return the picture of a list of people, or of a frame with its number; None for others'."""
     if _is_people(content):
         return [Picture([_person(entry, where) for entry in content])]
@@ -25,14 +27,14 @@ def pictures(content, where: str) -> list[Picture] | None:
     return None
 
 
-def _is_people(content) -> bool:
+def _is_people(content: Any) -> bool:
     if not dicts_with(content, 'keypoints') or {'image_id', 'keypoint_scores', 'scores'} & set(content[0]):
         return False
     values = content[0]['keypoints']
     return isinstance(values, list) and bool(values) and not isinstance(values[0], (list, dict))
 
 
-def _person(entry, where: str) -> Person:
+def _person(entry: Any, where: str) -> Person:
     if not isinstance(entry, dict):
         raise FileError(f'{where}: a person is {type(entry).__name__}, expected a dict')
     return person_of(flat_keypoints(entry.get('keypoints'), f'{where}: keypoints'), entry.get('score'),

@@ -10,6 +10,7 @@ Letters: T frames, N people, K keypoints.
 """
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -44,12 +45,12 @@ def members(path: Path, content: dict) -> Detections:
                       found.threshold, found.shares)
 
 
-def _said(value) -> tuple[str | Skeleton, ...]:
+def _said(value: Any) -> tuple[str | Skeleton, ...]:
     name = str(value) if getattr(value, 'dtype', np.dtype(int)).kind == 'U' and value.ndim == 0 else ''
     return (LAYOUTS[name],) if name in LAYOUTS else ()
 
 
-def array(path: Path, values: np.ndarray, name: str, scores=None) -> Detections:
+def array(path: Path, values: np.ndarray, name: str, scores: Any = None) -> Detections:
     """Return the people of an array, with scores of one number per keypoint or None. Raises FileError for others."""
     if values.dtype.hasobject and values.ndim == 1:
         return Detections(_ragged(path, values, name, scores), f'array {quoted(name)} of {path.name}')
@@ -83,7 +84,7 @@ def array(path: Path, values: np.ndarray, name: str, scores=None) -> Detections:
     return Detections(pictures, f'array {quoted(name)} of {path.name}')
 
 
-def is_track(value) -> bool:
+def is_track(value: Any) -> bool:
     """Check for numbers (T, K, 2 or 3), or (1, T, K, 2 or 3)."""
     shape: tuple[int, ...] = getattr(value, 'shape', ())
     if len(shape) == 4 and shape[0] == 1:
@@ -99,7 +100,7 @@ def persons_of(values: np.ndarray) -> list[Person]:
     return [Person(frame, _mean_score(frame)) for frame in track]
 
 
-def _may_be_keypoints(value) -> bool:
+def _may_be_keypoints(value: Any) -> bool:
     if not isinstance(value, np.ndarray):
         return False
     if value.dtype.hasobject and value.ndim == 1:
@@ -109,7 +110,7 @@ def _may_be_keypoints(value) -> bool:
     return value.dtype.kind in 'fiu' and (value.ndim >= 4 or is_track(value) or value.shape[1:] in DETECTORS_OWN)
 
 
-def _numbers(path: Path, values, name: str) -> np.ndarray:
+def _numbers(path: Path, values: Any, name: str) -> np.ndarray:
     """Return real float64 numbers, also of an object array of them. Raises FileError for others."""
     kind = getattr(values, 'dtype', np.dtype(bool)).kind
     try:
@@ -135,7 +136,7 @@ def _by_frame(path: Path, values: np.ndarray, name: str) -> np.ndarray:
                     f'(frames, keypoints, 2 or 3) of one person')
 
 
-def _ragged(path: Path, values: np.ndarray, name: str, scores) -> list[Picture]:
+def _ragged(path: Path, values: np.ndarray, name: str, scores: Any) -> list[Picture]:
     """Return the people of an object array with (N, K, 2 or 3) numbers per frame, None or nothing for nobody."""
     if scores is not None and (getattr(scores, 'ndim', 0) < 1 or len(scores) != len(values)):
         raise FileError(f'{path}: scores has not as many frames as {quoted(name)}, {len(values):,}')

@@ -14,14 +14,14 @@ import numpy as np
 from common.errors import FileError
 from common.keypoints.known import LAYOUTS
 from common.keypoints.track import Person
-from common.keypoints.values import numbers, one_number, printable, quoted, whole
+from common.keypoints.values import numbers, numbers_of, one_number, printable, quoted
 
 LARGEST = 1 << 29  # bytes of JSON; an hour of AlphaPose's output of one person has a quarter of that
 MEMORY = 3 << 29  # bytes that its values may take: about 40 for a number and 80 for a list or dict
 COUNTS = frozenset(len(layout) for layout in LAYOUTS.values())
 
 
-def read_json(path: Path):
+def read_json(path: Path) -> Any:
     """Return the content of a JSON file, or of one with a value on each line as a list; either may be gzipped.
 
     Raises FileError for a file that is missing, too large, cut off, or not JSON.
@@ -64,7 +64,7 @@ def _read_bytes(path: Path) -> bytes:
     return raw
 
 
-def flat_keypoints(values, where: str) -> np.ndarray:
+def flat_keypoints(values: Any, where: str) -> np.ndarray:
     """Reshape a flat list x, y, score, x, y, score, … or x, y, x, y, … to (K, 3).
 
     Where both could be meant, it is the one that makes a known number of keypoints, or else three numbers each.
@@ -80,7 +80,7 @@ def flat_keypoints(values, where: str) -> np.ndarray:
     return with_scores(array.reshape(-1, 3 if triples else 2), where)
 
 
-def with_scores(points: np.ndarray, where: str, scores=None) -> np.ndarray:
+def with_scores(points: np.ndarray, where: str, scores: Any = None) -> np.ndarray:
     """Return (K, 3) x, y, score of (K, 2 or 3) points; the scores are those given, the third column, or 1."""
     if points.ndim != 2 or points.shape[1] not in (2, 3) or not len(points):
         raise FileError(f'{where} has shape {points.shape}, expected x and y of each keypoint')
@@ -94,24 +94,24 @@ def with_scores(points: np.ndarray, where: str, scores=None) -> np.ndarray:
     return points if points.shape[1] == 3 else np.column_stack([points, np.ones(len(points))])
 
 
-def person_of(keypoints: np.ndarray, score, number, where: str) -> Person:
+def person_of(keypoints: np.ndarray, score: Any, number: Any, where: str) -> Person:
     """Return a person; where the file gives no score of the whole one, it is the mean of the keypoints' scores."""
     if score is None:
         there = np.isfinite(keypoints).all(axis=1)
         score = keypoints[there, 2].mean() if there.any() else 0.0
-    return Person(keypoints, one_number(score, f'{where}: score'), whole(number))
+    return Person(keypoints, one_number(score, f'{where}: score'), numbers_of(number))
 
 
-def first_of(entry: dict, *keys: str):
+def first_of(entry: dict, *keys: str) -> Any:
     """Return the value of the first of these keys that an entry has, None where it has none."""
     return next((entry[key] for key in keys if entry.get(key) is not None), None)
 
 
-def dicts_with(content, *keys: str) -> TypeGuard[list[Any]]:
+def dicts_with(content: Any, *keys: str) -> TypeGuard[list[Any]]:
     """Check for a list of dicts, the first of which has all of these keys."""
     return isinstance(content, list) and bool(content) and is_dict_with(content[0], *keys)
 
 
-def is_dict_with(content, *keys: str) -> TypeGuard[dict[str, Any]]:
+def is_dict_with(content: Any, *keys: str) -> TypeGuard[dict[str, Any]]:
     """Check for a dict that has all of these keys."""
     return isinstance(content, dict) and all(key in content for key in keys)

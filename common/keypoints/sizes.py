@@ -1,12 +1,14 @@
 """Picture sizes and frame rates as files say them."""
 
+from typing import Any
+
 import numpy as np
 
 from common.errors import FileError
 from common.keypoints.values import quoted
 
 
-def size_of(where: str, pair) -> tuple[float, float] | None:
+def size_of(where: str, pair: Any) -> tuple[float, float] | None:
     """Return (width, height) from a file's pair or {w, h}; None for none. Raises FileError for what is no size."""
     if isinstance(pair, dict):
         pair = (pair['w'], pair['h']) if {'w', 'h'} <= set(pair) else None
@@ -21,7 +23,7 @@ def size_of(where: str, pair) -> tuple[float, float] | None:
     return float(size[0]), float(size[1])
 
 
-def fps_of(where: str, value) -> float | None:
+def fps_of(where: str, value: Any) -> float | None:
     """Return frames per second from a file; None for none. Raises FileError for what is no rate."""
     if value is None:
         return None

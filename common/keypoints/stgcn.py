@@ -5,6 +5,8 @@ https://github.com/yysijie/st-gcn/blob/master/OLD_README.md
 of the picture.
 """
 
+from typing import Any
+
 from common.errors import FileError
 from common.keypoints.detections import Detections, Picture
 from common.keypoints.reading import dicts_with, is_dict_with, person_of, with_scores
@@ -15,7 +17,7 @@ KIND = 'ST-GCN JSON'
 LAYOUTS = ('openpose18', 'coco')
 
 
-def clip(content, where: str) -> Detections | None:
+def clip(content: Any, where: str) -> Detections | None:
     """Return the people of all frames; None for what is not ST-GCN's."""
     if not isinstance(content, dict) or not dicts_with(content.get('data'), 'skeleton'):
         return None
@@ -28,7 +30,7 @@ def clip(content, where: str) -> Detections | None:
     return Detections(frames, KIND, LAYOUTS)
 
 
-def _person(entry, where: str) -> Person:
+def _person(entry: Any, where: str) -> Person:
     pose = numbers(entry.get('pose') if isinstance(entry, dict) else None, f'{where}: pose')
     if pose.ndim != 1 or not pose.size or pose.size % 2:
         raise FileError(f'{where}: pose has shape {pose.shape}, expected x and y of each keypoint in one list')

@@ -1,4 +1,4 @@
-"""One person's keypoints over time, and picking that person among those that a detector saw, without tracking.
+"""One person's keypoints over time, and picking that person among those that a detector saw.
 
 Letters: T frames, K keypoints.
 """
@@ -6,10 +6,12 @@ Letters: T frames, K keypoints.
 import math
 from collections import Counter
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from common.errors import FileError, FlagError
+from common.keypoints.linking import Detections, changes, follow
 from common.skeleton import Skeleton
 
 LARGEST_PICTURE = 1e6  # pixels
@@ -41,7 +43,7 @@ class Track:
     fps: float | None = None
     threshold: float = 0.3
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.points)
 
 
@@ -52,21 +54,28 @@ class Person:
     Attributes:
         keypoints: (K, 3) float64 x, y, score.
         score: of the whole person.
-        number: by which the file tells people apart; None where it has none.
+        number: by which the file tells people apart, or those of merged boxes; None where it has none.
     """
 
     keypoints: np.ndarray
     score: float
-    number: int | None = None
+    number: int | tuple[int, ...] | None = None
+
+    @property
+    def numbers(self) -> frozenset[int]:
+        """Return all numbers that the file gives the person in this frame."""
+        if self.number is None:
+            return frozenset()
+        return frozenset(self.number) if isinstance(self.number, tuple) else frozenset({self.number})
 
 
-def track_of(people: list[list[Person]], wanted: int | None, frames: np.ndarray, **about) -> Track:
+def track_of(people: list[list[Person]], wanted: int | None, frames: np.ndarray, **about: Any) -> Track:
     """Pick one person among those of T frames and return their track.
 
     Args:
         people: those of each frame.
-        wanted: where the file numbers people, such a number (default: the most frequent), else the rank of their score
-            in each frame (default: 1, the best).
+        wanted: where the file numbers people, such a number (default: who is seen most often), else the rank of the sum
+            of their scores (default: 1, the best).
         frames: (T,) the source's number of each frame.
         about: further attributes of the Track; `kind` is required.
 
@@ -78,51 +87,92 @@ def track_of(people: list[list[Person]], wanted: int | None, frames: np.ndarray,
         raise FileError(f'{about["kind"]}: there is nobody in its {len(people)} frames')
     if len(counts) > 1:
         raise FileError(f'{about["kind"]}: some people have {min(counts)} keypoints and others {max(counts)}')
-    picked, person = (_by_number if _numbered(people) else _by_rank)(people, wanted)
-    absent = np.full((counts.pop(), 3), np.nan)
-    values = np.stack([absent if one is None else one.keypoints for one in picked])  # (T, K, 3)
+    found = _detections(people, frames)
+    chains = follow(found)
+    chain, person = (_by_number if _numbered(people) else _by_rank)(found, chains, wanted, len(people))
+    values = np.full((len(people), counts.pop(), 3), np.nan)
+    everybody = [person for frame in people for person in frame]
+    for one in chain:
+        values[found.row[one]] = everybody[one].keypoints
     points, scores = known(values[..., :2], values[..., 2])
     return Track(points, scores, frames, person=person, **about)
 
 
 def known(points: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Set points to NaN and their scores to 0 where a point is outside any picture, scored 0 or less, or at (0, 0)."""
+    """Set points to NaN and their scores to 0 where a detector marks that it has none.
+
+    It does so by a score of 0 or less, or by a point at (0, 0), at (-1, -1) or outside any picture.
+    """
     with np.errstate(invalid='ignore'):
-        there = (np.abs(points) < LARGEST_PICTURE).all(-1) & (points != 0).any(-1) & (scores > 0)
+        there = (np.abs(points) < LARGEST_PICTURE).all(-1) & (scores > 0)
+        for mark in (0, -1):
+            there &= (points != mark).any(-1)
     return np.where(there[..., None], points, np.nan), np.where(there, scores, 0)
 
 
+def _detections(people: list[list[Person]], frames: np.ndarray) -> Detections:
+    """Return everybody in one array, in the order of the file."""
+    everybody = [(row, person) for row, frame in enumerate(people) for person in frame]
+    values = np.array([person.keypoints for _, person in everybody], np.float64)
+    points, _ = known(values[..., :2], values[..., 2])
+    row = np.array([row for row, _ in everybody])
+    score = np.nan_to_num([person.score for _, person in everybody])
+    useful = _numbered(people)
+    return Detections(points, row, np.asarray(frames)[row], score,
+                      [person.numbers if useful else frozenset() for _, person in everybody])
+
+
 def _numbered(people: list[list[Person]]) -> bool:
-    """Check that numbers tell people apart: everybody has one, and no two share one within a frame."""
-    numbers = [[person.number for person in frame] for frame in people]
-    return all(None not in frame and len(set(frame)) == len(frame) for frame in numbers)
+    """Check that numbers tell people apart: most have one, which nobody else has in that frame."""
+    alone = everybody = 0
+    for frame in people:
+        count = Counter(number for person in frame for number in person.numbers)
+        alone += sum(any(count[number] == 1 for number in person.numbers) for person in frame)
+        everybody += len(frame)
+    return 2 * alone > everybody
 
 
-def _by_number(people: list[list[Person]], wanted: int | None) -> tuple[list[Person | None], str]:
-    """Pick a person by number, the most frequent by default; return them in each frame, and how, in words."""
-    count = Counter(person.number for frame in people for person in frame if person.number is not None)
-    number = count.most_common(1)[0][0] if wanted is None else wanted
-    if number not in count:
-        raise FlagError(f'--person {number}: the file has no such person; there are '
+def _by_number(found: Detections, chains: list[list[int]], wanted: int | None,
+               frames: int) -> tuple[list[int], str]:
+    """Pick the person who has a number most often, by default who is seen most often; return them, and how."""
+    shown = [Counter(number for one in chain for number in found.numbers[one]) for chain in chains]
+    count: Counter[int] = Counter()
+    for numbers in shown:
+        count.update(numbers)
+    if wanted is not None and wanted not in count:
+        raise FlagError(f'--person {wanted}: the file has no such person; there are '
                         f'{", ".join(map(str, sorted(count)[:20]))}')
-    picked = [next((person for person in frame if person.number == number), None) for frame in people]
+    able = [i for i in range(len(chains)) if shown[i]]
+    index = max(able, key=lambda i: (len(chains[i]) if wanted is None else shown[i][wanted], len(chains[i]),
+                                     -min(shown[i])))
+    chain, numbers = chains[index], shown[index]
+    number = max(numbers, key=lambda n: (numbers[n], -n)) if wanted is None else wanted
     others = '' if len(count) == 1 else f' of {len(count)} people ({_some(sorted(count))}; --person N picks another)'
-    return picked, f"number {number} by the file's own count, in {count[number]} of {len(people)} frames{others}"
+    how = f"number {number} by the file's own count, in {len(chain)} of {frames} frames{others}"
+    has = [number in found.numbers[one] for one in chain]
+    if not all(has):
+        named = sorted({min(found.numbers[one]) for one in chain if found.numbers[one]} - {number})
+        how += (f'; followed by pose in {has.count(False)} frames in which that person has no number or another one'
+                f'{f" ({_some(named)})" if named else ""}: {changes(has)} changes')
+    elsewhere = count[number] - numbers[number]
+    if elsewhere:
+        how += f'; number {number} jumps to somebody else, who is left out, in {elsewhere} frames'
+    return chain, how
 
 
-def _by_rank(people: list[list[Person]], wanted: int | None) -> tuple[list[Person | None], str]:
-    """Pick the person of a rank by score in each frame, the best by default; return them, and how, in words."""
-    rank, most = wanted or 1, max(len(frame) for frame in people)
-    if wanted is not None and not 1 <= wanted <= most:
+def _by_rank(found: Detections, chains: list[list[int]], wanted: int | None, frames: int) -> tuple[list[int], str]:
+    """Pick the person of a rank by score, summed over the clip, the best by default; return them, and how."""
+    rank, most = wanted or 1, int(np.bincount(found.row).max())
+    if wanted is not None and not 1 <= wanted <= len(chains):
         raise FlagError(f'--person {wanted}: the file does not number people, so that this is a rank by score, from 1 '
-                        f'to {most}')
-    order = [sorted(frame, key=lambda person: -person.score) for frame in people]
-    picked = [frame[rank - 1] if len(frame) >= rank else None for frame in order]
-    if most == 1:
-        return picked, 'the only one'
-    place = 'best' if rank == 1 else f'number {rank}'
-    return picked, (f'the one with score {place} in each frame, of up to {most} people; they are not tracked '
-                    f'(--person N takes rank N)')
+                        f'to {len(chains)}')
+    order = sorted(chains, key=lambda chain: (-found.score[chain].sum(), -len(chain), chain[0]))
+    chain = order[rank - 1]
+    if len(chains) == 1:
+        return chain, 'the only one'
+    return chain, (f'the one whose score over all frames is {"the best" if rank == 1 else f"number {rank}"}, in '
+                   f'{len(chain)} of {frames} frames, of {len(chains)} people, up to {most} in a frame; the file does '
+                   f'not number them, they are followed from frame to frame by pose (--person N takes rank N)')
 
 
 def _some(values: list) -> str:

@@ -8,7 +8,7 @@ then the confidence and the track's number, where they were asked for. Arrays of
 """
 
 from pathlib import Path
-from typing import TypeGuard
+from typing import Any, TypeGuard
 
 import numpy as np
 
@@ -25,7 +25,7 @@ BEFORE = 5  # class and box
 LARGEST = 1 << 24  # bytes of a label file
 
 
-def pictures(content, where: str) -> list[Picture] | None:
+def pictures(content: Any, where: str) -> list[Picture] | None:
     """Return the picture of a list of results, or of a dict with one; None for others'."""
     if _is_results(content):
         return [_picture(content, where, None)]
@@ -38,7 +38,7 @@ def pictures(content, where: str) -> list[Picture] | None:
     return None
 
 
-def _is_results(content) -> TypeGuard[list]:
+def _is_results(content: Any) -> TypeGuard[list]:
     return dicts_with(content, 'keypoints') and is_dict_with(content[0]['keypoints'], 'x', 'y')
 
 
@@ -46,7 +46,7 @@ def _picture(entries: list, where: str, label: int | None) -> Picture:
     return Picture([_person(entry, where) for entry in entries], label)
 
 
-def _person(entry, where: str) -> Person:
+def _person(entry: Any, where: str) -> Person:
     keypoints = entry['keypoints'] if is_dict_with(entry, 'keypoints') else None
     if not is_dict_with(keypoints, 'x', 'y'):
         raise FileError(f'{where}: a result has no keypoints with x and y')

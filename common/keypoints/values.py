@@ -3,6 +3,8 @@
 Letters: K keypoints.
 """
 
+from typing import Any
+
 import numpy as np
 
 from common.errors import FileError
@@ -10,19 +12,19 @@ from common.errors import FileError
 SHOWN = 100  # letters of a value that a message shows
 
 
-def quoted(value) -> str:
+def quoted(value: Any) -> str:
     """Return a value from a file or a command line on one printable line of at most 100 letters."""
     text = value if isinstance(value, str) else _described(value)
     line = ''.join(letter if letter.isprintable() else '?' for letter in text[:SHOWN + 1])
     return line if len(line) <= SHOWN else line[:SHOWN - 1] + '…'
 
 
-def printable(path) -> str:
+def printable(path: Any) -> str:
     """Return a path whole, without line breaks and other letters that would reach a terminal."""
     return ''.join(letter if letter.isprintable() else '?' for letter in str(path))
 
 
-def _described(value) -> str:
+def _described(value: Any) -> str:
     """Return a value in words, without spelling out what may be large."""
     if isinstance(value, (list, tuple, dict, set)) and len(value) > 20:
         return f'{type(value).__name__} of {len(value)}'
@@ -33,7 +35,7 @@ def _described(value) -> str:
     return str(value)
 
 
-def numbers(values, where: str) -> np.ndarray:
+def numbers(values: Any, where: str) -> np.ndarray:
     """Convert numbers from a file to a float64 array; null becomes NaN. Raises FileError for anything else."""
     try:
         array = np.asarray(values, dtype=np.float64)
@@ -42,7 +44,7 @@ def numbers(values, where: str) -> np.ndarray:
     return array
 
 
-def whole(value) -> int | None:
+def whole(value: Any) -> int | None:
     """Return a number of a person or frame, 0 or more, also from a list that begins with it; None for anything else."""
     if isinstance(value, (list, tuple)) and value:
         value = value[0]
@@ -52,7 +54,15 @@ def whole(value) -> int | None:
     return int(value) if plain and value == int(value) else None
 
 
-def one_number(value, where: str) -> float:
+def numbers_of(value: Any) -> int | tuple[int, ...] | None:
+    """Return a person's number, or those of merged boxes in a list; None where there is none."""
+    if isinstance(value, (list, tuple)) and len(value) > 1:
+        several = tuple(number for number in map(whole, value[:20]) if number is not None)
+        return several or None
+    return whole(value)
+
+
+def one_number(value: Any, where: str) -> float:
     """Return a number, 0 for null or NaN. Raises FileError for anything else."""
     array = numbers(value, where)
     if array.size != 1:

@@ -3,6 +3,8 @@
 https://github.com/JunkyByte/easy_ViTPose: {"keypoints": [{"0": [[y, x, score], …]}], "skeleton": {"0": "nose", …}}
 """
 
+from typing import Any
+
 from common.errors import FileError
 from common.keypoints.detections import Detections, Picture
 from common.keypoints.known import layout_of_names
@@ -14,7 +16,7 @@ KIND = 'easy_ViTPose JSON'
 LAYOUTS = ('coco25', 'coco', 'wholebody133')
 
 
-def clip(content, where: str) -> Detections | None:
+def clip(content: Any, where: str) -> Detections | None:
     """Return the people of all frames; None for what is not easy_ViTPose's."""
     if not is_dict_with(content, 'keypoints', 'skeleton') or not isinstance(content['keypoints'], list):
         return None
@@ -25,7 +27,7 @@ def clip(content, where: str) -> Detections | None:
     return Detections(frames, KIND, LAYOUTS if said is None else (said, *LAYOUTS))
 
 
-def _picture(frame, where: str, index: int) -> Picture:
+def _picture(frame: Any, where: str, index: int) -> Picture:
     if not isinstance(frame, dict):
         raise FileError(f"{where} is {type(frame).__name__}, expected a dict from people's numbers to keypoints")
     people = []

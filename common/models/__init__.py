@@ -6,15 +6,17 @@ A model is one file that defines a `Lifter`, and one line of MODELS: docs/archit
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from common.models.lifter import Lifter, LoadedLifter
     from common.recipe import Recipe
     from common.skeleton import Skeleton
 
-# What --model calls a model -> its module and class.
+# Name, as --model has it -> module and class.
 MODELS = {
     'ktpformer': 'common.models.ktpformer:KTPFormer',
     'htnet': 'common.models.htnet:HTNet',
@@ -65,14 +67,15 @@ def build_model(name: str, config: Mapping[str, Any], skeleton: Skeleton, layout
     kind = model_class(name)
     if kind.recipe.drop_path is not None:
         rates['drop_path'] = drop_path
-    model: Lifter = kind(make_config(name, config), skeleton, layout, **rates)
+    build: Callable[..., Lifter] = kind  # a model's own constructor takes more than that of the contract
+    model = build(make_config(name, config), skeleton, layout, **rates)
     if config.get('refine'):
         model = Refined(model, skeleton, layout)
     check_contract(model)
     return model
 
 
-def load_lifter(path, device: str = 'cpu', **how) -> LoadedLifter:
+def load_lifter(path: str | Path, device: str = 'cpu', **how: Any) -> LoadedLifter:
     """Load a trained model, ours or a public one, ready to lift: see `LoadedLifter.lift_clip`.
 
         lifter = load_lifter('checkpoint/best.bin')

@@ -1,4 +1,4 @@
-"""How a model computes: its precision, whether it is compiled, and whether training computes blocks a second time.
+"""The ways a model computes: precision, compilation, and recomputing blocks in the backward pass to save memory.
 
 Weights, optimizer, statistics of norms, loss and metrics are float32 (metrics partly float64) in every precision:
 `fp32` as written; `tf32` lets CUDA's matrix products round their factors to 10 bits; `bf16` keeps tokens, and the
@@ -10,6 +10,7 @@ import ctypes
 import functools
 import sys
 import warnings
+from collections.abc import Iterator
 
 import torch
 
@@ -18,19 +19,25 @@ from common.models.lifter import Lifter
 
 
 def training_precision(asked: str | None, device: torch.device) -> str:
-    """What training computes in: as asked, else tf32 on CUDA and fp32 on a CPU. Raises FlagError as `check` does."""
+    """Return what training computes in: as asked, else tf32 on CUDA and fp32 on a CPU.
+
+    Raises FlagError as `check` does.
+    """
     check(asked, device)
     return asked or ('tf32' if device.type == 'cuda' else 'fp32')
 
 
 def evaluation_precision(asked: str | None, device: torch.device) -> str:
-    """What evaluation and prediction compute in: fp32 unless asked otherwise. Raises FlagError as `check` does."""
+    """Return what evaluation and prediction compute in: fp32 unless asked otherwise.
+
+    Raises FlagError as `check` does.
+    """
     check(asked, device)
     return asked or 'fp32'
 
 
 def check(precision: str | None, device: torch.device) -> None:
-    """FlagError for a precision that a device does not have."""
+    """Raise FlagError for a precision that a device does not have."""
     if precision == 'tf32' and device.type != 'cuda':
         raise FlagError('--precision tf32, asked for here or by the run that is resumed, is a mode of CUDA devices: on '
                         'a CPU say --precision fp32 or bf16')
@@ -39,18 +46,21 @@ def check(precision: str | None, device: torch.device) -> None:
 
 
 def has_bf16_units(device: torch.device) -> bool:
-    """Whether bf16 is worth its while on a device: tensor cores for it, or AMX or AVX-512 BF16 in a CPU."""
+    """Return True where a device has units for bf16: tensor cores, or AMX or AVX-512 BF16 in a CPU."""
     if device.type == 'cuda':
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
 
 
 def describe(precision: str, device: torch.device, compiled: bool, recomputed: bool = False) -> str:
-    """How a model computes, in words."""
+    """Return in words how a model computes."""
     words = [precision]
     if precision == 'bf16' and not has_bf16_units(device):
         words = ['bf16 (slower than fp32 here: this CPU has neither AMX nor AVX-512 BF16)']
-    words += ['compiled'] * compiled + ['blocks computed again on the way back'] * recomputed
+    if compiled:
+        words.append('compiled')
+    if recomputed:
+        words.append('blocks computed again on the way back')
     return ', '.join(words)
 
 
@@ -65,7 +75,7 @@ def set_up(model: torch.nn.Module, device: torch.device, compiled: bool, recompu
 
 @functools.cache
 def keep_freed_memory(device: torch.device) -> None:
-    """On a CPU where the allocator is glibc's, let the process keep the memory of tensors that are gone for others.
+    """Let the process keep the memory of freed tensors for later ones, on a CPU where the allocator is glibc's.
 
     By itself glibc hands blocks of more than 32 MB back to the kernel at once and asks for them anew, to be zeroed page
     by page: a fifth of the CPU time of a training step of four windows of 243 frames (benchmarks/RESULTS.md).
@@ -79,8 +89,8 @@ def keep_freed_memory(device: torch.device) -> None:
 
 
 @contextlib.contextmanager
-def computing_in(model: torch.nn.Module, precision: str):
-    """Inside, the model computes in a precision; afterwards in what it did before."""
+def computing_in(model: torch.nn.Module, precision: str) -> Iterator[None]:
+    """Make the model compute in a precision inside the context, and afterwards in what it did before."""
     models = [module for module in model.modules() if isinstance(module, Lifter)]
     tokens, products = [module.tokens for module in models], torch.get_float32_matmul_precision()
     try:
@@ -95,7 +105,7 @@ def computing_in(model: torch.nn.Module, precision: str):
 
 
 def recompute_blocks(model: torch.nn.Module) -> None:
-    """From now on training keeps of each block its input alone, and computes the rest again on the way back.
+    """Make training save only the inputs of blocks, and compute what lies inside them again in the backward pass.
 
     The priors lie outside: computed twice, their batch norms would count every step twice.
     """
@@ -109,7 +119,7 @@ def compile_model(model: torch.nn.Module, device: torch.device) -> None:
 
     Raises FlagError where torch.compile finds no compiler for the device.
     """
-    # What the compiler thinks of itself, and of matrix products that TF32 would make faster, concerns no user.
+    # The compiler warns of its own workings, and of matrix products that TF32 would make faster: no user's concern.
     warnings.filterwarnings('ignore', module=r'torch\._')
     try:
         torch.compile(torch.square, dynamic=False)(torch.ones(2, device=device))

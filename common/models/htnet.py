@@ -6,6 +6,7 @@ before. Letters: B windows, F frames, K keypoints in, J joints out, C channels. 
 checkpoints, which therefore load as they are.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -24,7 +25,7 @@ DROP_PATH_RISE = 3  # the last block's rate over the first one's, as published: 
 
 
 @dataclass(frozen=True)
-class Config:
+class HTNetConfig:
     """The sizes of an HTNet. `hidden` is the width of the MLPs. Raises ValueError for sizes that cannot be."""
 
     channels: int = 240
@@ -34,13 +35,13 @@ class Config:
 
     not_in_a_file = ('heads',)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_sizes(self, 'channels', 'depth', 'heads', 'hidden')
         if self.channels % (3 * self.heads):
             raise ValueError(f'{self.channels} channels cannot be divided by 3 and then among {self.heads} heads')
 
     @classmethod
-    def from_state(cls, state: dict[str, torch.Tensor]) -> 'Config':
+    def from_state(cls, state: dict[str, torch.Tensor]) -> 'HTNetConfig':
         """Read the sizes from the shapes of a public state dict, which does not tell the heads: the usual 8.
 
         Raises ValueError when the weights are not HTNet's.
@@ -63,7 +64,7 @@ class LJC(nn.Module):
         self.drop_path = DropPath(drop_path, JOINTS)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """x (B, F, K, C) -> (B, F, K, C)."""
+        """Convolve along the skeleton: x (B, F, K, C) -> (B, F, K, C)."""
         nodes = self.norm_gcn1(x).flatten(0, 1).transpose(0, 1).contiguous()  # (K, B*F, C): joints are the nodes
         nodes = self.gcn2(F.gelu(self.gcn1(nodes[None])))[0]
         return self.drop_path(self.norm_gcn2(nodes.transpose(0, 1).reshape(x.shape)), beside=x)
@@ -72,9 +73,17 @@ class LJC(nn.Module):
 class IPC(nn.Module):
     """Inter-part constraint: a token for each limb, made of its last three or two joints, takes their place."""
 
+    _of_three: torch.Tensor
+    _of_two: torch.Tensor
+    _ends: torch.Tensor
+
     def __init__(self, channels: int, hidden: int, limbs: tuple[tuple[int, int, int], ...], drop_path: float,
                  dropout: float):
-        """limbs: the joints of each of the E limbs from the trunk outwards."""
+        """Initialise the weights.
+
+        Args:
+            limbs: the joints of each of the E limbs from the trunk outwards.
+        """
         super().__init__()
         joints = torch.tensor(limbs)  # (E, 3)
         self.register_buffer('_of_three', joints.flatten(), persistent=False)
@@ -88,7 +97,7 @@ class IPC(nn.Module):
             DropPath(drop_path, JOINTS) for _ in range(4))
 
     def forward(self, u: torch.Tensor) -> torch.Tensor:
-        """u (B, F, K, C) -> (B, F, K, C)."""
+        """Exchange limbs' joints for their tokens: u (B, F, K, C) -> (B, F, K, C)."""
         three, two = self.norm_conv1(u), self.norm_conv2(u)
         tokens = self.drop_conv1(_limb_tokens(three, self._of_three, self.conv1))
         tokens = self.drop_mlp1(self.mlp_down_1(self.norm_conv1_mlp(tokens)), beside=tokens)
@@ -101,13 +110,15 @@ class IPC(nn.Module):
 
 
 def _limb_tokens(x: torch.Tensor, joints: torch.Tensor, conv: nn.Conv1d) -> torch.Tensor:
-    """x (B, F, K, C), the n joints of each limb one after the other (E*n,) -> (B, F, E, C), after a GELU.
+    """Make a token of each limb, after a GELU: x (B, F, K, C) -> (B, F, E, C).
 
-    A convolution whose stride is its kernel is one product over a limb's joints laid side by side.
+    `joints` (E*n,) has the n joints of each limb one after the other. A convolution whose stride is its kernel is one
+    product over a limb's joints laid side by side.
     """
     n = conv.kernel_size[0]
     side_by_side = x[:, :, joints].unflatten(2, (-1, n)).flatten(3)  # (B, F, E, n*C)
-    return F.gelu(F.linear(side_by_side, conv.weight.mT.flatten(1).to(x.dtype), conv.bias.to(x.dtype)))
+    bias = None if conv.bias is None else conv.bias.to(x.dtype)
+    return F.gelu(F.linear(side_by_side, conv.weight.mT.flatten(1).to(x.dtype), bias))
 
 
 class GBI(nn.Module):
@@ -120,15 +131,15 @@ class GBI(nn.Module):
         self.drop_path = DropPath(drop_path, JOINTS)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """x (B, F, K, C) -> (B, F, K, C)."""
+        """Attend over joints: x (B, F, K, C) -> (B, F, K, C)."""
         return self.drop_path(self.attn(self.norm_attn(x)), beside=x)
 
 
 class Block(nn.Module):
     """Joint, limb and body, each on a third of the channels and fed by the one before; then an MLP over all."""
 
-    def __init__(self, channels: int, heads: int, hidden: int, adjacency: torch.Tensor, limbs, drop_path: float,
-                 dropout: float):
+    def __init__(self, channels: int, heads: int, hidden: int, adjacency: torch.Tensor,
+                 limbs: tuple[tuple[int, int, int], ...], drop_path: float, dropout: float):
         super().__init__()
         third = channels // 3
         self.lgc = LJC(third, adjacency, drop_path)
@@ -139,7 +150,7 @@ class Block(nn.Module):
         self.drop_mlp = DropPath(drop_path, JOINTS)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """x (B, F, K, C) -> (B, F, K, C)."""
+        """Apply to x (B, F, K, C) -> (B, F, K, C)."""
         local, inter, body = x.chunk(3, dim=-1)  # (B, F, K, C/3) each
         local = self.lgc(local)
         inter = self.ipc(inter + local)
@@ -148,17 +159,26 @@ class Block(nn.Module):
         return self.drop_mlp(self.mlp(self.norm_mlp(x)), beside=x)
 
 
+class Mixer(nn.Module):
+    """The blocks and the norm behind them, under the names that they have in public files."""
+
+    def __init__(self, blocks: Iterable[Block], norm: LayerNorm):
+        super().__init__()
+        self.blocks = nn.ModuleList(blocks)
+        self.Temporal_norm = norm
+
+
 class HTNet(Lifter):
     """(B, F, K, 2) normalised screen coordinates -> (B, F, J, 3) metres, root-relative, camera axes; each frame by
     itself."""
 
     title = 'HTNet'
-    Config = Config
+    Config = HTNetConfig
     recipe = Recipe(epochs=15, batch=512, optimizer='amsgrad', lr=5e-4, lr_decay=0.95, lr_drop_every=5, drop_path=0.3,
                     dropout=0.1, loss='mpjpe', objective='plain', root='zero', seed=1)
     public_keys = ('pos_embed', 'Hiremixer.blocks.0.mlp.fc1.weight')
 
-    def __init__(self, config: Config, skeleton: Skeleton, layout: Skeleton, drop_path: float = 0.3,
+    def __init__(self, config: HTNetConfig, skeleton: Skeleton, layout: Skeleton, drop_path: float = 0.3,
                  dropout: float = 0.1):
         """Build the model with fresh weights.
 
@@ -175,20 +195,19 @@ class HTNet(Lifter):
         rates = torch.linspace(drop_path / DROP_PATH_RISE, drop_path, depth).tolist()
         self.patch_embed = nn.Linear(2, channels)
         self.pos_embed = nn.Parameter(torch.zeros(1, len(adjacency), channels))
-        self.Hiremixer = nn.ModuleDict({
-            'blocks': nn.ModuleList(Block(channels, heads, hidden, adjacency, limbs, rate, dropout) for rate in rates),
-            'Temporal_norm': LayerNorm(channels, eps=1e-6)})
+        self.Hiremixer = Mixer((Block(channels, heads, hidden, adjacency, limbs, rate, dropout) for rate in rates),
+                               LayerNorm(channels, eps=1e-6))
         self.correspondence = joints_from_keypoints(skeleton, layout)
         self.fcn = nn.Linear(channels, 3)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """x (B, F, K, 2) -> (B, F, J, 3). Raises ValueError for another K than the model's."""
+        """Lift x (B, F, K, 2) -> (B, F, J, 3). Raises ValueError for another K than the model's."""
         if x.ndim != 4 or x.shape[2:] != (self.keypoints, 2):
             raise ValueError(f'expected keypoints (B, F, {self.keypoints}, 2), got {tuple(x.shape)}')
         x = (self.patch_embed(x) + self.pos_embed).to(self.tokens or x.dtype)  # (B, F, K, C) from here on
-        for block in self.Hiremixer['blocks']:
+        for block in self.Hiremixer.blocks:
             x = self.through(block, x)
-        x = self.Hiremixer['Temporal_norm'](x).to(self.fcn.weight.dtype)
+        x = self.Hiremixer.Temporal_norm(x).to(self.fcn.weight.dtype)
         if self.correspondence is not None:
             x = torch.matmul(self.correspondence, x)  # (J, K) @ (B, F, K, C)
         return self.fcn(x)

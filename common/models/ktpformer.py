@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from common.models import graph
-from common.models.layers import FRAMES, JOINTS, Attention, Block, LayerNorm, Mlp, joints_from_keypoints
+from common.models.layers import FRAMES, JOINTS, Attention, AttentionT, Block, LayerNorm, Mlp, joints_from_keypoints
 from common.models.lifter import Lifter, check_sizes, shape_in
 from common.models.priors import KPA, TPA
 from common.recipe import Recipe
@@ -21,7 +21,7 @@ from common.skeleton import Skeleton
 
 
 @dataclass(frozen=True)
-class Config:
+class KTPFormerConfig:
     """The sizes of a KTPFormer.
 
     Attributes:
@@ -43,13 +43,13 @@ class Config:
 
     not_in_a_file = ('heads',)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_sizes(self, 'frames', 'channels', 'depth', 'heads')
         if self.channels % self.heads:
             raise ValueError(f'{self.channels} channels cannot be divided among {self.heads} heads')
 
     @classmethod
-    def from_state(cls, state: dict[str, torch.Tensor]) -> 'Config':
+    def from_state(cls, state: dict[str, torch.Tensor]) -> 'KTPFormerConfig':
         """Read the sizes from the shapes of a public state dict, which does not tell the heads: the usual 8.
 
         Raises ValueError when the weights are not KTPFormer's.
@@ -72,11 +72,11 @@ class KPAttention(Attention):
         self.norm1 = LayerNorm(channels)
 
     def embed(self, x: torch.Tensor) -> torch.Tensor:
-        """Keypoints (B, F, K, 2) -> tokens (B, F, K, C)."""
+        """Embed keypoints (B, F, K, 2) as tokens (B, F, K, C)."""
         return self.kpa(x) + self.Spatial_pos_embed
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """x (B, F, K, C) -> (B, F, K, C)."""
+        """Normalise and attend: x (B, F, K, C) -> (B, F, K, C)."""
         return super().forward(self.norm1(x))
 
 
@@ -90,11 +90,11 @@ class TPAttention(Attention):
         self.norm1 = LayerNorm(channels)
 
     def embed(self, x: torch.Tensor) -> torch.Tensor:
-        """Tokens (B, F, K, C) -> tokens (B, F, K, C)."""
+        """Put tokens (B, F, K, C) through the trajectory prior -> (B, F, K, C)."""
         return self.tpa(x) + self.Temporal_pos_embed[:, :, None].to(x.dtype)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """x (B, F, K, C) -> (B, F, K, C)."""
+        """Normalise and attend: x (B, F, K, C) -> (B, F, K, C)."""
         return super().forward(self.norm1(x))
 
 
@@ -102,7 +102,7 @@ class KTPFormer(Lifter):
     """(B, F, K, 2) normalised screen coordinates -> (B, F, J, 3) metres, root-relative, camera axes."""
 
     title = 'KTPFormer'
-    Config = Config
+    Config = KTPFormerConfig
     recipe = Recipe(epochs=200, batch=1024, optimizer='adamw', lr=8e-5, lr_decay=0.99, weight_decay=0.1, drop_path=0.1,
                     loss='weighted', objective='half-square', root='predicted', seed=1234)
     public_keys = ('kpattention.attn.Spatial_pos_embed', 'tpattention.attn.Temporal_pos_embed')
@@ -111,7 +111,7 @@ class KTPFormer(Lifter):
         'Posing': 30.0, 'Purchases': 30.2, 'Sitting': 41.0, 'SittingDown': 45.3, 'Smoking': 33.6, 'Waiting': 29.9,
         'WalkDog': 31.4, 'Walking': 21.5, 'WalkTogether': 22.6})})
 
-    def __init__(self, config: Config, skeleton: Skeleton, layout: Skeleton, drop_path: float = 0.1):
+    def __init__(self, config: KTPFormerConfig, skeleton: Skeleton, layout: Skeleton, drop_path: float = 0.1):
         """Build the model with fresh weights.
 
         Args:
@@ -124,11 +124,11 @@ class KTPFormer(Lifter):
         self.keypoints = len(layout)
         rates = torch.linspace(0, drop_path, depth + 1).tolist()
 
-        def block(attn: Attention, norm1: nn.Module, rate: float) -> Block:
+        def block(attn: AttentionT, norm1: nn.Module, rate: float) -> Block[AttentionT]:
             mlp = Mlp(channels, round(channels * mlp_ratio))
             return Block(attn, norm1, LayerNorm(channels, eps=1e-6), mlp, rate)
 
-        def plain_block(over: str, rate: float) -> Block:
+        def plain_block(over: str, rate: float) -> Block[Attention]:
             return block(Attention(channels, heads, over), LayerNorm(channels, eps=1e-6), rate)
 
         # The two attentions with a prior bring their own first norm, under the name it has in public files.
@@ -142,7 +142,7 @@ class KTPFormer(Lifter):
         self.head = nn.Sequential(LayerNorm(channels), nn.Linear(channels, 3))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """x (B, F, K, 2) -> (B, F, J, 3). Raises ValueError for another F or K than the model's."""
+        """Lift x (B, F, K, 2) -> (B, F, J, 3). Raises ValueError for another F or K than the model's."""
         if x.shape[1:] != (self.frames, self.keypoints, 2):
             raise ValueError(f'expected keypoints (B, {self.frames}, {self.keypoints}, 2), got {tuple(x.shape)}')
         x = self.kpattention.attn.embed(x).to(self.tokens or x.dtype)  # (B, F, K, C) from here on
@@ -152,7 +152,7 @@ class KTPFormer(Lifter):
         for over_joints, over_frames in zip(self.STEblocks, self.TTEblocks, strict=True):
             x = self.Spatial_norm(self.through(over_joints, x))
             x = self.Temporal_norm(self.through(over_frames, x))
-        x = x.to(self.head[1].weight.dtype)
+        x = x.to(self.Temporal_norm.weight.dtype)
         if self.correspondence is not None:
             x = torch.matmul(self.correspondence, x)  # (J, K) @ (B, F, K, C)
         return self.head(x)

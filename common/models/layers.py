@@ -7,6 +7,7 @@ in turn; DropPath is stochastic depth (Huang et al., ECCV 2016).
 """
 
 import math
+from typing import Any, Generic, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -91,13 +92,13 @@ class LinearOfGelu(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
         """Compute x (..., C_in), weight (C_out, C_in), bias (C_out,) -> (..., C_out)."""
         ctx.save_for_backward(x, weight)
         return F.linear(F.gelu(x), weight, bias)
 
     @staticmethod
-    def backward(ctx, slope: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def backward(ctx: Any, slope: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return the gradients of x, weight and bias."""
         x, weight = ctx.saved_tensors
         rows = slope.flatten(0, -2)
@@ -191,10 +192,13 @@ def draw(paths: list[DropPath], windows: int, frames: int, joints: int, generato
         path.kept = mine.view(shape)[part] >= path.rate
 
 
-class Block(nn.Module):
+AttentionT = TypeVar('AttentionT', bound=Attention)
+
+
+class Block(nn.Module, Generic[AttentionT]):
     """x + DropPath(attention(norm1(x))), then x + DropPath(MLP(norm2(x)))."""
 
-    def __init__(self, attn: Attention, norm1: nn.Module, norm2: nn.Module, mlp: Mlp, drop_path: float):
+    def __init__(self, attn: AttentionT, norm1: nn.Module, norm2: nn.Module, mlp: Mlp, drop_path: float):
         super().__init__()
         self.norm1, self.attn, self.norm2, self.mlp = norm1, attn, norm2, mlp
         self.drop_attn = DropPath(drop_path, attn.over)

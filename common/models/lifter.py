@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -19,20 +19,39 @@ from torch.utils.checkpoint import checkpoint
 from common.augment import Batch, Mirror
 from common.errors import ContractError, FileError
 from common.models import DEFAULT_MODEL, MODELS, build_model, make_config, model_class
+from common.models.stored import check_config, fault_in_types, no_more_weights_than
 from common.recipe import Recipe
 from common.skeleton import H36M, Skeleton
 from common.storage.checkpoint import Checkpoint, load_weights
 from common.storage.checkpoint import load as read_checkpoint
+from common.storage.files import one_line
 
 Criterion = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
-# What a model may read besides keypoints, in the words that stand beside its figures.
+# All that a model may read besides keypoints, in the words that stand beside its figures.
 NEEDS = {
     'confidence': "the detector's confidence in each keypoint",
     'intrinsic': "each camera's focal length and centre",
     'root': 'the true position of the root joint in every frame',
     'root_depth': 'the true depth of the root joint in every frame',
 }
+
+
+class ModelConfig(Protocol):
+    """The sizes of a model: a frozen dataclass of fields with defaults, which raises ValueError for what cannot be.
+
+    Where a public file does not tell all of them, a class attribute `not_in_a_file` names the others.
+    """
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    def __init__(self, **sizes: Any) -> None: ...
+
+    @classmethod
+    def from_state(cls, state: dict[str, torch.Tensor]) -> ModelConfig:
+        """Read the sizes from the shapes of a public state dict. Raises ValueError for another model's weights."""
+
+ONLY = 'predicted'  # what the prediction of a model is called that makes no other
 
 
 def describe_needs(needs: frozenset[str]) -> str:
@@ -45,10 +64,12 @@ class Lifter(nn.Module):
 
     Class attributes, beside the model's code:
         title: its name in print.
-        Config: a frozen dataclass of sizes that checks itself (ValueError), is what a checkpoint stores, and can be
-            read from a public state dict: `Config.from_state(state)`.
+        Config: a `ModelConfig`, with a default for each size; it is what a checkpoint stores.
         recipe: the training of its publication.
-        public_keys: keys that all public files of the model have, and no other model's.
+        public_keys: keys that all public files of the model have, and no other model's; empty where there are none.
+            With them goes `Config.from_state(state)`, which reads the sizes from a public state dict.
+        fewest: windows that a training step needs at least: 2 for a model whose batch norms see one position of each
+            window. A shorter rest at the end of an epoch joins the step before it.
         published: (data set, keypoints) -> (source, {action: P-MPJPE in millimetres}), for plots.
 
     Attributes:
@@ -60,10 +81,11 @@ class Lifter(nn.Module):
         recompute: whether training forgets what happens inside a block and computes it again on the way back.
     """
 
-    title: ClassVar[str]
-    Config: ClassVar[type]
-    recipe: ClassVar[Recipe]
+    title: str
+    Config: ClassVar[type[ModelConfig]]
+    recipe: Recipe
     public_keys: ClassVar[tuple[str, ...]] = ()
+    fewest: int = 1
     published: ClassVar[Mapping[tuple[str, str], tuple[str, dict[str, float]]]] = {}
 
     frames: int
@@ -100,7 +122,7 @@ class Lifter(nn.Module):
 
     def loss(self, batch: Batch, criterion: Criterion) -> torch.Tensor:
         """Return the loss of a training batch, a scalar in metres."""
-        return criterion(self.read(batch), batch.poses)
+        return criterion(self.read(batch), batch.truth)
 
     def lift(self, view: Batch, mirror: Mirror) -> dict[str, torch.Tensor]:
         """Return predictions by name, each (B, A, J, 3) metres; the last one is the headline.
@@ -109,7 +131,7 @@ class Lifter(nn.Module):
         """
         both = self.read(view.beside(mirror.batch(view)))
         plain, mirrored = both.chunk(2)
-        return {'predicted': (plain + mirror.poses(mirrored)) / 2}
+        return {ONLY: (plain + mirror.poses(mirrored)) / 2}
 
     def reads(self, name: str) -> frozenset[str]:
         """Return what the prediction called `name` reads besides keypoints, of NEEDS."""
@@ -215,8 +237,9 @@ class LoadedLifter:
             size: (width, height) of the picture in pixels.
             overlap: frames that neighbouring windows share and blend; a quarter of what they answer for by default.
             causal: take each frame from a window that ends at it, as live footage has to.
-            root: `zero` puts the root joint of each pose at the origin, `predicted` leaves it where it is; as the
-                model is evaluated by default.
+            root: `zero` puts the root joint of each pose at the origin and leaves the others, `predicted` leaves it
+                where the model predicts it; as the model is evaluated by default. Neither subtracts it from the
+                others, as --predict does: `poses - poses[:, lifter.skeleton.root, None]`.
             intrinsics: fx, fy, cx, cy of the lens in pixels, for models that read it.
 
         Returns metres in camera axes (x right, y down, z forward), relative to the root joint, in the order of
@@ -257,18 +280,23 @@ def identify(saved: Checkpoint, asked: str | None = None, sizes: Mapping[str, An
     else:
         name, how = saved.model, 'a checkpoint of this program'
     if name not in MODELS:
-        raise FileError(f'{saved.path} is a {name} checkpoint, this program builds {", ".join(MODELS)}')
+        raise FileError(f'{saved.path} is a {one_line(name, 60)} checkpoint, this program builds {", ".join(MODELS)}')
     kind = model_class(name)
     if asked not in (None, name):
         raise FileError(f'{saved.path} is a {kind.title} checkpoint, which --model {asked} contradicts: leave the flag '
                         f'out or name another file')
     if not saved.public:
-        config_for(saved.path, name, saved.config)
+        if fault := fault_in_types(kind, saved.config):
+            raise FileError(f'{saved.path} describes a model that cannot be built: {fault}')
+        check_config(saved, kind, config_for(saved.path, name, saved.config))
         return name, dict(saved.config), how
+    if not kind.public_keys:
+        raise FileError(f'{saved.path} is a public file, and no public file of {kind.title} can be read: take a '
+                        f'checkpoint of this program')
     try:
         config = dataclasses.asdict(kind.Config.from_state(saved.state))
-    except ValueError as error:
-        raise FileError(f'{saved.path} is not a {kind.title} checkpoint: {error}') from None
+    except (ValueError, ArithmeticError) as error:
+        raise FileError(f'{saved.path} is not a {kind.title} checkpoint: {one_line(error)}') from None
     untold = getattr(kind.Config, 'not_in_a_file', ())
     return name, config | {size: value for size, value in (sizes or {}).items() if size in untold}, how
 
@@ -300,7 +328,8 @@ def assemble(saved: Checkpoint, name: str, config: dict[str, Any], how: str, dev
                             f'what it was trained on')
     else:
         layout, skeleton = saved.layout, saved.skeleton
-    built = build_for(saved.path, name, config, skeleton, layout).to(device)
+    with no_more_weights_than(saved.state):
+        built = build_for(saved.path, name, config, skeleton, layout).to(device)
     load_weights(built, saved)
     return LoadedLifter(built.eval(), name, config, layout, skeleton, dict(saved.settings), how, saved)
 
@@ -310,7 +339,7 @@ def config_for(path: Path, name: str, sizes: Mapping[str, Any]) -> Any:
     try:
         return make_config(name, sizes)
     except ValueError as error:
-        raise FileError(f'{path} describes a model that cannot be built: {error}') from None
+        raise FileError(f'{path} describes a model that cannot be built: {one_line(error, 300)}') from None
 
 
 def build_for(path: Path, name: str, config: dict[str, Any], skeleton: Skeleton, layout: Skeleton,
@@ -321,4 +350,4 @@ def build_for(path: Path, name: str, config: dict[str, Any], skeleton: Skeleton,
     except ContractError:
         raise
     except ValueError as error:
-        raise FileError(f'{path} describes a model that cannot be built: {error}') from None
+        raise FileError(f'{path} describes a model that cannot be built: {one_line(error, 300)}') from None

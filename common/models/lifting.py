@@ -11,6 +11,7 @@ from common.geometry.camera import normalise, pinhole_intrinsic
 from common.models.lifter import Lifter, LoadedLifter, check_shape, describe_needs
 from common.sampler import TestWindows
 from common.sequences import Sequence
+from common.skeleton import Skeleton
 from common.store import SequenceStore
 from common.windows import blend_weights
 
@@ -38,12 +39,15 @@ def predictions(model: Lifter, store: SequenceStore, windows: TestWindows,
     order = torch.arange(batches * size, device=store.device).clamp(max=max(0, len(windows) - 1))
     first = windows.taken.start - windows.answers.start
     kept = slice(first, first + len(windows.taken))
-    pieces: dict[str, list[torch.Tensor]] = {}
-    for index in order[:batches * size if len(windows) else 0].split(size):
+    # What is taken is copied to its place at once: a slice would keep all answers of its batch in memory.
+    places: dict[str, torch.Tensor] = {}
+    for number, index in enumerate(order[:batches * size if len(windows) else 0].split(size)):
         for name, poses in _predict(model, store, windows, index).items():
-            pieces.setdefault(name, []).append(poses[:, kept])
+            if name not in places:
+                places[name] = poses.new_empty(batches * size, len(windows.taken), *poses.shape[2:])
+            places[name][number * size:][:len(index)] = poses[:, kept]
     model.train(training)
-    predicted = {name: torch.cat(parts)[:len(windows)] for name, parts in pieces.items()}
+    predicted = {name: place[:len(windows)] for name, place in places.items()}
     if root == 'zero':
         for poses in predicted.values():
             poses[:, :, store.root] = 0
@@ -133,20 +137,36 @@ def lift_clip(lifter: LoadedLifter, keypoints: np.ndarray, size: tuple[float, fl
               causal: bool, root: str | None, intrinsics: tuple[float, float, float, float] | None) -> np.ndarray:
     """Lift one person's keypoints: see `LoadedLifter.lift_clip`."""
     keypoints = np.asarray(keypoints)
-    expected = len(lifter.layout)
-    if keypoints.ndim != 3 or keypoints.shape[1] != expected or keypoints.shape[2] not in (2, 3) or not len(keypoints):
-        raise ValueError(f'expected keypoints (frames, {expected}, 2 or 3) of layout {lifter.layout.name}, got '
-                         f'{keypoints.shape}')
-    if not np.isfinite(keypoints).all():
-        raise ValueError('keypoints are NaN or infinite: fill the gaps first')
-    points = keypoints[..., :2].astype(np.float64)
-    if size is None and np.abs(points).max() > LARGEST_SCREEN:
-        raise ValueError(f'keypoints up to {np.abs(points).max():.0f} are pixels: say size=(width, height)')
-    if intrinsics is not None and size is None:
-        raise ValueError('intrinsics are in pixels: say size=(width, height)')
-    intrinsic = None if intrinsics is None or size is None else pinhole_intrinsic(
-        intrinsics[:2], intrinsics[2:], (0, 0, 0), (0, 0), *size)
-    screen = points if size is None else normalise(points, *size)
+    _check_keypoints(keypoints, lifter.layout)
+    screen, intrinsic = _on_screen(keypoints[..., :2].astype(np.float64), size, intrinsics)
     store = clip_store(lifter, screen, keypoints[..., 2] if keypoints.shape[2] == 3 else None, intrinsic)
     root = root or lifter.settings.get('root', lifter.model.recipe.root)
     return list(lift_store(lifter, store, root, overlap, causal)[0].values())[-1]
+
+
+def _check_keypoints(keypoints: np.ndarray, layout: Skeleton) -> None:
+    """Raise ValueError unless keypoints are (T, K, 2 or 3) of a layout and finite."""
+    fits = keypoints.ndim == 3 and keypoints.shape[1] == len(layout) and keypoints.shape[2] in (2, 3)
+    if not fits or not len(keypoints):
+        raise ValueError(f'expected keypoints (frames, {len(layout)}, 2 or 3) of layout {layout.name}, got '
+                         f'{keypoints.shape}')
+    if not np.isfinite(keypoints).all():
+        raise ValueError('keypoints are NaN or infinite: fill the gaps first')
+
+
+def _on_screen(points: np.ndarray, size: tuple[float, float] | None,
+               intrinsics: tuple[float, float, float, float] | None) -> tuple[np.ndarray, np.ndarray | None]:
+    """Return points (T, K, 2) in normalised screen coordinates, and the (9,) intrinsic vector of a lens in pixels.
+
+    Without a size the points are screen coordinates already. Raises ValueError for pixels without one.
+    """
+    if size is not None:
+        screen = normalise(points, *size)
+        if intrinsics is None:
+            return screen, None
+        return screen, pinhole_intrinsic(intrinsics[:2], intrinsics[2:], (0, 0, 0), (0, 0), *size)
+    if np.abs(points).max() > LARGEST_SCREEN:
+        raise ValueError(f'keypoints up to {np.abs(points).max():.0f} are pixels: say size=(width, height)')
+    if intrinsics is not None:
+        raise ValueError('intrinsics are in pixels: say size=(width, height)')
+    return points, None

@@ -21,7 +21,7 @@ HIDDEN = 1024
 
 def back_project(predicted: torch.Tensor, keypoints: torch.Tensor, intrinsic: torch.Tensor, root_depth: torch.Tensor,
                  root: int) -> torch.Tensor:
-    """The poses that project onto the keypoints at the predicted depths; distortion is left out of account.
+    """Return the poses that project onto the keypoints at the predicted depths, without regard to distortion.
 
     Args:
         predicted: (B, F, J, 3) metres, of which the depths relative to the root are used.
@@ -51,7 +51,10 @@ class Refinement(nn.Module):
 
     def forward(self, predicted: torch.Tensor, keypoints: torch.Tensor, intrinsic: torch.Tensor,
                 root_depth: torch.Tensor) -> torch.Tensor:
-        """The arguments of `back_project` -> (B, F, J, 3) metres; the root comes as it is predicted, refined alike."""
+        """Weigh prediction and back-projection: (B, F, J, 3) metres. Arguments as `back_project` takes them.
+
+        The root comes as it is predicted, refined like every other joint.
+        """
         projected = back_project(predicted, keypoints, intrinsic, root_depth, self.root)
         weight = self.post_refine(torch.cat([predicted, projected], dim=-1).flatten(2))  # (B, F, 2*J)
         weight = weight.unflatten(-1, (-1, 2))  # (B, F, J, 2)
@@ -63,6 +66,7 @@ class Refined(Lifter):
     """A lifter and the refinement behind it, trained together."""
 
     needs = frozenset({'intrinsic', 'root_depth'})
+    bone_pairs: torch.Tensor
 
     def __init__(self, base: Lifter, skeleton: Skeleton, layout: Skeleton):
         """Put a fresh refinement behind a lifter. Raises ValueError for keypoints that are not the joints."""
@@ -71,6 +75,7 @@ class Refined(Lifter):
             raise ValueError(f'a refinement needs a keypoint for each joint, not {layout.name} for {skeleton.name}')
         self.base, self.refine = base, Refinement(len(skeleton), skeleton.root)
         self.frames, self.answers = base.frames, base.answers
+        self.needs, self.fewest = Refined.needs | base.needs, base.fewest
         self.title, self.recipe = f'{base.title} with refinement', base.recipe
         self.register_buffer('bone_pairs', torch.tensor(skeleton.bone_pairs), persistent=False)
 
@@ -80,30 +85,35 @@ class Refined(Lifter):
 
     def read(self, batch: Batch) -> torch.Tensor:
         """Return the base's poses (B, A, J, 3) of a batch."""
-        return self(batch.keypoints)
+        return self.base.read(batch)
 
     def refined(self, base: torch.Tensor, view: Batch) -> torch.Tensor:
-        """Refine poses (B, A, J, 3) with the keypoints, cameras and depths of their windows."""
+        """Refine poses (B, A, J, 3) with the keypoints, cameras and depths of their windows: (B, A, J, 3).
+
+        Raises ValueError for windows of which these are not known.
+        """
+        if view.intrinsic is None or view.root_depth is None:
+            raise ValueError('expected windows with intrinsic and root_depth, which a refinement reads')
         keypoints = view.keypoints[:, self.answers.start:self.answers.stop, :, :2]
         return self.refine(base, keypoints, view.intrinsic, view.root_depth)
 
     def loss(self, batch: Batch, criterion: Criterion) -> torch.Tensor:
         """Return the criterion of both, and the symmetry of the refined bones."""
         base = self.read(batch)
-        return refinement_loss(base, self.refined(base, batch), batch.poses, self.bone_pairs, criterion)
+        return refinement_loss(base, self.refined(base, batch), batch.truth, self.bone_pairs, criterion)
 
     def lift(self, view: Batch, mirror: Mirror) -> dict[str, torch.Tensor]:
-        """Refine once, the mean of the plain and the mirrored-and-back prediction, with the keypoints as seen."""
-        base = super().lift(view, mirror)['predicted']
-        return {'predicted': base, 'refined': self.refined(base, view)}
+        """Refine once, the base's headline prediction, with the keypoints as seen; its other ones come as they are."""
+        predictions = self.base.lift(view, mirror)
+        return predictions | {'refined': self.refined(list(predictions.values())[-1], view)}
 
     def reads(self, name: str) -> frozenset[str]:
-        """Return what a prediction reads besides keypoints: the base reads nothing else."""
-        return self.needs if name == 'refined' else frozenset()
+        """Return what a prediction reads besides keypoints: the base's read what they read without a refinement."""
+        return self.needs if name == 'refined' else self.base.reads(name)
 
     def without_truth(self) -> Lifter:
         """Return the base: nobody knows the true depth of the root where there is no truth."""
-        return self.base
+        return self.base.without_truth()
 
 
 def refinement_recipe(recipe: Recipe) -> Recipe:

@@ -5,9 +5,9 @@ file is a bare state dict, or a dict that keeps one under one of the names in WE
 much that is not needed; or it is a safetensors file. Both kinds may carry wrappers' prefixes in their keys.
 """
 
+import io
 import os
 import re
-import reprlib
 import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -19,20 +19,18 @@ import torch
 from common.errors import FileError
 from common.skeleton import Skeleton
 from common.storage import tensors
-from common.storage.files import atomic_path
+from common.storage.contents import DIGEST, TOO_LARGE, digest_of, fault_in, skeleton_of
+from common.storage.files import atomic_file, atomic_path, one_line, shown
 
 FORMAT = 1
 LAST, PREVIOUS, BEST = 'last.bin', 'previous.bin', 'best.bin'
 
 # Where public files keep their weights.
 WEIGHTS = ('model_pos', 'state_dict', 'model', 'model_state_dict', 'net', 'model_pos_train')
-# What DataParallel and torch.compile put in front of every key.
+# The prefixes that DataParallel and torch.compile put in front of every key.
 _WRAPPERS = re.compile(r'^(module\.|_orig_mod\.)+')
 # Buffers that profilers (thop) leave in every module that they counted.
 _PROFILED = ('total_ops', 'total_params')
-
-# No epoch or rate; from here on, whole numbers are not told apart as floats.
-_TOO_LARGE = 2 ** 53
 
 State: TypeAlias = dict[str, torch.Tensor]
 
@@ -113,12 +111,14 @@ Checkpoint: TypeAlias = OwnCheckpoint | PublicCheckpoint
 
 
 def save(path: Path, content: dict[str, Any]) -> None:
-    """Write a checkpoint so that no moment exists at which `path` is half a file. Raises FileError when it cannot."""
-    with atomic_path(path) as temporary:
-        try:
-            torch.save({'format': FORMAT, **content}, temporary)
-        except RuntimeError as error:  # torch's zip writer reports a full disk so
-            raise FileError(f'cannot write {path}: {str(error).splitlines()[0]}') from None
+    """Write a checkpoint so that no moment exists at which `path` is half a file. Raises FileError when it cannot.
+
+    The digest of its tensors goes into it, and is compared when it is loaded.
+    """
+    written = io.BytesIO()  # in memory first: torch's own writer reports a full disk by a place in its source
+    torch.save({'format': FORMAT, **content, DIGEST: digest_of(content)}, written)
+    with atomic_file(path) as file:
+        file.write(written.getbuffer())
 
 
 def save_last(folder: Path, content: dict[str, Any], also: Iterable[str] = ()) -> None:
@@ -170,51 +170,64 @@ def find(name: str, folder: Path) -> Path:
 def load(path: Path) -> Checkpoint:
     """Load a checkpoint of this program or a public file; its tensors come on the CPU.
 
-    Raises FileError for a file that is broken, asks for code to be run, holds no weights, or has an epoch or learning
-    rate that cannot be one.
+    Raises FileError for a file that is damaged or broken, asks for code to be run, holds no weights, or says of itself
+    what cannot be. Where the save before it is at hand, the message says so.
     """
+    try:
+        return _load(path)
+    except FileError as error:
+        previous = path.parent / PREVIOUS
+        ours = path.name in (LAST, BEST) or path.name.startswith('epoch_')
+        if not ours or not os.path.isfile(path) or not os.path.isfile(previous):
+            raise
+        which = 'the save before it' if path.name == LAST else 'the last save but one'
+        raise FileError(f'{error}; {previous}, {which}, is there') from None
+
+
+def _load(path: Path) -> Checkpoint:
     content = tensors.read(path)
     if not isinstance(content, dict):
         raise FileError(f'{path} holds {type(content).__name__}, expected a checkpoint')
     # A bare state dict may well have a weight called format.
-    if 'format' in content and not isinstance(content['format'], torch.Tensor):
+    bare = isinstance(content.get('format'), torch.Tensor) and not isinstance(content.get('model_pos'), dict)
+    if 'format' in content and not bare:
         return _load_own(path, content)
     return _load_public(path, content)
 
 
-# What a file of this program holds, and of which type.
-_FIELDS: dict[str, Any] = {
-    'epoch': int, 'lr': float, 'model': str, 'config': dict, 'dataset': str, 'keypoints': str, 'settings': dict,
-    'first_epoch': int, 'metrics': dict, 'best': (dict, type(None)), 'optimizer': dict, 'step': int, 'loss_sum': float,
-    'base_lr': float, 'lr_since': int, 'training_state': (dict, type(None)), 'run': str, 'run_id': str,
-}
-
-
 def _load_own(path: Path, content: dict[str, Any]) -> OwnCheckpoint:
-    if content['format'] != FORMAT:
+    """Return the checkpoint in the content of a file of this program. Raises FileError."""
+    if type(content['format']) is not int or content['format'] != FORMAT:
         raise FileError(f'{path} has checkpoint format {_shown(content["format"])}, this program reads {FORMAT}')
     if fault := _fault_of(content.get('model_pos')):
         raise FileError(f'{path} holds no model weights: under model_pos, {fault}')
-    for name, kind in _FIELDS.items():
-        value: Any = content.get(name)
-        fits = name in content and isinstance(value, kind)
-        if not fits or (name in ('epoch', 'lr') and not 0 <= value < _TOO_LARGE):
-            raise FileError(f'{path} is not a complete checkpoint: its {name} is {_shown(value)}')
+    if fault := fault_in(content):
+        raise FileError(f'{path} is not a complete checkpoint: {fault}')
     if content['training_state'] is not None and (fault := _fault_of(content['training_state'])):
         raise FileError(f'{path} is not a complete checkpoint: under training_state, {fault}')
-    state = _clean(path, content['model_pos'])
-    try:
-        skeleton, layout = (Skeleton(s['name'], tuple(s['joints']), tuple(s['parents']))
-                            for s in (content['skeleton'], content['layout']))
-    except (KeyError, TypeError, ValueError) as error:
-        raise FileError(f'{path} is not a complete checkpoint ({error!r})') from None
+    _check_digest(path, content)
     return OwnCheckpoint(
-        path, state, skeleton=skeleton, layout=layout, stored=content,
+        path, _clean(path, content['model_pos']), skeleton=skeleton_of(content['skeleton']),
+        layout=skeleton_of(content['layout']), stored=content,
         **{name: content[name] for name in ('epoch', 'lr', 'model', 'config', 'dataset', 'keypoints', 'optimizer',
                                             'settings', 'run', 'run_id', 'best', 'training_state')})
 
 
+def _check_digest(path: Path, content: dict[str, Any]) -> None:
+    """Raise FileError for tensors that are not those that were saved; files of earlier versions have no digest."""
+    if DIGEST not in content:
+        return
+    try:
+        sound = content[DIGEST] == digest_of(content)
+    except (ValueError, RuntimeError):  # tensors that were never in a file of ours
+        sound = False
+    if not sound:
+        raise FileError(f'{path} is not a readable checkpoint: it is damaged, as its weights or the state of its '
+                        f'optimizer are not those that were saved; fetch or save it again')
+
+
 def _load_public(path: Path, content: dict[Any, Any]) -> PublicCheckpoint:
+    """Return the weights in the content of another program's file, its epoch and its rate. Raises FileError."""
     under = [name for name in WEIGHTS if isinstance(content.get(name), dict)]
     if not under:
         if fault := _fault_of(content):
@@ -274,7 +287,7 @@ def _number(path: Path, content: dict[Any, Any], name: str, expected: str) -> fl
         value = _item(value[0]) if len(rates) == 1 else None
     if value is None:
         return None
-    if (isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < _TOO_LARGE
+    if (isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < TOO_LARGE
             or (name == 'epoch' and value != int(value))):
         raise FileError(f'{path}: its {name} is {_shown(value)}, expected {expected}; to do without, save its weights '
                         f'alone in a file')
@@ -290,22 +303,33 @@ def _item(value: Any) -> Any:
 
 def _shown(value: Any) -> str:
     """Return a value from a file, fit for a part of one line, whatever it is."""
-    if isinstance(value, torch.Tensor):
-        return f'a tensor of shape {tuple(value.shape)}'
-    return reprlib.repr(value)[:60]
+    return f'a tensor of shape {one_line(tuple(value.shape), 60)}' if isinstance(value, torch.Tensor) else shown(value)
 
 
 def load_weights(model: torch.nn.Module, checkpoint: Checkpoint) -> None:
     """Put a checkpoint's weights into a model. Raises FileError, naming both sides, unless every one has its place."""
     expected = {key: tuple(value.shape) for key, value in model.state_dict().items()}
     got = {key: tuple(value.shape) for key, value in checkpoint.state.items()}
-    wrong = [f'{key} is {got[key]}, not {shape}' for key, shape in expected.items() if got.get(key, shape) != shape]
+    wrong = [f'{key} is {one_line(got[key], 60)}, not {shape}' for key, shape in expected.items()
+             if got.get(key, shape) != shape]
     wrong += [f'{key} is missing' for key in expected if key not in got]
-    wrong += [f'{key} is not a weight of this model' for key in got if key not in expected]
+    wrong += [f'{one_line(key, 80)} is not a weight of this model' for key in got if key not in expected]
+    wrong = wrong or [f'{key} holds {checkpoint.state[key].dtype}, not {value.dtype}'.replace('torch.', '')
+                      for key, value in model.state_dict().items() if not _converts(checkpoint.state[key], value)]
     if wrong:
         more = f' (and {len(wrong) - 1} more)' if len(wrong) > 1 else ''
         raise FileError(f'{checkpoint.path} does not fit {type(model).__name__}: {wrong[0]}{more}')
     try:
         model.load_state_dict(checkpoint.state)
     except RuntimeError as error:
-        raise FileError(f'{checkpoint.path}: {str(error).splitlines()[-1].strip()}') from None
+        raise FileError(f'{checkpoint.path}: {one_line(str(error).splitlines()[-1].strip())}') from None
+
+
+def _converts(value: torch.Tensor, into: torch.Tensor) -> bool:
+    """Return whether numbers of a file can stand for those of a weight: floats of any width, or whole numbers."""
+    if value.layout != torch.strided or value.is_quantized or value.device.type != 'cpu':
+        return False
+    if into.is_floating_point():
+        return value.is_floating_point()
+    return value.dtype == into.dtype or not (value.is_floating_point() or value.is_complex()
+                                             or torch.bool in (value.dtype, into.dtype))

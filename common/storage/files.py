@@ -1,26 +1,107 @@
-"""Atomic writing: a reader never sees half a file, whenever the process dies."""
+"""Reading regular files only, atomic writing, and how a value from a file stands in a message.
+
+A reader never sees half a file, whenever the process dies; and never waits for a pipe or reads a device for ever.
+"""
 
 import contextlib
+import errno
 import os
+import reprlib
+import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO, Any, BinaryIO
 
 from common.errors import FileError
+
+MIB = 2 ** 20
+# What a compressed file may hold: this many bytes, or this many for each of its own where that is more. Poses and
+# keypoints shrink to a half or a third; a file made to fill the memory shrinks to a thousandth.
+MOST_INFLATED, MOST_RATIO = 256 * MIB, 32
+# No file of weights or poses is larger.
+MOST_READ = 16 * 1024 * MIB
+
+
+def most_inflated(size: int) -> int:
+    """Return the most bytes that a compressed file of this size may hold."""
+    return max(MOST_INFLATED, MOST_RATIO * size)
+
+
+# ---- reading ----------------------------------------------------------------------------------------------------
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Open a regular file for reading.
+
+    Raises OSError where it cannot be opened, and FileError for a pipe, a device or a socket, which it never opens, and
+    for a file that is too large to be one of weights or poses.
+    """
+    _check_regular(path, os.stat(path))
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | getattr(os, 'O_CLOEXEC', 0))
+    try:
+        _check_regular(path, os.fstat(descriptor))  # another file may have come to lie there
+        return os.fdopen(descriptor, 'rb')
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def _check_regular(path: Path, status: os.stat_result) -> None:
+    if stat.S_ISDIR(status.st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if not stat.S_ISREG(status.st_mode):
+        raise FileError(f'cannot read {path}: it is not a regular file')
+    if status.st_size > MOST_READ:
+        raise FileError(f'cannot read {path}: it has {status.st_size:,} bytes, expected at most {MOST_READ:,}')
+
+
+def read_regular(path: Path) -> bytes:
+    """Return the content of a regular file. Raises what `open_regular` raises."""
+    with open_regular(path) as file:
+        return file.read()
+
+
+# ---- messages ---------------------------------------------------------------------------------------------------
+
+
+class _Repr(reprlib.Repr):
+    """Shows the beginning of any plain value."""
+
+    def repr_int(self, x: int, level: int) -> str:
+        """Return a number; Python refuses to write out those of more than some thousand digits."""
+        return super().repr_int(x, level) if x.bit_length() < 4096 else f'a number of {x.bit_length()} bits'
+
+
+def shown(value: Any, most: int = 60) -> str:
+    """Return a value from a file, quoted and cut, fit for a part of one line whatever it is."""
+    return one_line(_Repr().repr(value), most)
+
+
+def one_line(text: object, most: int = 120) -> str:
+    """Return a text as printable characters in one line, cut."""
+    return ''.join(c if c.isprintable() else '?' for c in ' '.join(str(text)[:4 * most].split()))[:most]
+
+
+# ---- writing ----------------------------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success sync it and rename it to `path`, on failure remove it.
 
-    A symbolic link is followed, so that it stays a link to the file that is written. Raises FileError when the folder
-    cannot be written, or when `path` exists and is not a regular file.
+    A symbolic link is followed, so that it stays a link to the file that is written. The temporary name ends like
+    `path` as it is given, after the last dot, since writers choose formats and append suffixes by that. Raises
+    FileError when the folder cannot be written, when `path` exists and is not a regular file, and when something was
+    written beside the temporary file.
     """
+    _, dot, ending = Path(path).name.rpartition('.')  # .npz alone has no suffix for pathlib, but has for numpy
     path = Path(path).resolve()
     if path.exists() and not path.is_file():
         raise FileError(f'cannot write {path}: it is not a regular file')
     try:
-        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f'.{path.name}.', suffix=path.suffix)
+        stem = path.name if len(os.fsencode(path.name)) < 200 else path.name[:40]
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f'.{stem}.', suffix=(dot + ending)[:40])
         os.close(descriptor)
     except OSError as error:
         raise FileError(f'cannot write {path}: {error.strerror}') from None
@@ -28,16 +109,38 @@ def atomic_path(path: Path) -> Iterator[Path]:
     try:
         os.chmod(temporary, 0o666 & ~_umask())
         yield temporary
+        if list(_beside(temporary)):
+            raise FileError(f'cannot write {path}: what wrote it appended to its name; choose a usual one')
         with open(temporary, 'rb') as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
         raise FileError(f'cannot write {path}: {error.strerror or error}') from None
     finally:
-        temporary.unlink(missing_ok=True)
+        for appended in (temporary, *_beside(temporary)):
+            appended.unlink(missing_ok=True)
+
+
+def _beside(temporary: Path) -> Iterator[Path]:
+    """Yield the files that a writer made by appending to the name of the temporary file, which is nobody else's."""
+    with contextlib.suppress(OSError):
+        for name in os.listdir(temporary.parent):
+            if name.startswith(temporary.name) and name != temporary.name:
+                yield temporary.parent / name
+
+
+@contextlib.contextmanager
+def atomic_file(path: Path) -> Iterator[IO[bytes]]:
+    """Yield a file open for writing that takes the place of `path` on success: see `atomic_path`.
+
+    Whatever `path` is called, nothing can append to its name. Raises FileError.
+    """
+    with atomic_path(path) as temporary, open(temporary, 'w+b') as file:
+        yield file
 
 
 def _umask() -> int:
+    """Return the process's mask of permissions, which can only be read by setting it."""
     mask = os.umask(0)
     os.umask(mask)
     return mask

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ from common.errors import FileError
 from common.storage.files import atomic_path
 
 
-def versions() -> dict:
+def versions() -> dict[str, str]:
     """Return the versions of Python, torch and numpy, for run folders and checkpoints."""
     return {'python': platform.python_version(), 'torch': str(torch.__version__), 'numpy': np.__version__}
 
@@ -49,7 +50,7 @@ class RunLog:
         self._scalars = SummaryWriter(str(folder), purge_step=epoch + 1)
 
     @classmethod
-    def fresh(cls, parent: Path, about: dict) -> 'RunLog':
+    def fresh(cls, parent: Path, about: dict[str, Any]) -> 'RunLog':
         """Make a new folder under `parent` and write `about` to its `run.json`. Raises FileError when that fails."""
         stamp = time.strftime('%Y%m%d-%H%M%S')
         try:
@@ -66,7 +67,7 @@ class RunLog:
         return cls(folder, 0)
 
     @classmethod
-    def continued(cls, folder: Path, epoch: int, about: dict) -> 'RunLog':
+    def continued(cls, folder: Path, epoch: int, about: dict[str, Any]) -> 'RunLog':
         """Reopen the folder of a run that is resumed after `epoch` epochs, adding `about` to its `resumed.jsonl`.
 
         Raises FileError when it cannot be written.
@@ -78,7 +79,7 @@ class RunLog:
             raise FileError(f'cannot write {folder}: {error.strerror}') from None
         return cls(folder, epoch)
 
-    def epoch(self, figures: dict) -> None:
+    def epoch(self, figures: dict[str, Any]) -> None:
         """Add the figures of an epoch to `metrics.jsonl` and to TensorBoard. Raises FileError when that fails."""
         path = self.folder / 'metrics.jsonl'
         try:
@@ -91,7 +92,7 @@ class RunLog:
         except OSError as error:
             raise FileError(f'cannot write {path}: {error.strerror}') from None
 
-    def epochs(self) -> list[dict]:
+    def epochs(self) -> list[dict[str, Any]]:
         """Return the figures of the epochs so far."""
         path = self.folder / 'metrics.jsonl'
         return read_metrics(path) if path.exists() else []
@@ -102,21 +103,43 @@ class RunLog:
             self._scalars.close()
 
 
-def read_metrics(path: Path) -> list[dict]:
-    """Read the epochs of a `metrics.jsonl`, skipping a last line that a full disk or a kill cut short."""
+def is_run_folder(folder: Path, run_id: str, parent: Path) -> bool:
+    """Return True where a folder is that of a run: it says so itself, or it lies in the folder of runs.
+
+    A checkpoint names its run folder, and a forged one may name any; run folders of earlier versions tell no run_id.
+    """
+    try:
+        about = json.loads((folder / 'run.json').read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return False
+    said = about.get('run_id') if isinstance(about, dict) else None
+    if said is None:
+        return isinstance(about, dict) and folder.resolve().parent == parent.resolve()
+    return said == run_id
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """Return the epochs of a `metrics.jsonl`, leaving out lines that are not those of an epoch.
+
+    A full disk or a kill may cut the last one short, and whatever else is in the file must not end a run.
+    """
     epochs = []
-    for line in path.read_text().splitlines():
-        with contextlib.suppress(json.JSONDecodeError):
-            epochs.append(json.loads(line))
+    for line in path.read_text(errors='replace').splitlines():
+        with contextlib.suppress(ValueError, RecursionError):
+            read = json.loads(line)
+            if isinstance(read, dict) and type(read.get('epoch')) is int:
+                epochs.append(read)
     return epochs
 
 
 def _names(parent: Path, stamp: str) -> Iterator[Path]:
+    """Yield names for a run folder: its time stamp, then numbered, where two runs start in one second."""
     yield parent / stamp
     yield from (parent / f'{stamp}-{n}' for n in range(2, 1000))
 
 
 def _make(folder: Path) -> bool:
+    """Make a folder; return False where it is there already."""
     try:
         folder.mkdir()
     except FileExistsError:
@@ -132,10 +155,10 @@ class Progress:
                          disable=not (shown and sys.stderr.isatty()))
         self._shown = time.monotonic()
 
-    def __enter__(self):
+    def __enter__(self) -> 'Progress':
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         self._bar.close()
 
     def step(self, frames: int, loss: torch.Tensor) -> None:

@@ -6,32 +6,55 @@ turn numpy scalars into Python numbers and drop the rest; no code of numpy's own
 """
 
 import errno
+import io
 import pickle
+import pickletools
 import re
 import warnings
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NoReturn
 
 import numpy as np
 import torch
 
 from common.errors import FileError
+from common.storage import archive
+from common.storage.archive import DamagedArchive
+from common.storage.files import one_line, read_regular, shown
 
 SAFETENSORS = '.safetensors'
+
+# A legacy file is magic number, version, facts about the machine, content, keys of storages; then come the storages.
+_PICKLES_OF_LEGACY = 5
+# What torch's own unpickler would make as large as it is told to, without bytes for it in the file.
+_MADE_BY_SIZE = {'builtins bytearray', '__builtin__ bytearray', 'torch Tensor', 'torch._tensor Tensor',
+                 'torch.storage UntypedStorage', 'torch.storage TypedStorage',
+                 *(f'torch {kind}Tensor' for kind in ('Float', 'Double', 'Half', 'BFloat16', 'Byte', 'Char', 'Short',
+                                                     'Int', 'Long', 'Bool'))}
+_ABOUT_THE_MEMO = {'PUT', 'BINPUT', 'LONG_BINPUT', 'GET', 'BINGET', 'LONG_BINGET', 'PROTO', 'FRAME'}
 
 
 def read(path: Path) -> Any:
     """Return the content of a file, its tensors on the CPU whatever device they were saved from.
 
-    Raises FileError for a file that is missing, damaged or of another kind, or that names code which no file of
-    weights needs.
+    The sums of a zip archive are compared first, since torch does not, and torch then reads the same bytes. Raises
+    FileError for a file that is missing, damaged or of another kind, or that names code which no file of weights needs.
     """
     try:
-        return _read_safetensors(path) if path.suffix.lower() == SAFETENSORS else _read_torch(path)
+        content = read_regular(path)
+        if path.suffix.lower() == SAFETENSORS:
+            return _read_safetensors(path, content)
+        _check(path, content)
+        return _read_torch(path, content)
     except FileError:
         raise
     except FileNotFoundError:
         raise FileError(f'{path} is missing') from None
+    except DamagedArchive as error:
+        raise FileError(f'{path} is not a readable checkpoint: it is damaged, as {error}; fetch or save it '
+                        f'again') from None
+    except MemoryError:
+        raise FileError(f'{path} asks for more memory than there is') from None
     except Exception as error:  # damage makes zip readers, unpickler and tensor rebuilding raise anything
         if isinstance(error, OSError) and error.errno != errno.EINVAL:  # which seeking in a file cut short raises
             raise FileError(f'cannot read {path}: {error.strerror or error}') from None
@@ -39,35 +62,59 @@ def read(path: Path) -> Any:
                         f'again') from None
 
 
-def _read_torch(path: Path) -> Any:
-    with open(path, 'rb') as file:
-        try:
-            with warnings.catch_warnings(), torch.serialization.safe_globals(_STAND_INS):
-                warnings.simplefilter('ignore')  # torch muses about pickle protocols; what it cannot read, it raises on
-                return torch.load(file, map_location='cpu', weights_only=True)
-        except pickle.UnpicklingError as error:
-            asked = re.search(r'GLOBAL ([\w.]+)', str(error))
-            if asked is None or _ends_here(file):
-                raise
-            raise FileError(f'{path} is refused: it asks for {asked[1]}, which no checkpoint needs; nothing in it was '
-                            f'executed (where it was made and is trusted, save its state dict alone)') from None
+def _check(path: Path, content: bytes) -> None:
+    """Compare an archive's sums, and look through the pickle of a file for what would fill the memory."""
+    if not content.startswith(b'PK'):  # the older form of torch.save: pickles one behind the other, without sums
+        file = io.BytesIO(content)
+        for _ in range(_PICKLES_OF_LEGACY):
+            _check_pickle(path, file, len(content))
+        return
+    for name, data in archive.members(content, sums_left_out=True):
+        if name.endswith('data.pkl'):
+            _check_pickle(path, io.BytesIO(data), len(content))
 
 
-def _ends_here(file: BinaryIO) -> bool:
-    """Return whether a legacy file was cut within the name that was read last, so that this is not what it asks for."""
-    at_end = not file.read(1)
-    file.seek(0)
-    return at_end and file.read(2) != b'PK'  # a zip's pickle was read from elsewhere
+def _check_pickle(path: Path, file: BinaryIO, size: int) -> None:
+    """Raise FileError for a pickle that makes something by its size alone, or a storage larger than the whole file."""
+    numbers: list[int] = []
+    for opcode, argument, _ in pickletools.genops(file):
+        if opcode.name == 'MARK':
+            numbers.clear()
+        elif isinstance(argument, int) and opcode.name not in _ABOUT_THE_MEMO:
+            numbers.append(argument)
+        elif opcode.name == 'BINPERSID' and numbers and max(numbers) > size:
+            raise FileError(f'{path} is not a readable checkpoint: it declares a tensor of {shown(max(numbers))} '
+                            f'numbers in {size:,} bytes; fetch or save it again')
+        elif opcode.name == 'GLOBAL' and argument in _MADE_BY_SIZE:
+            _refuse(path, argument.replace(' ', '.'))
 
 
-def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
+def _refuse(path: Path, name: str) -> NoReturn:
+    raise FileError(f'{path} is refused: it asks for {one_line(name)}, which no checkpoint needs; nothing in it was '
+                    f'executed (where it was made and is trusted, save its state dict alone)')
+
+
+def _read_torch(path: Path, content: bytes) -> Any:
+    file = io.BytesIO(content)
+    try:
+        with warnings.catch_warnings(), torch.serialization.safe_globals(_STAND_INS):
+            warnings.simplefilter('ignore')  # torch muses about pickle protocols; what it cannot read, it raises on
+            return torch.load(file, map_location='cpu', weights_only=True)
+    except pickle.UnpicklingError as error:
+        asked = re.search(r'GLOBAL ([\w.]+)', str(error))
+        if asked is None or (not file.read(1) and not content.startswith(b'PK')):
+            raise  # a legacy file may end within the name that was read last, so that this is not what it asks for
+        _refuse(path, asked[1])
+
+
+def _read_safetensors(path: Path, content: bytes) -> dict[str, torch.Tensor]:
     try:
         from safetensors.torch import load
     except ImportError:
         raise FileError(f'reading {path} needs safetensors: pip install safetensors') from None
     # From bytes, not by the file's name: tensors that are views of a mapped file end the process with a bus error when
     # somebody overwrites the file.
-    return load(path.read_bytes())
+    return load(content)
 
 
 class PassedOver:
@@ -100,8 +147,8 @@ def _scalar(dtype: Any = None, raw: Any = None) -> Any:
     return np.frombuffer(raw, f'{dtype.order}{dtype.code}').item()
 
 
-# What stands for which name. The names are those under which numpy 1 and numpy 2 pickle a RandomState, the arrays
-# inside it, and scalars; the last is what programs keep their command line in.
+# The stand-ins, and the names they stand for: those under which numpy 1 and numpy 2 pickle a RandomState, the arrays
+# inside it, and scalars; under the last one, programs keep their command line.
 _STAND_INS: list[Any] = [
     (_Dtype, 'numpy.dtype'),
     *((_scalar, f'numpy.{core}.multiarray.scalar') for core in ('core', '_core')),

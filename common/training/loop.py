@@ -6,9 +6,10 @@ plain loss, and the summed gradient is multiplied once for the objective. A sing
 
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,7 +27,8 @@ from common.sampler import Step, TestWindows, WindowSampler
 from common.storage import checkpoint
 from common.storage.runlog import Progress, RunLog
 from common.store import SequenceStore
-from common.training.optimiser import CHECK_EVERY, FiniteCheck, MovingAverage, learning_rate
+from common.training.folder import delete_stale
+from common.training.optimiser import CHECK_EVERY, FiniteCheck, MovingAverage, learning_rate, trained_weights
 from common.training.signals import Stopped, StopRequest
 
 
@@ -49,13 +51,13 @@ class Progression:
     base_lr: float = 0.0
     lr_since: int = 1
     first_epoch: int = 1
-    best: dict | None = None
-    metrics: dict = field(default_factory=dict)
+    best: dict[str, Any] | None = None
+    metrics: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
 class Judges:
-    """What an epoch is judged on: sequences that pick the best epoch, and training sequences where asked for."""
+    """The sequences that epochs are judged on: those that pick the best one, and training sequences if asked for."""
 
     valid: SequenceStore | None = None
     train: SequenceStore | None = None
@@ -76,6 +78,7 @@ class Trainer:
         self.model, self.optimizer, self.sampler, self.criterion = model, optimizer, sampler, criterion
         self.recipe, self.at, self.world, self.root = recipe, at, world, root
         self.device = sampler.store.device
+        self.weights = trained_weights(model)
         self.precision = training_precision(precision, self.device)
         self.judged_in = evaluation_precision(precision, self.device)
         self.average = MovingAverage(model, recipe.ema) if recipe.ema else None
@@ -84,10 +87,10 @@ class Trainer:
 
     def gradient(self, step: Step, epoch: int, objective: str | None = None) -> torch.Tensor:
         """Fill the parameters' gradients with those of the whole step's objective; return its loss, a scalar."""
-        windows = len(step.batch.keypoints)
+        windows, frames, keypoints, _ = step.batch.keypoints.shape
         seed = step_seed(self.recipe.seed, epoch, step.number)
         # The same draws on every rank, for the whole step.
-        draw(self._drop_paths, step.whole, *step.batch.keypoints.shape[1:3], self._drop_generator.manual_seed(seed),
+        draw(self._drop_paths, step.whole, frames, keypoints, self._drop_generator.manual_seed(seed),
              slice(step.before, step.before + windows))
         # Another stream for each rank; 0 would be the stream of all, since missing numbers count as zeros.
         torch.manual_seed(step_seed(self.recipe.seed, epoch, step.number, 1 + self.world.rank))
@@ -96,16 +99,21 @@ class Trainer:
             # This process's share of the mean over all windows of the step.
             loss = self.model.loss(step.batch, self.criterion) * (windows / step.whole)
             loss.backward()
+        for p in self.weights:
+            if p.grad is None:  # a weight that takes no part, as some public files have
+                p.grad = torch.zeros_like(p)
         self.world.sum_gradients(self.model)
         loss = self.world.sum(loss.detach())
         factor = gradient_factor(loss, objective or self.recipe.objective)
         if not isinstance(factor, float):
-            torch._foreach_mul_([p.grad for p in self.model.parameters()], factor)
+            torch._foreach_mul_(gradients_of(self.model), factor)
         return loss
 
     def epoch(self, epoch: int, save: Callable[[], None], stop: StopRequest) -> tuple[float, float]:
-        """Train the rest of an epoch; returns 1000 × the mean of the loss, each step's value taken before its update,
-        and the learning rate of the last step.
+        """Train the rest of an epoch.
+
+        Returns 1000 × the mean of the loss, each step's value taken before its update, and the learning rate of the
+        last step.
 
         Raises DivergedError when a loss or gradient was not finite, and Stopped, having saved, when a signal asked.
         """
@@ -119,17 +127,10 @@ class Trainer:
         with Progress(f'epoch {epoch}/{recipe.epochs}', len(self.sampler) * frames, self.world.first) as bar:
             for step in self.sampler.epoch(epoch - at.first_epoch, recipe.windows, self.world.share, at.step):
                 loss = self.gradient(step, epoch)
-                gradients = [p.grad for p in self.model.parameters()]
-                check.look(loss, gradients, step.number)
-                if recipe.clip:
-                    norm = torch.stack(torch._foreach_norm(gradients)).norm()
-                    torch._foreach_mul_(gradients, (recipe.clip / (norm + 1e-6)).clamp(max=1))
                 rate = learning_rate(recipe, at.base_lr, at.lr_since, epoch, step.number, steps)
-                for group in self.optimizer.param_groups:
-                    group['lr'] = rate
-                self.optimizer.step()
-                if self.average:
-                    self.average.update(self.model)
+                gradients = gradients_of(self.model)
+                check.look(loss, gradients, step.number)
+                self._update(gradients, rate)
                 loss_sum += loss.double() * step.whole
                 at.step = step.number + 1
                 bar.step(step.whole * frames, loss)
@@ -144,8 +145,19 @@ class Trainer:
                     raise Stopped(signal)
         return 1000 * loss_sum.item() / len(self.sampler), rate
 
+    def _update(self, gradients: list[torch.Tensor], rate: float) -> None:
+        """Take a step of the optimizer at a learning rate, with the gradients clipped where the recipe says so."""
+        if self.recipe.clip:
+            norm = torch.stack(torch._foreach_norm(gradients)).norm()
+            torch._foreach_mul_(gradients, (self.recipe.clip / (norm + 1e-6)).clamp(max=1))
+        for group in self.optimizer.param_groups:
+            group['lr'] = rate
+        self.optimizer.step()
+        if self.average:
+            self.average.update(self.model)
+
     def _raise_if_failed(self, check: FiniteCheck, epoch: int) -> None:
-        """DivergedError, naming the step and the first parameter with a bad gradient, if a step failed.
+        """Raise DivergedError, naming the step and the first parameter with a bad gradient, if a step failed.
 
         The optimizer has skipped since, so doing the step again finds the gradients it had.
         """
@@ -154,14 +166,15 @@ class Trainer:
             return
         step = next(self.sampler.epoch(epoch - self.at.first_epoch, self.recipe.windows, self.world.share, failed))
         loss = self.gradient(step, epoch, 'plain').item()  # times a loss that is not finite, all would be bad
-        bad = next((name for name, p in self.model.named_parameters() if not p.grad.isfinite().all()), 'none')
+        bad = next((name for name, p in self.model.named_parameters()
+                    if p.grad is not None and not p.grad.isfinite().all()), 'none')
         raise DivergedError(f'training diverged in epoch {epoch}, step {failed + 1}: the loss is {1000 * loss}, and '
                             f'the first parameter with a gradient that is not finite is {bad}; the checkpoints stay as '
                             f'they were, try a lower -lr or --clip 1')
 
     @contextlib.contextmanager
-    def evaluated_weights(self):
-        """The model with the weights that are to be evaluated and shown: the moving average, where there is one."""
+    def evaluated_weights(self) -> Iterator[Lifter]:
+        """Yield the model with the weights that are to be evaluated: the moving average, where there is one."""
         if self.average is None:
             yield self.model
             return
@@ -172,8 +185,8 @@ class Trainer:
         finally:
             self.model.load_state_dict(raw)
 
-    def content(self) -> dict:
-        """What a checkpoint needs to go on from here; `model_pos` is what is to be evaluated."""
+    def content(self) -> dict[str, Any]:
+        """Return all that a checkpoint needs to go on from here; `model_pos` has the weights to evaluate."""
         content = {**asdict(self.at), 'optimizer': self.optimizer.state_dict(), 'training_state': None,
                    'model_pos': self.model.state_dict(),
                    'lr': learning_rate(replace(self.recipe, warmup=0), self.at.base_lr, self.at.lr_since,
@@ -183,14 +196,15 @@ class Trainer:
         return content
 
 
-def fit(trainer: Trainer, judges: Judges, log: RunLog | None, folder: Path, about: dict, stop: StopRequest,
-        say: Callable[[str], None]) -> None:
+def fit(trainer: Trainer, judges: Judges, log: RunLog | None, folder: Path, about: dict[str, Any], stop: StopRequest,
+        say: Callable[[str], None], stale: list[Path]) -> None:
     """Train up to recipe.epochs, saving `last.bin`, `best.bin` and `epoch_N.bin` in the folder.
 
     Args:
         judges: without sequences to validate on no epoch is best.
         log: the first rank's; None on the others, which write nothing.
         about: what a checkpoint says of its model and data.
+        stale: another run's files in the folder, deleted after the first save.
 
     Raises FileError when a checkpoint or the log cannot be written, DivergedError when training diverged, of which
     nothing is saved, and Stopped after saving when a signal asked for it.
@@ -199,47 +213,73 @@ def fit(trainer: Trainer, judges: Judges, log: RunLog | None, folder: Path, abou
 
     def save(*also: str) -> None:
         content = about | trainer.content()
-        floats = [value for value in content['model_pos'].values() if value.is_floating_point()]
-        if not torch.stack(torch._foreach_norm(floats, float('inf'))).max().isfinite():
-            raise DivergedError(f'diverged after epoch {at.epoch}, step {at.step}: the weights are not finite; '
-                                f'the checkpoints stay as they were, try a lower -lr or --clip 1')
+        _check_weights(content['model_pos'], at)
         if world.first:
             checkpoint.save_last(folder, content, also)
+            delete_stale(stale, (checkpoint.LAST, *also))
 
-    windows = {name: None if store is None else TestWindows.of(store, trainer.sampler.frames, world,
-                                                                answers=trainer.sampler.answers)
-               for name, store in vars(judges).items()}
+    judged = _judged(trainer, judges)
     for epoch in range(at.epoch + 1, recipe.epochs + 1):
         begun, first_step = time.perf_counter(), at.step
         loss, rate = trainer.epoch(epoch, save, stop)
         trained = (at.step - first_step) * recipe.windows * len(trainer.sampler.answers) / (time.perf_counter() - begun)
-        figures = {'valid_mpjpe': None, 'valid_mpjve': None}
-        with trainer.evaluated_weights() as model, computing_in(model, trainer.judged_in):
-            for name, store in vars(judges).items():
-                if store is not None:
-                    figures |= _judge(model, store, windows[name], trainer.root, world, name)
-        if not all(np.isfinite(value) for value in figures.values() if value is not None):
-            raise DivergedError(f'training diverged in epoch {epoch}: {figures}; checkpoints of earlier epochs stay, '
-                                f'try a lower -lr')
+        figures = _judge_all(trainer, judged, epoch)
         at.metrics = {'epoch': epoch, 'lr': rate, 'train_loss': loss, **figures,
                       'seconds': round(time.perf_counter() - begun, 3), 'frames_per_second': round(trained)}
         at.epoch, at.step, at.loss_sum = epoch, 0, 0.0
-        improved = judges.valid is not None and (at.best is None
-                                                 or figures['valid_mpjpe'] < at.best['valid_mpjpe'])
+        error = figures['valid_mpjpe']
+        improved = error is not None and (at.best is None or error < at.best['valid_mpjpe'])
         if improved:
             at.best = at.metrics
         if log is not None:
             log.epoch(at.metrics)  # before last.bin: what it does not know of yet is cut off when it is resumed
-        save(*[checkpoint.BEST] * improved,
-             *[f'epoch_{epoch}.bin'] * bool(recipe.checkpoint_frequency and epoch % recipe.checkpoint_frequency == 0))
+        also = [checkpoint.BEST] if improved else []
+        if recipe.checkpoint_frequency and epoch % recipe.checkpoint_frequency == 0:
+            also.append(f'epoch_{epoch}.bin')
+        save(*also)
         say(_epoch_line(at.metrics, recipe, improved))
         if signal := world.largest(stop.signal):
             raise Stopped(signal)
 
 
-def _judge(model: Lifter, store: SequenceStore, windows: TestWindows, root: str, world: World, name: str) -> dict:
-    """Return the figures of an epoch on some sequences, in millimetres: those of the headline prediction, and the MPJPE
-    of each other one under its name."""
+def _check_weights(weights: dict[str, torch.Tensor], at: Progression) -> None:
+    """Raise DivergedError for weights that are not finite."""
+    floats = [value for value in weights.values() if value.is_floating_point()]
+    if not torch.stack(torch._foreach_norm(floats, float('inf'))).max().isfinite():
+        raise DivergedError(f'diverged after epoch {at.epoch}, step {at.step}: the weights are not finite; the '
+                            f'checkpoints stay as they were, try a lower -lr or --clip 1')
+
+
+def _judged(trainer: Trainer, judges: Judges) -> dict[str, tuple[SequenceStore, TestWindows]]:
+    """Return the sequences that epochs are judged on, and this process's windows of them, by name of the judge."""
+    frames, answers = trainer.sampler.frames, trainer.sampler.answers
+    stores = {'valid': judges.valid, 'train': judges.train}
+    return {name: (store, TestWindows.of(store, frames, trainer.world, answers=answers))
+            for name, store in stores.items() if store is not None}
+
+
+def _judge_all(trainer: Trainer, judged: dict[str, tuple[SequenceStore, TestWindows]],
+               epoch: int) -> dict[str, float | None]:
+    """Return the figures of an epoch by name; those of validation are None where nothing validates.
+
+    Raises DivergedError where one is not finite.
+    """
+    figures: dict[str, float | None] = {'valid_mpjpe': None, 'valid_mpjve': None}
+    with trainer.evaluated_weights() as model, computing_in(model, trainer.judged_in):
+        for name, (store, windows) in judged.items():
+            figures |= _judge(model, store, windows, trainer.root, trainer.world, name)
+    if not all(np.isfinite(value) for value in figures.values() if value is not None):
+        raise DivergedError(f'training diverged in epoch {epoch}: {figures}; checkpoints of earlier epochs stay, try a '
+                            f'lower -lr')
+    return figures
+
+
+def _judge(model: Lifter, store: SequenceStore, windows: TestWindows, root: str, world: World,
+           name: str) -> dict[str, float | None]:
+    """Return the figures of an epoch on some sequences, in millimetres.
+
+    They are those of the headline prediction, and the MPJPE of each other one under its name.
+    """
     *others, (_, headline) = predictions(model, store, windows, root).items()
     figures = {f'{name}_{metric}': value for metric, value in
                validation_figures(headline, store, windows, world).items()}
@@ -251,16 +291,22 @@ def _judge(model: Lifter, store: SequenceStore, windows: TestWindows, root: str,
 
 
 def step_seed(*numbers: int) -> int:
-    """The seed of what is random in a step but the window order: a function of (seed, epoch, step[, rank])."""
+    """Return the seed of all that is random in a step but the window order, from (seed, epoch, step[, rank])."""
     return int(np.random.SeedSequence(numbers).generate_state(1)[0])
 
 
-def progression_of(stored: dict) -> Progression:
-    """The progression that a checkpoint's content holds."""
+def gradients_of(model: torch.nn.Module) -> list[torch.Tensor]:
+    """Return the gradients of the parameters that have one."""
+    return [p.grad for p in model.parameters() if p.grad is not None]
+
+
+def progression_of(stored: dict[str, Any]) -> Progression:
+    """Return the progression that a checkpoint's content holds."""
     return Progression(**{f.name: stored[f.name] for f in fields(Progression)})
 
 
-def _epoch_line(m: dict, recipe: Train, improved: bool) -> str:
+def _epoch_line(m: dict[str, Any], recipe: Train, improved: bool) -> str:
+    """Return the line that is said of an epoch with the figures `m`."""
     line = f'epoch {m["epoch"]}/{recipe.epochs}  lr {m["lr"]:.3g}  train_loss {m["train_loss"]:.2f}'
     for name, value in m.items():
         if name.startswith(('train_', 'valid_')) and name != 'train_loss' and value is not None:

@@ -1,6 +1,7 @@
 """The parts of a training step: loss, optimizer and learning rate, the finite check, the moving average."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import nn
@@ -14,12 +15,17 @@ LARGE_DROP = 0.5  # factor of the rate after every lr_drop_every-th epoch
 CHECK_EVERY = 50  # steps between two looks at the finite check's flag; looking waits for the device
 
 
+def trained_weights(model: nn.Module) -> list[nn.Parameter]:
+    """Return the parameters that a model has trained; it may hold others fixed."""
+    return [p for p in model.parameters() if p.requires_grad]
+
+
 def make_optimizer(model: nn.Module, recipe: Train) -> torch.optim.Optimizer:
-    """The recipe's optimizer, fused: one kernel for all weights, which skips where the finite check says so."""
-    given = {'lr': recipe.lr, 'weight_decay': recipe.weight_decay, 'fused': True}
+    """Return the recipe's optimizer, fused: one kernel for all weights, which skips where the finite check says so."""
+    lr, weight_decay = recipe.lr, recipe.weight_decay
     if recipe.optimizer == 'amsgrad':
-        return torch.optim.Adam(model.parameters(), amsgrad=True, **given)
-    return torch.optim.AdamW(model.parameters(), **given)
+        return torch.optim.Adam(trained_weights(model), lr, weight_decay=weight_decay, amsgrad=True, fused=True)
+    return torch.optim.AdamW(trained_weights(model), lr, weight_decay=weight_decay, fused=True)
 
 
 def make_criterion(model: Lifter, kind: str, skeleton: Skeleton, device: torch.device) -> Criterion:
@@ -40,7 +46,7 @@ def make_criterion(model: Lifter, kind: str, skeleton: Skeleton, device: torch.d
 
 
 def learning_rate(recipe: Train, base: float, since: int, epoch: int, step: int, steps: int) -> float:
-    """The rate of a step.
+    """Return the learning rate of a step.
 
     Args:
         base: the rate that the schedule starts from.
@@ -66,10 +72,11 @@ class FiniteCheck:
     def __init__(self, optimizer: torch.optim.Optimizer, device: torch.device):
         self._flag = torch.zeros((), device=device)
         self._step = torch.full((), -1, dtype=torch.int64, device=device)
-        optimizer.found_inf = self._flag
+        vars(optimizer)['found_inf'] = self._flag  # the fused kernels read it, but torch declares no such attribute
 
     def look(self, loss: torch.Tensor, gradients: list[torch.Tensor], step: int) -> None:
         """Take in the loss, a scalar, and the gradients."""
+        bounds: Sequence[torch.Tensor]
         if self._flag.device.type == 'cpu':
             bounds = [bound for gradient in gradients for bound in torch.aminmax(gradient)]  # in a sixth of the time
         else:
@@ -79,8 +86,8 @@ class FiniteCheck:
         self._flag.logical_or_(failed)
 
     def failed_step(self) -> int | None:
-        """The first step that failed, if any did. Waits for the device."""
-        step = self._step.item()
+        """Return the first step that failed, if any did. Waits for the device."""
+        step = int(self._step)
         return None if step < 0 else step
 
 

@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from types import FrameType
 
 
 class Stopped(Exception):
@@ -23,17 +24,17 @@ class StopRequest:
         signal: the signal that came, 0 before one did.
     """
 
-    signal = 0
+    signal: int = 0
 
-    def __enter__(self):
+    def __enter__(self) -> 'StopRequest':
         self._before = {number: signal.signal(number, self._receive) for number in (signal.SIGINT, signal.SIGTERM)}
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
-    def _receive(self, number, frame):
+    def _receive(self, number: int, frame: FrameType | None) -> None:
         if not self.signal:
             self.signal, self._since = number, time.monotonic()
         elif time.monotonic() - self._since > 1:

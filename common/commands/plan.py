@@ -1,0 +1,154 @@
+"""Planning a training run: from flags and checkpoints to a decided configuration, before any data is read."""
+
+import uuid
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from common.commands.session import (
+    Session,
+    check_model_flags,
+    check_outputs,
+    check_test_flags,
+    identify_for,
+    read_checkpoint,
+    spelling,
+)
+from common.config import DEFAULT_MODEL, Config, resolve
+from common.errors import FileError, FlagError
+from common.models import computing, make_config, model_class, recipe_of
+from common.storage.checkpoint import Checkpoint, OwnCheckpoint
+from common.training.folder import check_folder, load_resumed
+
+# The settings that decide of which windows the steps of an epoch are made, and what is added up over them.
+STEP_SETTINGS = ('dataset', 'keypoints', 'subjects_train', 'subjects_valid', 'actions', 'subset', 'downsample', 'seed',
+                 'batch', 'stride', 'augment', 'window_step', 'loss', 'objective')
+# The settings that decide on which frames an epoch is judged.
+JUDGE_SETTINGS = ('dataset', 'keypoints', 'subjects_valid', 'subjects_test', 'actions', 'downsample', 'root')
+
+
+@dataclass
+class Plan:
+    """A run that is decided on.
+
+    Attributes:
+        config: the configuration with every setting decided.
+        name, sizes: the model, and the config that a checkpoint stores of it.
+        resumed: the checkpoint that is continued. initial: the one whose weights are taken.
+        folder: of the run's checkpoints.
+        run_id: what stays the same however often a run is resumed.
+    """
+
+    config: Config
+    name: str
+    sizes: dict[str, Any]
+    resumed: Checkpoint | None
+    initial: Checkpoint | None
+    folder: Path
+    run_id: str
+
+    @property
+    def source(self) -> Checkpoint | None:
+        """Return the checkpoint that weights come from."""
+        return self.resumed or self.initial
+
+    @property
+    def own(self) -> OwnCheckpoint | None:
+        """Return the checkpoint that is continued where it is of this program, and tells of its run; else None."""
+        return None if self.resumed is None or self.resumed.public else self.resumed
+
+
+def make_plan(session: Session) -> Plan:
+    """Read the checkpoints that flags name, decide all settings, and check what can be checked without data.
+
+    Raises FileError, and FlagError for flags that ask for what cannot be.
+    """
+    given = session.config
+    folder = Path(given.run.checkpoint)
+    resumed = load_resumed(given.train.resume, folder, session.say) if given.train.resume else None
+    initial = read_checkpoint(given, given.train.init) if given.train.init else None
+    source = resumed or initial
+    if source is None:
+        name = given.model.model or DEFAULT_MODEL
+        check_model_flags(given, name)
+        sizes = _fresh_sizes(given, name)
+    else:
+        name, sizes, _ = identify_for(given, source)
+        if given.model.refine and resumed and not sizes.get('refine'):
+            raise FlagError(f'--refine starts from a trained model: say --init {given.train.resume}, not --resume')
+        if given.model.refine:
+            sizes = sizes | {'refine': True}
+    refined = bool(sizes.get('refine'))
+    _, answers = model_class(name).window(make_config(name, sizes))
+    config = resolve(given, recipe_of(name, refined), len(answers), resumed.settings if resumed else None)
+    run_id = session.world.told(uuid.uuid4().hex) if resumed is None or resumed.public else resumed.run_id
+    plan = Plan(config, name, sizes, resumed, initial, folder, run_id)
+    _check(session, plan, refined)
+    return plan
+
+
+def _fresh_sizes(config: Config, name: str) -> dict[str, Any]:
+    """Return the config of a new model. Raises FlagError for sizes that cannot be."""
+    own = model_class(name).Config.__dataclass_fields__
+    try:
+        return asdict(make_config(name, {size: v for size, v in config.model.sizes().items() if size in own}))
+    except ValueError as error:
+        given = [f'{spelling("model", size)} {value}' for size, value in config.model.sizes().items()]
+        raise FlagError(f'{" ".join(given)}: {error}') from None
+
+
+def _check(session: Session, plan: Plan, refined: bool) -> None:
+    """Raise FlagError for flags that other settings leave nothing to say, FileError for folders that cannot be used."""
+    given, train = session.config, plan.config.train
+    _check_recipe(given, plan, refined)
+    check_outputs(plan.config)
+    check_test_flags(plan.config)
+    if not train.eval and (given.evaluate.results or given.evaluate.export_predictions or given.evaluate.plots):
+        raise FlagError('--results, --export-predictions and --plots need the evaluation that the resumed run leaves '
+                        'out: say --eval')
+    _check_mid_epoch(plan)
+    check_folder(plan.folder, plan.resumed, given.train.overwrite)
+    initial = plan.initial
+    if initial is not None and given.train.overwrite and initial.path.parent.resolve() == plan.folder.resolve():
+        raise FileError(f'--overwrite would delete {initial.path}, which --init starts from: choose another -c')
+    computing.check(plan.config.run.precision, session.device)
+    if train.windows < session.world.size:
+        raise FlagError(f'a step of {train.windows} windows cannot be shared by {session.world.size} processes: raise '
+                        f'-b or start fewer')
+
+
+def _check_recipe(given: Config, plan: Plan, refined: bool) -> None:
+    """Raise FlagError for settings of the training that contradict each other, or the checkpoint that is continued."""
+    train = plan.config.train
+    if train.schedule == 'cosine' and (given.has('train.lr_decay') or given.has('train.lr_drop_every')):
+        raise FlagError('--schedule cosine has no use for -lrd and --lr-drop-every: leave them out')
+    kind = model_class(plan.name)
+    if train.windows < kind.fewest:
+        raise FlagError(f'-b {train.batch} with -s {train.stride} makes steps of {train.windows} windows, and '
+                        f'{kind.title} needs {kind.fewest}: raise -b')
+    if refined and given.has('train.loss'):
+        raise FlagError('a refinement has a loss of its own: leave --loss out')
+    if plan.own is not None:
+        had = _saved(plan.own, plan.name, 'optimizer')
+        if train.optimizer != had:
+            raise FlagError(f'--optimizer {train.optimizer}: {plan.own.path} holds the state of {had}; say --init to '
+                            f'start another')
+
+
+def _saved(resumed: OwnCheckpoint, name: str, setting: str) -> Any:
+    """Return a setting of a checkpoint of ours; files from before there was a choice have that of their model."""
+    return resumed.settings.get(setting, recipe_of(name).values().get(setting))
+
+
+def changed_settings(plan: Plan, names: tuple[str, ...]) -> list[str]:
+    """Return the settings in which a resumed run differs from its checkpoint."""
+    own, settings = plan.own, plan.config.settings()
+    return [] if own is None else [name for name in names if settings[name] != _saved(own, plan.name, name)]
+
+
+def _check_mid_epoch(plan: Plan) -> None:
+    """Raise FlagError when a checkpoint lies inside an epoch whose other steps would be made of other windows."""
+    own, changed = plan.own, changed_settings(plan, STEP_SETTINGS)
+    if own is not None and changed and own.stored.get('step'):
+        raise FlagError(f'{own.path} lies inside an epoch, at step {own.stored["step"]}: {changed[0]} cannot change '
+                        f'before it ends')

@@ -1,0 +1,91 @@
+"""Sizes that a checkpoint of ours says its model has, compared with its weights before such a model is built.
+
+A file of some kilobytes could otherwise ask for a model that fills the memory, or takes for ever to make.
+"""
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.nn.modules.module import register_module_parameter_registration_hook
+
+from common.errors import FileError
+from common.storage.checkpoint import OwnCheckpoint
+from common.storage.contents import is_real, is_whole
+from common.storage.files import one_line, shown
+
+if TYPE_CHECKING:
+    from common.models.lifter import Lifter
+
+# Sizes that need not show in a shape, such as the frames of a convolution, go up to this.
+_USUAL = 4096
+_BASE = 'base.'  # where a refinement keeps the weights of the model before it
+
+
+def check_config(saved: OwnCheckpoint, kind: type['Lifter'], config: Any) -> None:
+    """Raise FileError for sizes that a file's weights contradict.
+
+    Args:
+        config: the whole Config, defaults included, that the file's sizes make.
+    """
+    if not isinstance(saved.config.get('refine', False), bool):
+        raise FileError(f'{saved.path} is not a complete checkpoint: its config has refine '
+                        f'{shown(saved.config["refine"])}')
+    state = _of_base(saved.state) if saved.config.get('refine') else saved.state
+    largest = max((max(value.shape, default=1) for value in state.values()), default=1)
+    most = max(_USUAL, largest, len(state))
+    for name, value in vars(config).items():
+        if isinstance(value, (int, float)) and not -most <= value <= most:
+            raise FileError(f'{saved.path} describes a model that its weights contradict: {name} {shown(value)}, where '
+                            f'no weight has more than {largest:,} rows or columns')
+    if not kind.public_keys:
+        return
+    try:
+        found = vars(kind.Config.from_state(state))
+    except (ValueError, ArithmeticError) as error:
+        raise FileError(f'{saved.path} does not fit {kind.title}: {one_line(error)}') from None
+    untold = getattr(kind.Config, 'not_in_a_file', ())
+    for name, value in found.items():
+        if isinstance(value, int) and name not in untold and getattr(config, name) != value:
+            raise FileError(f'{saved.path} describes a model that its weights contradict: {name} '
+                            f'{shown(getattr(config, name))}, where they have {value}')
+
+
+def _of_base(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return the weights of the model before a refinement."""
+    return {key.removeprefix(_BASE): value for key, value in state.items() if key.startswith(_BASE)}
+
+
+def fault_in_types(kind: type['Lifter'], sizes: Mapping[str, Any]) -> str | None:
+    """Return which size of a file has another type than the model's Config gives it, in words; None if none has."""
+    for field in dataclasses.fields(kind.Config):
+        if field.name not in sizes or field.default is dataclasses.MISSING:
+            continue
+        value, usual = sizes[field.name], field.default
+        fits = type(value) is type(usual)
+        if isinstance(usual, (int, float)) and not isinstance(usual, bool):
+            fits = is_real(value) and (isinstance(usual, float) or is_whole(value))
+        if not fits and usual is not None:
+            return f'{field.name} is {shown(value)}, expected such as {usual}'
+    return None
+
+
+@contextlib.contextmanager
+def no_more_weights_than(state: Mapping[str, torch.Tensor]) -> Iterator[None]:
+    """Raise ValueError in the making of a model that has many more weights than a state dict."""
+    there = sum(value.numel() for value in state.values())
+    room = 4 * there + 2 ** 20  # modules may make a weight and then another in its place
+
+    def counted(module: torch.nn.Module, name: str, parameter: torch.Tensor | None) -> None:
+        nonlocal room
+        room -= 0 if parameter is None else parameter.numel()
+        if room < 0:
+            raise ValueError(f'it would have many more weights than the {there:,} numbers in the file')
+
+    hook = register_module_parameter_registration_hook(counted)
+    try:
+        yield
+    finally:
+        hook.remove()
