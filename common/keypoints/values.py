@@ -35,6 +35,14 @@ def _described(value: Any) -> str:
     return str(value)
 
 
+def real(values: Any) -> np.ndarray:
+    """Return float64 numbers. Raises TypeError or ValueError for complex ones and for what is none."""
+    array = np.asarray(values)
+    if array.dtype.kind in 'cMm':
+        raise TypeError(f'{array.dtype} are no real numbers')
+    return array.astype(np.float64)
+
+
 def numbers(values: Any, where: str) -> np.ndarray:
     """Convert numbers from a file to a float64 array; null becomes NaN. Raises FileError for anything else."""
     try:
