@@ -198,7 +198,7 @@ def test_bytes_that_belong_to_no_member_are_noticed(tmp_path):
     write_npz(tmp_path / 'a.npz', w=np.zeros(3), v=np.ones(2))
     whole = (tmp_path / 'a.npz').read_bytes()
     (tmp_path / 'a.npz').write_bytes(b'before' + whole)  # zipfile passes over it
-    with pytest.raises(FileError, match="there is a gap or an overlap before its member 'w.npy'"):
+    with pytest.raises(FileError, match=r"there is a gap or an overlap before its member 'w\.npy'"):
         read_npz(tmp_path / 'a.npz')
 
 

@@ -17,11 +17,11 @@ from common.sequences import Sequence
 from common.skeleton import COCO, H36M, H36M16, MPII, SKELETONS, Skeleton
 from common.storage.npz import read_npz
 
+# (metadata of a 2D file, number of its keypoints) -> their layout; raises ValueError where there is none.
+LayoutRule: TypeAlias = Callable[[dict, int], Skeleton]
 # How many times as long as the 3D its 2D may be: a tail is cut, other frame rates are refused.
 LONGER = 1.5
 MOCAP_JOINTS = 32  # of Human3.6M, of which H36M's 17 are taken
-# (metadata of a 2D file, number of its keypoints) -> their layout; raises ValueError where there is none.
-LayoutRule: TypeAlias = Callable[[dict, int], Skeleton]
 
 
 @dataclass(frozen=True)

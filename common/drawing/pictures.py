@@ -236,10 +236,10 @@ class MotionPicture:
             self.marks[name] = self._animate(axes, axes.text(0.5, -0.01, '', transform=axes.transAxes, ha='center',
                                                              va='top', fontsize=9 * scale))
 
-    def draw(self, frame: int, image: np.ndarray | None = None, name: int | None = None) -> np.ndarray:
+    def draw(self, frame: int, image: np.ndarray | None = None, number: int | None = None) -> np.ndarray:
         """Return the picture (H, W, 3), uint8, of a frame; `image` is the video frame behind the 2D input.
 
-        `name` is its number in the source, by default `frame`.
+        `number` is the one it has in the source, by default `frame`.
         """
         if self.keypoints is not None:
             if self.image is not None and image is not None:
@@ -255,7 +255,7 @@ class MotionPicture:
             points, nearness = viewed_from(self.panels[name][frame] - centre, self.azimuth)
             order = self.bones.segments(nearness).mean(axis=1).argsort()  # the nearest bone is drawn last
             lines.set(segments=self.bones.segments(points)[order], color=self.bones.colours[order])
-        self.clock.set_text(f'frame {frame if name is None else name}')
+        self.clock.set_text(f'frame {frame if number is None else number}')
         for name, mark in self.marks.items():
             mark.set_text(f'error {self.errors[name][frame]:.1f} mm')
         self.canvas.restore_region(self.background)
