@@ -338,3 +338,46 @@ def test_json_that_would_fill_the_memory_is_refused(tmp_path):
     with pytest.raises(FileError, match='holds more values than fit'):
         read_track(tmp_path / 'in.json.gz')
     assert time.perf_counter() - begun < 20
+
+
+ODD = (None, True, -1, 1e308, 10 ** 400, 'x\n\x1b', [], {}, [[]], [None], {'x': 1}, 'nan', [1, 2], -5, 'é' * 300, [{}],
+       0.5)
+
+
+def altered(content, random):
+    """Return JSON with one value replaced, removed or doubled."""
+    whole = json.loads(json.dumps(content))
+    node, depth = whole, random.integers(1, 8)
+    for _ in range(depth):
+        keys = list(node) if isinstance(node, dict) else range(len(node)) if isinstance(node, list) else ()
+        if not len(keys):
+            break
+        parent, key = node, keys[random.integers(len(keys))]
+        node = parent[key]
+        if not isinstance(node, (dict, list)) or not node:
+            break
+    what = random.integers(4)
+    if what == 0:
+        del parent[key]
+    elif what == 1 and isinstance(parent, list):
+        parent.append(parent[key])
+    else:
+        parent[key] = ODD[random.integers(len(ODD))]
+    return whole
+
+
+@each_writer
+def test_odd_values_anywhere_end_with_one_sentence_or_a_track(tmp_path, write):
+    path = write(tmp_path / 'in', keypoints_of(LAYOUTS[WRITERS[write][0]], 3), SIZE)
+    path = next(iter(sorted(path.iterdir()))) if path.is_dir() else path
+    if not registry.is_json(path):
+        return
+    content, random = registry.read_json(path), np.random.default_rng(0)
+    for _ in range(60):
+        files.save_json(tmp_path / 'odd.json', altered(content, random))
+        try:
+            track = read_track(tmp_path / 'odd.json', size=SIZE)
+        except (FileError, FlagError) as error:
+            assert str(error).isprintable() and len(str(error)) < 700, str(error)[:900]  # noqa: PT017
+        else:
+            assert len(track.points) == len(track.scores) == len(track.frames)

@@ -14,6 +14,7 @@ from common.errors import FileError
 from common.keypoints.detections import Detections, Picture
 from common.keypoints.sizes import size_of
 from common.keypoints.track import Person
+from common.keypoints.values import real
 
 
 def members(path: Path, content: dict) -> Detections | None:
@@ -39,7 +40,7 @@ def _dict(value: Any) -> dict | None:
 
 def _people(where: str, boxes: Any, keypoints: Any) -> list[Person]:
     try:
-        boxes, keypoints = (np.asarray(side[1], dtype=np.float64) for side in (boxes, keypoints))
+        boxes, keypoints = (real(side[1]) for side in (boxes, keypoints))
     except (TypeError, ValueError, IndexError, KeyError):
         raise FileError(f'{where}: expected boxes (people, 5) and keypoints (people, 4, 17) of the class person') \
             from None

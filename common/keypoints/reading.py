@@ -14,7 +14,7 @@ import numpy as np
 from common.errors import FileError
 from common.keypoints.known import LAYOUTS
 from common.keypoints.track import Person
-from common.keypoints.values import numbers, one_number, printable, quoted, whole
+from common.keypoints.values import numbers, numbers_of, one_number, printable, quoted
 
 LARGEST = 1 << 29  # bytes of JSON; an hour of AlphaPose's output of one person has a quarter of that
 MEMORY = 3 << 29  # bytes that its values may take: about 40 for a number and 80 for a list or dict
@@ -99,7 +99,7 @@ def person_of(keypoints: np.ndarray, score: Any, number: Any, where: str) -> Per
     if score is None:
         there = np.isfinite(keypoints).all(axis=1)
         score = keypoints[there, 2].mean() if there.any() else 0.0
-    return Person(keypoints, one_number(score, f'{where}: score'), whole(number))
+    return Person(keypoints, one_number(score, f'{where}: score'), numbers_of(number))
 
 
 def first_of(entry: dict, *keys: str) -> Any:

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from common.errors import FileError
-from common.keypoints.values import quoted
+from common.keypoints.values import quoted, real
 
 
 def size_of(where: str, pair: Any) -> tuple[float, float] | None:
@@ -15,7 +15,7 @@ def size_of(where: str, pair: Any) -> tuple[float, float] | None:
     if pair is None:
         return None
     try:
-        size = np.asarray(pair, dtype=np.float64)
+        size = real(pair)
     except (TypeError, ValueError, OverflowError, RecursionError):
         size = np.empty(0)
     if size.shape != (2,) or not np.isfinite(size).all() or (size <= 0).any():

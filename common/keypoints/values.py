@@ -35,6 +35,14 @@ def _described(value: Any) -> str:
     return str(value)
 
 
+def real(values: Any) -> np.ndarray:
+    """Return float64 numbers. Raises TypeError or ValueError for complex ones and for what is none."""
+    array = np.asarray(values)
+    if array.dtype.kind in 'cMm':
+        raise TypeError(f'{array.dtype} are no real numbers')
+    return array.astype(np.float64)
+
+
 def numbers(values: Any, where: str) -> np.ndarray:
     """Convert numbers from a file to a float64 array; null becomes NaN. Raises FileError for anything else."""
     try:
@@ -52,6 +60,14 @@ def whole(value: Any) -> int | None:
         value = value.item()
     plain = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < 1 << 53
     return int(value) if plain and value == int(value) else None
+
+
+def numbers_of(value: Any) -> int | tuple[int, ...] | None:
+    """Return a person's number, or those of merged boxes in a list; None where there is none."""
+    if isinstance(value, (list, tuple)) and len(value) > 1:
+        several = tuple(number for number in map(whole, value[:20]) if number is not None)
+        return several or None
+    return whole(value)
 
 
 def one_number(value: Any, where: str) -> float:
