@@ -13,13 +13,19 @@ if TYPE_CHECKING:
 # Threads that spin while they wait take the cores of whoever else works on the machine. Read when torch is imported.
 os.environ.setdefault('OMP_WAIT_POLICY', 'passive')
 
+# How torch and CUDA say that there is no memory left.
+OUT_OF_MEMORY = ('out of memory', "can't allocate memory", 'not enough memory', 'std::bad_alloc')
 TOO_LARGE = 'this does not fit in memory: try a smaller -b, -f or -cs, or --subset'
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command line; return the exit status: 0, 1 (files), 2 (flags), 130 (SIGINT), 143 (SIGTERM)."""
+    from common.storage.ending import EXIT_STATUS, Terminated, terminable
     try:
-        return _run(argv)
+        with terminable():
+            return _run(argv)
+    except Terminated:
+        return _fail('stopped by SIGTERM', EXIT_STATUS)
     except SystemExit as stop:  # argparse ends so, after its one line or the help
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     except KeyboardInterrupt:  # outside training, which takes the signal itself
@@ -32,11 +38,19 @@ def main(argv: list[str] | None = None) -> int:
     except MemoryError:
         return _fail(TOO_LARGE, 1)
     except RuntimeError as error:
-        if 'memory' in str(error):
+        if any(words in str(error) for words in OUT_OF_MEMORY):
             return _fail(TOO_LARGE, 1)
-        if int(os.environ.get('WORLD_SIZE', 1)) > 1:  # what a collective raises when a rank is gone
+        if _count('WORLD_SIZE', 1) > 1:  # what a collective raises when a rank is gone
             return _fail(f'the other processes are gone or failed: {str(error).splitlines()[0]}', 1)
         raise
+
+
+def _count(name: str, default: int) -> int:
+    """Return a number of torchrun's from the environment; the default where it is none."""
+    try:
+        return int(os.environ.get(name, default))
+    except ValueError:
+        return default
 
 
 def _run(argv: list[str] | None) -> int:
@@ -61,19 +75,32 @@ def check_data_is_there(config: 'Config') -> None:
     """Raise FileError for a training file that is missing, before seconds are spent on importing torch."""
     from common.config import TRAIN
     from common.datasets import check_files
-    alone = int(os.environ.get('WORLD_SIZE', 1)) == 1  # several processes agree on it once they have met
+    alone = _count('WORLD_SIZE', 1) == 1  # several processes agree on it once they have met
     if alone and config.command == TRAIN and not (config.train.resume or config.train.init):
         check_files(config.data.dataset, Path(config.data.folder), config.data.keypoints)
 
 
 def _fail(message: object, status: int) -> int:
     """Print one line on stderr; return the status."""
-    rank = int(os.environ.get('RANK', 0))
-    print(f'run_ktpformer.py: error: {f"rank {rank}: " if rank else ""}{message}', file=sys.stderr, flush=True)
+    from common.storage.files import one_line
+    rank = _count('RANK', 0)
+    line = one_line(message, 2000)  # names from files can hold line breaks and codes that terminals obey
+    print(f'run_ktpformer.py: error: {f"rank {rank}: " if rank else ""}{line}', file=sys.stderr, flush=True)
     return status
 
 
+def keep_standard_streams() -> None:
+    """Open what is closed of standard input, output and error, so that no file takes its number and its output."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) < 3:
+        pass
+    os.close(descriptor)
+    for name in ('stdout', 'stderr'):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, 'w'))  # noqa: SIM115 - for as long as the process lives
+
+
 if __name__ == '__main__':
+    keep_standard_streams()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors='backslashreplace')
     sys.exit(main())

@@ -265,7 +265,7 @@ class Predict:
     intrinsics: tuple[float, float, float, float] | None = flag(
         '--intrinsics', read=positive, nargs=4, metavar=('FX', 'FY', 'CX', 'CY'), excludes=('fov',),
         commands=(PREDICT,), help='of the lens, in pixels')
-    fov: float | None = flag('--fov', read=number(float, 0, 179, low_included=False), metavar='DEGREES',
+    fov: float | None = flag('--fov', read=number(float, 1, 179), metavar='DEGREES',
                              commands=(PREDICT,), help='horizontal field of view')
     as_is: bool = flag('--as-is', default=False, kind='yes', commands=(PREDICT,),
                        help='do not refuse keypoints that look like a mistake')

@@ -175,22 +175,36 @@ def make_batch_norms_global(model: nn.Module) -> None:
 ALONE = World()
 
 
+def _places() -> tuple[int, int, int]:
+    """Return rank, number of processes and rank on this machine, as torchrun says them. Raises FlagError."""
+    names = ('RANK', 'WORLD_SIZE', 'LOCAL_RANK')
+    said = [os.environ.get(name, '') for name in names]
+    if not all(number.isdecimal() for number in said) or int(said[0]) >= int(said[1]):
+        told = ', '.join(f'{name}={number!r:.30}' for name, number in zip(names, said, strict=True))
+        raise FlagError(f'the environment says {told}, which no torchrun does: unset RANK for a single process')
+    return int(said[0]), int(said[1]), int(said[2])
+
+
 @contextlib.contextmanager
 def join(device_type: str) -> Iterator[World]:
     """Yield the world that this process belongs to: torchrun's, or this process alone.
 
     Raises FlagError where torchrun starts more processes than there are CUDA devices.
     """
-    if 'RANK' not in os.environ or (int(os.environ.get('WORLD_SIZE', 1)) == 1 and device_type == 'cpu'):
+    if 'RANK' not in os.environ or (os.environ.get('WORLD_SIZE', '1') == '1' and device_type == 'cpu'):
         yield World()
         return
-    rank, size, local = (int(os.environ[name]) for name in ('RANK', 'WORLD_SIZE', 'LOCAL_RANK'))
+    rank, size, local = _places()
     if device_type == 'cuda':
         if local >= torch.cuda.device_count():
             raise FlagError(f'torchrun starts process {local} here, but there are {torch.cuda.device_count()} CUDA '
                             f'devices: use --nproc_per_node={torch.cuda.device_count()}')
         torch.cuda.set_device(local)
-    store, _, _ = next(dist.rendezvous('env://'))
+    try:
+        store, _, _ = next(dist.rendezvous('env://'))
+    except ValueError as error:
+        raise FlagError(f'the processes cannot find each other ({str(error).splitlines()[0]}): start them with '
+                        f'torchrun, or unset RANK for a single one') from None
     dist.init_process_group('nccl' if device_type == 'cuda' else 'gloo', store=dist.PrefixStore('group', store),
                             rank=rank, world_size=size, timeout=timedelta(minutes=30))
     try:

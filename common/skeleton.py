@@ -6,9 +6,13 @@ named after their ankles. Orders and parents are those of the public npz files: 
 HumanEva-I, P-STMO's for MPI-INF-3DHP, the detectors' own for COCO, MPII, Halpe, BODY_25 and BODY_25B.
 """
 
-from dataclasses import dataclass
+from __future__ import annotations
 
-import numpy as np
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
 
 # MixSTE's and KTPFormer's loss weights by joint name; joints not listed weigh 1. Where a layout has two ends of a joint
 # (`upper_knee`, `lower_knee`), each weighs as much as the joint.
@@ -190,6 +194,8 @@ def correspondence(joints: Skeleton, keypoints: Skeleton) -> np.ndarray:
 
     A joint without a keypoint of its name is the mean of its stand-ins. Raises ValueError where it has neither.
     """
+    import numpy as np  # which the command line, that knows layouts by name, does without
+
     matrix = np.zeros((len(joints), len(keypoints)), dtype=np.float32)
     for row, name in zip(matrix, joints.joints, strict=True):
         candidates = ((name,), *STAND_INS.get(name, ()))

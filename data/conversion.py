@@ -14,6 +14,7 @@ import numpy as np
 from common.cli.parser import Parser
 from common.errors import FileError, FlagError
 from common.skeleton import Skeleton
+from common.storage.ending import EXIT_STATUS, Terminated, terminable
 from common.storage.files import atomic_path, one_line, open_regular, shown
 from common.storage.npz import first_line, read_npz
 
@@ -35,13 +36,16 @@ def add_force(parser: Parser) -> None:
 def run(parser: Parser, argv: list[str] | None, work: Callable[[argparse.Namespace], str]) -> int:
     """Parse the flags, call work(arguments), print the text it returns, and return the exit status.
 
-    The status is 0, 1 for files, 2 for flags, or 130 where interrupted. Every error is one line on stderr.
+    The status is 0, 1 for files, 2 for flags, 130 where interrupted, or 143 where SIGTERM came. Every error is one line
+    on stderr.
     """
     try:
         arguments = parser.parse_args(argv)
         # Numbers in foreign files may overflow; those that become infinite are refused by name later.
-        with np.errstate(all='ignore'):
+        with terminable(), np.errstate(all='ignore'):
             print(work(arguments))
+    except Terminated:
+        return _fail(parser, 'stopped by SIGTERM', EXIT_STATUS)
     except SystemExit as stop:  # raised by the parser after its one-line error or the help
         return int(stop.code or 0)
     except (FileError, FlagError) as error:

@@ -416,7 +416,7 @@ def test_cuda_evaluates_to_the_same_figures(trained, h36m_folder, run, tmp_path)
 def test_help_and_bad_flags_need_no_torch():
     """They answer at once: torch is not imported."""
     code = ('import sys, run_ktpformer; s = run_ktpformer.main(sys.argv[1:]); '
-            'assert "torch" not in sys.modules; sys.exit(s)')
+            'assert "torch" not in sys.modules and "numpy" not in sys.modules; sys.exit(s)')
     for flags, status in ((['--help'], 0), (['-f', '0'], 2)):
         done = subprocess.run([sys.executable, '-c', code, *flags], cwd=ROOT, capture_output=True, text=True)
         assert done.returncode == status, done.stderr

@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from common.commands.session import Session
-from common.datasets import DATASETS, Count, PoseDataset, action_name, files_of, load_dataset, missing, plausibility
+from common.datasets import DATASETS, files_of, load_dataset, missing, plausibility
 from common.datasets.plausibility import View, to_body
+from common.datasets.poses import Count, PoseDataset, action_name
 from common.errors import FileError
 from common.keypoints.bones import evenness
 from common.keypoints.layouts import PLAUSIBLE, better_layout

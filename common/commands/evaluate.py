@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from common.commands.outputs import check_outputs
 from common.commands.session import (
     Session,
     check_layouts,
-    check_outputs,
     check_test_flags,
     describe_store,
     identify_for,
@@ -20,7 +20,8 @@ from common.commands.session import (
     read_evaluated,
 )
 from common.config import Config, resolve
-from common.datasets import DATASETS, PoseDataset, load_dataset
+from common.datasets import DATASETS, load_dataset
+from common.datasets.poses import PoseDataset
 from common.errors import DivergedError, FileError
 from common.evaluation import figures, marked, tables
 from common.evaluation.latency import latency
@@ -42,6 +43,7 @@ def run(session: Session) -> None:
     name, sizes, how = identify_for(session.config, saved)
     config = resolve_for(session.config, name, sizes, saved.settings)
     check_test_flags(config)
+    check_outputs(config)  # again: now the data set is known
     dataset = load_tested(config, set(config.data.subjects_test or ()))
     check_layouts(saved, name, dataset)
     lifter = load_evaluated(session, config, saved, name, sizes, how, dataset.layout, dataset.skeleton)
@@ -67,7 +69,7 @@ def load_tested(config: Config, asked: set[str]) -> PoseDataset:
     """Return the data set to test on or draw: without the file of its training subjects unless one is asked for."""
     name, folder, keypoints = config.data.dataset, Path(config.data.folder), config.data.keypoints
     dataset = load_dataset(name, folder, keypoints, training=False)
-    if DATASETS[name].split_paths and not asked <= set(dataset.detections):
+    if DATASETS[name].split and not asked <= set(dataset.detections):
         dataset = load_dataset(name, folder, keypoints)
     return dataset
 

@@ -5,10 +5,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from common.commands.outputs import check_outputs
 from common.commands.session import (
     Session,
     check_model_flags,
-    check_outputs,
     check_test_flags,
     identify_for,
     read_checkpoint,

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from common.commands.evaluate import resolve_for
+from common.commands.outputs import check_outputs
 from common.commands.session import (
     Session,
-    check_writable,
     identify_for,
     load_evaluated,
     needed,
@@ -63,7 +63,7 @@ def run(session: Session) -> None:
     session.alone('--predict')
     config, say = session.config, session.say
     asked = config.predict
-    check_writable(asked.npz, asked.csv, config.render.output)
+    check_outputs(config)
     videos = config.data.subjects_test or (None,)
     if len(videos) > 1:
         raise FlagError('-ste names several videos: --predict lifts one at a time')

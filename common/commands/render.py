@@ -12,11 +12,11 @@ import numpy as np
 import torch
 
 from common.commands.evaluate import ROOTS, load_tested, resolve_for
+from common.commands.outputs import check_outputs
 from common.commands.predict import Lifted
 from common.commands.session import (
     Session,
     check_layouts,
-    check_outputs,
     check_test_flags,
     identify_for,
     load_evaluated,
@@ -25,7 +25,7 @@ from common.commands.session import (
     read_evaluated,
 )
 from common.config import Model
-from common.datasets import PoseDataset
+from common.datasets.poses import PoseDataset
 from common.drawing.pictures import render_motion
 from common.drawing.video import Film, frames_at, read_video
 from common.errors import DivergedError, FileError, FlagError
@@ -57,6 +57,7 @@ def run(session: Session) -> None:
     name, sizes, how = identify_for(session.config, saved)
     config = resolve_for(session.config, name, sizes, saved.settings)
     check_test_flags(config)
+    check_outputs(config)  # again: now the data set is known
     asked, downsample = config.render, config.data.downsample
     dataset = load_tested(config, {asked.subject} if asked.subject else set())
     check_layouts(saved, name, dataset)

@@ -1,6 +1,5 @@
 """A command under way: its configuration, device and processes; and what commands check before they begin."""
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,7 +8,8 @@ from typing import Any
 import torch
 
 from common.config import Config, flag_of
-from common.datasets import DATASETS, PoseDataset
+from common.datasets import DATASETS
+from common.datasets.poses import PoseDataset
 from common.distributed import World
 from common.errors import FileError, FlagError
 from common.models import model_class
@@ -171,29 +171,6 @@ def describe_store(store: SequenceStore) -> str:
     subjects = ','.join(dict.fromkeys(subject for subject, _, _ in store.takes))
     counted = '' if store.marks is None else f', {int((store.marks != 0).sum()):,} of which count'
     return f'subjects {subjects}, {len(store.takes):,} sequences, {len(store):,} frames{counted}'
-
-
-# ---- files that are written -------------------------------------------------------------------------------------
-
-
-def check_outputs(config: Config) -> None:
-    """Raise FileError now, and not after hours, for an output file whose folder cannot be written."""
-    check_writable(config.evaluate.results, config.evaluate.export_predictions, config.render.output,
-                   config.render.export)
-    plots = config.evaluate.plots
-    if plots and not os.access(plots if os.path.lexists(plots) else Path(plots).parent, os.W_OK):
-        raise FileError(f'cannot write to {plots}: it, or the folder it is to lie in, is missing or read-only')
-    if plots and os.path.lexists(plots) and not os.path.isdir(plots):
-        raise FileError(f'cannot write to {plots}: it is not a folder')
-
-
-def check_writable(*names: str | None) -> None:
-    """Raise FileError for a file whose folder is missing or cannot be written; None is no file."""
-    for name in names:
-        if name and not (os.path.isdir(Path(name).parent) and os.access(Path(name).parent, os.W_OK)):
-            raise FileError(f'cannot write {name}: folder {Path(name).parent} is missing or read-only')
-        if name and os.path.isdir(name):
-            raise FileError(f'cannot write {name}: it is a folder')
 
 
 def check_test_flags(config: Config) -> None:

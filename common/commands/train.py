@@ -17,7 +17,8 @@ from common.commands.evaluate import close
 from common.commands.plan import JUDGE_SETTINGS, STEP_SETTINGS, Plan, changed_settings, make_plan
 from common.commands.session import Session, check_layouts, describe_store, make_store, with_names
 from common.config import Config
-from common.datasets import PoseDataset, load_dataset
+from common.datasets import load_dataset
+from common.datasets.poses import PoseDataset
 from common.errors import ContractError, FileError, FlagError
 from common.evaluation.sums import mean_pose_mpjpe
 from common.models import build_model, computing

@@ -1,43 +1,53 @@
 """The data sets by the name that -d gives them."""
 
-from collections.abc import Callable
+from __future__ import annotations
+
+import importlib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from common.datasets import cmu, custom, h36m, humaneva, mpi_inf_3dhp, synthetic
-from common.datasets.poses import Count, PoseDataset, action_name
 from common.errors import FileError, FlagError
 
-__all__ = ['DATASETS', 'DEFAULT_DATASET', 'Count', 'PoseDataset', 'action_name', 'check_files', 'files_of',
-           'load_dataset']
+if TYPE_CHECKING:
+    from common.datasets.poses import Count, PoseDataset
 
 
 @dataclass(frozen=True)
 class _Entry:
-    """A data set.
+    """A data set. Its module is imported when it is used, so that the command line knows the names at once.
 
     Attributes:
-        load: how it is read.
+        module: of this package, in which `load` reads it.
         keypoints: what it is used with unless -k says otherwise.
         origin: where its files come from; None where it needs none.
-        counts: how much of what a whole copy holds is there.
+        load: the name of its reader in the module.
+        counted: whether the module's `counts` tells how much of what a whole copy holds is there.
         keypoints_known: all keypoints there can be, where that is known.
-        split_paths: (folder, keypoints) -> the training and the test file, where these are files of their own.
+        split: whether training and test subjects lie in files of their own, which the module's `paths` names.
         marked: whether test frames are marked, so that only some count, and PCK and AUC are measured.
         truth: whether there is 3D; a data set without can be rendered and exported only.
         settings: what its own test says otherwise than a model's recipe, by field of the configuration.
     """
 
-    load: Callable[..., PoseDataset]
+    module: str
     keypoints: str | None
     origin: str | None
-    counts: Callable[[PoseDataset], list[Count]] = lambda dataset: []
+    load: str = 'load'
+    counted: bool = False
     keypoints_known: tuple[str, ...] | None = None
-    split_paths: Callable[[Path, str], tuple[Path, Path]] | None = None
+    split: bool = False
     marked: bool = False
     truth: bool = True
     settings: dict[str, Any] = field(default_factory=dict)
+
+    def of_module(self, name: str) -> Any:
+        """Return a function of the data set's module."""
+        return getattr(importlib.import_module(f'common.datasets.{self.module}'), name)
+
+    def counts(self, dataset: PoseDataset) -> list[Count]:
+        """Return how much of what a whole copy holds is there; nothing where that is not known."""
+        return self.of_module('counts')(dataset) if self.counted else []
 
 
 def _humaneva(joints: int) -> str:
@@ -46,18 +56,18 @@ def _humaneva(joints: int) -> str:
 
 
 DATASETS = {
-    'h36m': _Entry(h36m.load, 'cpn_ft_h36m_dbb', 'ask for Human3.6M at http://vision.imar.ro/human3.6m and run '
+    'h36m': _Entry('h36m', 'cpn_ft_h36m_dbb', 'ask for Human3.6M at http://vision.imar.ro/human3.6m and run '
                    'data/prepare_data_h36m.py on its folder (detections: data/prepare_data_2d.py), or say with --data '
-                   "where files in VideoPose3D's npz layout are", h36m.counts),
-    'humaneva15': _Entry(humaneva.load15, 'gt', _humaneva(15), humaneva.counts),
-    'humaneva20': _Entry(humaneva.load20, 'gt', _humaneva(20), humaneva.counts),
-    '3dhp': _Entry(mpi_inf_3dhp.load, 'gt', 'ask for MPI-INF-3DHP at http://vcai.mpi-inf.mpg.de/3dhp-dataset and run '
-                   'data/prepare_data_3dhp.py on its folder', mpi_inf_3dhp.counts, mpi_inf_3dhp.KEYPOINTS,
-                   split_paths=mpi_inf_3dhp.paths, marked=True, settings={'root': 'zero'}),
-    'cmu': _Entry(cmu.load, 'noisy', 'fetch ASF/AMC files from http://mocap.cs.cmu.edu and run '
+                   "where files in VideoPose3D's npz layout are", counted=True),
+    'humaneva15': _Entry('humaneva', 'gt', _humaneva(15), 'load15', counted=True),
+    'humaneva20': _Entry('humaneva', 'gt', _humaneva(20), 'load20', counted=True),
+    '3dhp': _Entry('mpi_inf_3dhp', 'gt', 'ask for MPI-INF-3DHP at http://vcai.mpi-inf.mpg.de/3dhp-dataset and run '
+                   'data/prepare_data_3dhp.py on its folder', counted=True, keypoints_known=('gt', 'gt_ori'),
+                   split=True, marked=True, settings={'root': 'zero'}),
+    'cmu': _Entry('cmu', 'noisy', 'fetch ASF/AMC files from http://mocap.cs.cmu.edu and run '
                   'data/prepare_data_cmu.py on their folder'),
-    'synthetic': _Entry(synthetic.load, 'gt', None, keypoints_known=synthetic.KEYPOINTS),
-    'custom': _Entry(custom.load, None, 'run a detector on your videos and data/prepare_data_2d.py on its output',
+    'synthetic': _Entry('synthetic', 'gt', None, keypoints_known=('gt', 'noisy')),
+    'custom': _Entry('custom', None, 'run a detector on your videos and data/prepare_data_2d.py on its output',
                      truth=False),
 }
 
@@ -70,8 +80,8 @@ def files_of(name: str, folder: Path, keypoints: str | None = None) -> list[Path
     keypoints = keypoints or entry.keypoints
     if entry.origin is None:
         return []
-    if entry.split_paths and keypoints:
-        return list(entry.split_paths(folder, keypoints))
+    if entry.split and keypoints:
+        return list(entry.of_module('paths')(folder, keypoints))
     path_2d = folder / f'data_2d_{name}_{keypoints}.npz'
     return [folder / f'data_3d_{name}.npz', path_2d] if entry.truth else [path_2d]
 
@@ -95,7 +105,7 @@ def check_files(name: str, folder: Path, keypoints: str | None = None, training:
     keypoints = keypoints or entry.keypoints
     if entry.keypoints_known and keypoints not in entry.keypoints_known:
         raise FlagError(f'-d {name} has no keypoints {keypoints}; there are {", ".join(entry.keypoints_known)}')
-    test_only = entry.split_paths is not None and not training
+    test_only = entry.split and not training
     for path in files_of(name, folder, keypoints)[test_only:]:
         if problem := missing(name, path):
             raise FileError(problem)
@@ -113,5 +123,5 @@ def load_dataset(name: str, folder: Path, keypoints: str | None = None, training
     """
     check_files(name, folder, keypoints, training)
     entry = DATASETS[name]
-    test_only = entry.split_paths is not None and not training
-    return entry.load(folder, keypoints or entry.keypoints, **{'training': False} if test_only else {})
+    test_only = entry.split and not training
+    return entry.of_module(entry.load)(folder, keypoints or entry.keypoints, **{'training': False} if test_only else {})

@@ -15,12 +15,16 @@ from common.errors import FileError, FlagError
 from common.geometry.camera import Camera, normalise
 from common.sequences import Sequence
 from common.skeleton import COCO, H36M, H36M16, MPII, SKELETONS, Skeleton
+from common.storage.files import shown
 from common.storage.npz import read_npz
 
 # (metadata of a 2D file, number of its keypoints) -> their layout; raises ValueError where there is none.
 LayoutRule: TypeAlias = Callable[[dict, int], Skeleton]
 # How many times as long as the 3D its 2D may be: a tail is cut, other frame rates are refused.
 LONGER = 1.5
+# Further from the origin, in metres or pixels, lies nobody: such numbers mark what is missing, or are damaged.
+MOST_METRES, MOST_PIXELS = 1e5, 1e7
+LONGEST_NAME = 200  # of a subject or take
 MOCAP_JOINTS = 32  # of Human3.6M, of which H36M's 17 are taken
 
 
@@ -146,8 +150,7 @@ class PoseDataset:
         if len(views) != len(cameras):
             raise FileError(f'{self.source_2d} has {len(views)} cameras for {where}, but {self.name} has '
                             f'{len(cameras)}')
-        if not np.isfinite(positions).all():
-            raise FileError(f'{self.source_3d} holds NaN or infinite coordinates in {where}')
+        _check_numbers(self.source_3d, where, positions, self.skeleton, MOST_METRES)
         kept = _frames_kept(len(positions), downsample, subset)
         marks = self.marks.get(subject, {}).get(take)
         for index, (camera, pixels) in enumerate(zip(cameras, views, strict=True)):
@@ -161,13 +164,26 @@ class PoseDataset:
                                 f'takes; make both from the same frames')
             # Some videos run on for a few frames after the motion ends: the tail is cut, as VideoPose3D does.
             pixels = pixels[:len(positions)]
-            if not np.isfinite(pixels[..., :2]).all():
-                raise FileError(f'{self.source_2d} holds NaN or infinite coordinates in {where} camera {index}')
+            _check_numbers(self.source_2d, f'{where} camera {index}', pixels[..., :2], self.layout, MOST_PIXELS)
             poses = camera.from_world(positions[kept])
             root = poses[:, [self.skeleton.root]]
             keypoints, confidence = _on_screen(pixels[kept], camera)
             yield Sequence(subject, take, index, keypoints, poses - root, root[:, 0], camera.intrinsic,
                            None if marks is None else marks[kept], confidence)
+
+
+def _check_numbers(source: str, where: str, values: np.ndarray, layout: Skeleton, most: float) -> None:
+    """Raise FileError, naming frame and joint, for coordinates (T, J, C) that are not finite or absurdly large."""
+    with np.errstate(invalid='ignore'):
+        wrong = ~(np.abs(values) <= most).all(axis=-1)  # NaN compares as False
+    if wrong.any():
+        frame, joint = np.argwhere(wrong)[0]
+        value = values[frame, joint]
+        kind = 'NaN or infinite coordinates'
+        if np.isfinite(value).all():
+            kind = f'a coordinate of {np.abs(value).max():.3g}'
+        raise FileError(f'{source} holds {kind} in {where}, at joint {layout.joints[joint]} of frame {frame}: cut out '
+                        f'or interpolate what is missing')
 
 
 def _on_screen(pixels: np.ndarray, camera: Camera) -> tuple[np.ndarray, np.ndarray | None]:
@@ -287,8 +303,8 @@ def _nested_dict(path: Path, member: str, members: dict) -> dict:
     if not isinstance(tree, dict) or not all(isinstance(actions, dict) for actions in tree.values()):
         raise FileError(f'{path}: {member} is not a dict of subjects that are dicts of actions')
     for name in (*tree, *(take for actions in tree.values() for take in actions)):
-        if not isinstance(name, str):
-            raise FileError(f'{path}: {member} has the name {name!r}, expected text for subjects and actions')
+        if not isinstance(name, str) or not name.isprintable() or not 0 < len(name) <= LONGEST_NAME:
+            raise FileError(f'{path}: {member} has the name {shown(name)}, expected text for subjects and actions')
     return tree
 
 

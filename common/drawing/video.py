@@ -71,7 +71,7 @@ def read_video(path: Path, largest: int | None = None, skip: int = 0, step: int 
             container = stack.enter_context(av.open(str(Path(path).resolve())))
             stream = container.streams.video[0]
             stream.thread_type = 'AUTO'
-        except (OSError, ValueError, IndexError) as error:  # the base classes of FFmpegError
+        except Exception as error:  # a damaged file, or a codec that is not known, can raise anything
             raise _unreadable(path, error) from None
         pictures = _pictures(path, container, stream, largest)
         stack.callback(pictures.close)  # before the container: reading on from a closed one would crash
@@ -108,7 +108,9 @@ def _pictures(path: Path, container: Any, stream: Any, largest: int | None) -> G
                                        height=max(1, round(scale * frame.height)))
             turns = round(frame.rotation / 90) % 4  # the orientation in which the phone was held
             yield np.ascontiguousarray(np.rot90(picture, turns)) if turns else picture
-    except (OSError, ValueError) as error:
+    except FileError:
+        raise
+    except Exception as error:  # a damaged film can raise anything
         raise _unreadable(path, error) from None
 
 

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 import numpy as np
 import torch
 
-from common.datasets import action_name
+from common.datasets.poses import action_name
 from common.distributed import ALONE, World
 from common.metrics import METRICS, Metric, mpjpe, mpjve
 from common.sampler import TestWindows

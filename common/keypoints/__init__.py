@@ -5,13 +5,13 @@
 pixels, and `gaps` fills in what the detector did not see.
 """
 
+from __future__ import annotations
+
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from common.keypoints import registry
-from common.keypoints.detections import to_track
-from common.keypoints.track import Track
-
-__all__ = ['Track', 'read_track']
+if TYPE_CHECKING:
+    from common.keypoints.track import Track
 
 
 def read_track(path: Path, person: int | None = None, video: str | None = None,
@@ -27,4 +27,7 @@ def read_track(path: Path, person: int | None = None, video: str | None = None,
     Raises FileError for a file that is missing, broken, empty or of an unknown tool, FlagError for a person or video
     that is not in it, or a size that is needed.
     """
+    from common.keypoints import registry  # with all readers; the command line needs the layouts alone
+    from common.keypoints.detections import to_track
+
     return to_track(path, registry.read(path), person, video, size)

@@ -11,10 +11,11 @@ import numpy as np
 
 from common.errors import FileError, FlagError
 from common.geometry.camera import normalise, pinhole_intrinsic
-from common.keypoints import Track, read_track
+from common.keypoints import read_track
 from common.keypoints.gaps import ABSENCE, STILL, absences, fill, jumps, stills, strays
 from common.keypoints.layouts import conversion, find_layout, stature, usable_keypoints
 from common.keypoints.mistakes import refuse_mistakes, refuse_normalised
+from common.keypoints.track import Track
 from common.skeleton import Skeleton
 
 ASSUMED_FPS = 30.0

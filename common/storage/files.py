@@ -7,8 +7,10 @@ import contextlib
 import errno
 import os
 import reprlib
+import socket
 import stat
 import tempfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, BinaryIO
@@ -86,6 +88,29 @@ def one_line(text: object, most: int = 120) -> str:
 # ---- writing ----------------------------------------------------------------------------------------------------
 
 
+# Part of the names of temporary files, so that one left by a killed process is known from those of other machines.
+_HOST = f'{zlib.crc32(socket.gethostname().encode()):08x}'
+
+
+def _clear_stale(folder: Path, start: str) -> None:
+    """Delete temporary files of these names whose process was killed on this machine."""
+    for name in os.listdir(folder):
+        number = name[len(start):].partition('.')[0]
+        if name.startswith(start) and number.isdecimal() and not _alive(int(number)):
+            with contextlib.suppress(OSError):
+                os.unlink(folder / name)
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # somebody else's
+        return True
+    return True
+
+
 @contextlib.contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success sync it and rename it to `path`, on failure remove it.
@@ -101,7 +126,9 @@ def atomic_path(path: Path) -> Iterator[Path]:
         raise FileError(f'cannot write {path}: it is not a regular file')
     try:
         stem = path.name if len(os.fsencode(path.name)) < 200 else path.name[:40]
-        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f'.{stem}.', suffix=(dot + ending)[:40])
+        _clear_stale(path.parent, f'.{stem}.{_HOST}-')
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f'.{stem}.{_HOST}-{os.getpid()}.',
+                                            suffix=(dot + ending)[:40])
         os.close(descriptor)
     except OSError as error:
         raise FileError(f'cannot write {path}: {error.strerror}') from None

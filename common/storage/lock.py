@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from common.errors import FileError
+from common.errors import FileError, FlagError
 from common.storage.files import one_line
 
 try:
@@ -36,13 +36,17 @@ def locked(folder: Path) -> Iterator[None]:
         descriptor = _take(folder)
     except OSError as error:
         raise FileError(f'cannot use the checkpoint folder {folder}: {error.strerror}') from None
+    refused = False
     try:
         yield
+    except (FileError, FlagError):
+        refused = True
+        raise
     finally:
         (folder / NAME).unlink(missing_ok=True)  # while it is still held, so that nobody else's is deleted
         os.close(descriptor)
-        if made:
-            with contextlib.suppress(OSError):  # a run that saved nothing leaves no folder
+        if made and refused:
+            with contextlib.suppress(OSError):  # a run that never began leaves no folder
                 folder.rmdir()
 
 

@@ -1,0 +1,91 @@
+"""Files that a command is to write: what is wrong with them is told before the work begins."""
+
+import os
+import stat
+from pathlib import Path
+
+from common.config import TRAIN, Config, flag_of
+from common.datasets import files_of
+from common.errors import FileError
+from common.storage import checkpoint
+
+# Fields that name a file to write, and files to read.
+WRITTEN = ('evaluate.results', 'evaluate.export_predictions', 'render.output', 'render.export', 'predict.npz',
+           'predict.csv')
+CHECKPOINTS = ('evaluate.evaluate', 'train.init', 'train.resume', 'render.compare')
+READ = ('predict.predict', 'render.video')
+
+
+def check_outputs(config: Config) -> None:
+    """Raise FileError now, and not after hours, for an output that cannot be written or would destroy an input."""
+    read = {name: told for path, told in _inputs(config) for name in _identities(path)}
+    for name in WRITTEN:
+        value = _value(config, name)
+        if not value:
+            continue
+        check_writable(value)
+        for identity in _identities(Path(value)):
+            if identity in read:
+                raise FileError(f'{flag_of(*name.split(".")).name} {value} would be written over {read[identity]}: '
+                                f'choose another name')
+    if config.evaluate.plots:
+        _check_folder(config.evaluate.plots)
+
+
+def check_writable(name: str) -> None:
+    """Raise FileError for a file whose folder is missing or cannot be written, or that is not a regular one."""
+    if os.path.isdir(name):
+        raise FileError(f'cannot write {name}: it is a folder')
+    if name.startswith(('/dev/', '/proc/')):
+        raise FileError(f'cannot write {name}: it is not a regular file')
+    target = Path(os.path.realpath(name))  # a link is followed, also one whose file is still to be made
+    try:
+        regular = stat.S_ISREG(os.stat(target).st_mode)
+    except OSError:
+        regular = True
+    if not regular:
+        raise FileError(f'cannot write {name}: it is not a regular file')
+    for folder in {Path(name).parent, target.parent}:
+        if not (folder.is_dir() and os.access(folder, os.W_OK)):
+            raise FileError(f'cannot write {name}: folder {folder} is missing or read-only')
+
+
+def _check_folder(name: str) -> None:
+    """Raise FileError for a folder of plots that is none, or cannot be written."""
+    if os.path.lexists(name) and not os.path.isdir(name):
+        raise FileError(f'cannot write to {name}: it is not a folder')
+    if not os.access(name if os.path.isdir(name) else Path(name).parent, os.W_OK):
+        raise FileError(f'cannot write to {name}: it, or the folder it is to lie in, is missing or read-only')
+
+
+def _value(config: Config, name: str) -> str | None:
+    section, _, field = name.partition('.')
+    return getattr(getattr(config, section), field)
+
+
+def _inputs(config: Config) -> list[tuple[Path, str]]:
+    """Return (file, what it is) of all that a command reads, and of a run's own checkpoints."""
+    folder = Path(config.run.checkpoint)
+    found = []
+    for name in CHECKPOINTS:
+        if value := _value(config, name):
+            found += [(folder / value, f'the checkpoint {value}'), (Path(value), f'the checkpoint {value}')]
+    found += [(Path(value), value) for name in READ if (value := _value(config, name))]
+    if config.predict.predict is None:
+        dataset = config.data.dataset
+        found += [(path, f'the data file {path}') for path in files_of(dataset, Path(config.data.folder),
+                                                                       config.data.keypoints)]
+    if config.command == TRAIN:
+        found += [(folder / name, f'the checkpoint {folder / name} of this run')
+                  for name in (checkpoint.LAST, checkpoint.PREVIOUS, checkpoint.BEST)]
+    return found
+
+
+def _identities(path: Path) -> list[object]:
+    """Return what a file is known by: its real path, and where it exists its place on the disk (for hard links)."""
+    real = os.path.realpath(path)
+    try:
+        status = os.stat(real)
+    except OSError:
+        return [real]
+    return [real, (status.st_dev, status.st_ino)]
