@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from common.errors import FlagError
+from common.errors import ContractError, FlagError
 
 AGREEMENT = timedelta(seconds=3)  # how long ranks that fail wait to hear of each other
 
@@ -170,6 +170,9 @@ def make_batch_norms_global(model: nn.Module) -> None:
             module.__class__ = GlobalBatchNorm1d
             # Messages between processes cannot be compiled.
             module.__dict__['forward'] = torch.compiler.disable(module.forward)
+        elif isinstance(module, nn.modules.batchnorm._BatchNorm):
+            raise ContractError(f'{type(model).__name__} has a {type(module).__name__}, whose statistics would be '
+                                f'those of each process by itself: several processes train with BatchNorm1d alone')
 
 
 ALONE = World()

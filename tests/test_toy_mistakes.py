@@ -136,24 +136,34 @@ def flags(h36m_folder, tmp_path):
 
 
 @pytest.mark.parametrize('kind, got, expected', [
-    (ReturnsAll, (64, 9, 17, 3), (64, 1, 17, 3)), (ReturnsOne, (10, 1, 17, 3), (10, 9, 17, 3)),
-    (ReturnsKeypoints, (32, 1, 16, 3), (32, 1, 17, 3))], ids=lambda value: getattr(value, '__name__', ''))
+    (ReturnsAll, (2, 9, 17, 3), (2, 1, 17, 3)), (ReturnsOne, (2, 1, 17, 3), (2, 9, 17, 3)),
+    (ReturnsKeypoints, (2, 1, 16, 3), (2, 1, 17, 3))], ids=lambda value: getattr(value, '__name__', ''))
 @pytest.mark.parametrize('more', [[], ['--no-eval']], ids=['validated', 'not validated'])
-def test_a_wrong_shape_is_refused_at_the_loss(refused, flags, tmp_path, kind, got, expected, more):
+def test_a_wrong_shape_is_refused_at_the_start(refused, flags, tmp_path, kind, got, expected, more):
     """Before anything is learnt or written: it would be broadcast against the truth."""
     line = refused(1, *flags(kind, *more))
     assert f'{kind.__name__} predicts {got}, expected windows, answers, joints and coordinates {expected}' in line
     assert not list((tmp_path / 'run').glob('*.bin'))
 
 
-def test_a_wrong_shape_is_refused_at_test(refused, run, flags, h36m_folder, tmp_path):
+def test_a_wrong_shape_is_refused_at_test(refused, run, flags, h36m_folder, tmp_path, monkeypatch):
     kind = ReturnsOneAtTest
-    assert f'{kind.__name__} predicts (32, 1, 17, 3), expected windows' in refused(1, *flags(kind))
+    assert f'{kind.__name__} predicts (1, 1, 17, 3), expected windows' in refused(1, *flags(kind))
+    monkeypatch.setattr('common.commands.train.check_lifting', lambda model, store: None)
+    assert f'{kind.__name__} predicts (32, 1, 17, 3), expected windows' in refused(1, *flags(kind, '--overwrite'))
     assert run(*flags(kind, '--no-eval', '--overwrite'))[0] == 0
     saved = ['-c', tmp_path / 'run', '--evaluate', 'last.bin', '--data', h36m_folder, *CPU]
     for more in ([], ['--causal'], ['--render', '--viz-export', tmp_path / 'a.npy']):
         assert f'{kind.__name__} predicts (' in refused(1, *saved, *more)
     assert not (tmp_path / 'a.npy').exists()
+
+
+@pytest.mark.parametrize('kind, got', [(ReturnsAll, (64, 9, 17, 3)), (ReturnsOne, (10, 1, 17, 3))],
+                         ids=lambda value: getattr(value, '__name__', ''))
+def test_a_wrong_shape_is_refused_at_the_loss(refused, flags, monkeypatch, kind, got):
+    """Whatever the look at one window before it says."""
+    monkeypatch.setattr('common.commands.train.check_lifting', lambda model, store: None)
+    assert f'{kind.__name__} predicts {got}' in refused(1, *flags(kind, '--no-eval'))
 
 
 @pytest.mark.parametrize('kind, words', [

@@ -149,11 +149,13 @@ def test_evaluation_writes_table_json_predictions_and_plots(evaluate, tmp_path, 
     results, rows = json.loads((tmp_path / 'r.json').read_text()), read_npz(tmp_path / 'p.npz')
     assert results['model'] == name
     assert len(list((tmp_path / 'plots').iterdir())) == 4
-    blocks, columns = {'predicted': results['protocols']}, {'predicted': rows['prediction']}
-    if name == 'hypotheses':
-        assert results['predictions'] == list(NAMES)
+    blocks = {'predicted': results['protocols']}
+    if name != 'hypotheses':
+        columns = {'predicted': rows['prediction']}
+    else:
+        assert (results['predictions'], results['headline']) == (list(NAMES), NAMES[-1])
         blocks = {'first': results['protocols'], **{other: results[other] for other in NAMES[1:]}}
-        columns = {'first': rows['prediction'], **{other: rows[other] for other in NAMES[1:]}}
+        columns = {name: rows[name] for name in NAMES}
         np.testing.assert_allclose(columns['mean'], (columns['first'] + columns['second']) / 2, atol=1e-6)
         assert np.abs(columns['first'] - columns['second']).max() > 0.01
         assert all(f'\n{kind} average, protocol exact' in out for kind in NAMES)

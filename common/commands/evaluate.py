@@ -185,6 +185,7 @@ def _results(tested: _Tested, reads: dict[str, str], causal: bool) -> dict[str, 
     results |= dict(others)
     if others:
         results['predictions'] = [first, *(name for name, _ in others)]
+        results['headline'] = others[-1][0]
     return results
 
 

@@ -21,7 +21,7 @@ from common.commands.session import (
 from common.config import Config
 from common.datasets import DATASETS
 from common.datasets.poses import keypoint_layout
-from common.errors import ContractError, DivergedError, FileError, FlagError
+from common.errors import DivergedError, FileError, FlagError
 from common.evaluation.latency import latency
 from common.geometry.placement import feet_on_floor, floor_below, lens_of_view, root_by_reprojection, upright
 from common.keypoints.clip import Asked, Clip, load_clip
@@ -130,12 +130,11 @@ def lift(lifter: LoadedLifter, clip: Clip, session: Session) -> np.ndarray:
         raise FlagError('--intrinsics and --fov are for --trajectory, which estimates where the person stands, and for '
                         'models that read the lens')
     store = clip_store(lifter, clip.screen, clip.confidence, None if lens is None else clip.intrinsic(lens))
-    try:
-        predicted, windows = lift_store(lifter, store, lifter.settings['root'], asked.overlap, causal)
-    except ContractError:
-        raise
-    except ValueError as error:
-        raise FlagError(f'--overlap {asked.overlap}: {error}') from None
+    answered = len(model.answers)
+    if asked.overlap is not None and asked.overlap >= answered:
+        raise FlagError(f'--overlap {asked.overlap}: windows answer for {answered} frame{"" if answered == 1 else "s"} '
+                        f'and must share fewer')
+    predicted, windows = lift_store(lifter, store, lifter.settings['root'], asked.overlap, causal)
     poses = list(predicted.values())[-1]
     poses = poses - poses[:, lifter.skeleton.root, None]
     if causal:

@@ -69,9 +69,12 @@ def run(session: Session) -> None:
     if asked.compare:
         candidates.append(_other(session, asked.compare, dataset))
     lifted: dict[str, np.ndarray] = {}
+    headline = None
     for candidate, root in candidates:
         which = f'{candidate.model.title} {_named(candidate.path)}' if asked.compare else ''
         poses = lift(candidate.model, sequence, dataset, root, session.device)
+        if headline is None:
+            headline = list(poses.values())[-1]
         lifted |= {_label(which, kind, index): value for index, (kind, value) in enumerate(poses.items())}
         if not all(np.isfinite(value).all() for value in poses.values()):
             raise DivergedError(f'{candidate.path} predicts NaN or infinite coordinates: its weights diverged, or the '
@@ -84,8 +87,8 @@ def run(session: Session) -> None:
             session.say(f'{label}: {error:.2f} mm MPJPE over these frames')
     if asked.output:
         _film(session, sequence, lifted, dataset, downsample)
-    if asked.export:
-        _export(Path(asked.export), next(iter(lifted.values())), dataset, config.evaluate.root)
+    if asked.export and headline is not None:
+        _export(Path(asked.export), headline, dataset, config.evaluate.root)
         session.say(f'wrote {asked.export}: the prediction in camera axes, metres')
 
 

@@ -23,6 +23,7 @@ from common.errors import ContractError, FileError, FlagError
 from common.evaluation.sums import mean_pose_mpjpe
 from common.models import build_model, computing
 from common.models.lifter import Lifter, describe_model, describe_needs
+from common.models.lifting import check_lifting
 from common.sampler import WindowSampler
 from common.skeleton import Skeleton
 from common.storage import checkpoint
@@ -142,6 +143,7 @@ def _trainer(session: Session, plan: Plan, model: Lifter, split: _Split, dataset
     train = config.train
     if world.size > 1:
         distributed.make_batch_norms_global(model)
+    check_lifting(model, split.train)
     computing.set_up(model, device, config.run.compile, config.run.activation_checkpointing)
     optimizer = make_optimizer(model, train)
     at = _restore(session, plan, model, optimizer)

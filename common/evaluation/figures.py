@@ -11,6 +11,7 @@ import torch
 
 from common.evaluation.tables import Figures, prefix
 from common.metrics import METRICS, PCK_THRESHOLD, pck
+from common.models.lifter import ONLY
 
 WORST = 4  # sequences shown over time
 THRESHOLDS = tuple(range(0, PCK_THRESHOLD + 1, 5))  # millimetres
@@ -73,16 +74,16 @@ def pck_curves(rows: dict[str, np.ndarray], joints: list[int]) -> dict[str, Any]
     truth = torch.from_numpy(rows['truth'])[:, joints]
     return {'thresholds': list(THRESHOLDS), 'series': {
         kind: (100 * pck(torch.from_numpy(rows[column])[:, joints], truth, THRESHOLDS).mean(dim=0)).tolist()
-        for kind, column in _columns(rows).items()}}
+        for kind, column in columns(rows).items()}}
 
 
-def _columns(rows: dict[str, np.ndarray]) -> dict[str, str]:
+def columns(rows: dict[str, np.ndarray]) -> dict[str, str]:
     """Return the predictions' names -> their columns: all that is shaped like the truth."""
     headings = [name for name, value in rows.items() if name != 'truth' and value.shape == rows['truth'].shape]
-    return {'predicted' if heading == 'prediction' else heading: heading for heading in headings}
+    return {ONLY if heading == 'prediction' else heading: heading for heading in headings}
 
 
 def _errors(rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Return kind -> (N, J) distances of predictions from the truth, millimetres."""
     return {kind: 1000 * np.linalg.norm(rows[column].astype(np.float64) - rows['truth'], axis=-1)
-            for kind, column in _columns(rows).items()}
+            for kind, column in columns(rows).items()}

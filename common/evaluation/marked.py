@@ -16,6 +16,7 @@ import torch
 
 from common.datasets.mpi_inf_3dhp import ACTIVITIES, NOT_IN_PCK, OLDER_COUNTS, SCENES
 from common.distributed import ALONE, World
+from common.evaluation.figures import columns as figures_columns
 from common.evaluation.sums import add_up
 from common.evaluation.tables import Figures, grid, prefix, suspicion, told
 from common.metrics import METRICS
@@ -133,9 +134,10 @@ def write_inference_data(path: Path, rows: dict[str, np.ndarray], root: int) -> 
     """
     from scipy.io import savemat  # slow to import, and nothing else needs it
 
+    headline = list(figures_columns(rows).values())[-1]
     arrays = {}
     for subject in dict.fromkeys(rows['subject'].tolist()):
-        poses = 1000 * rows['prediction'][rows['subject'] == subject]  # (n, J, 3)
+        poses = 1000 * rows[headline][rows['subject'] == subject]  # (n, J, 3)
         poses[:, root] = 0
         arrays[subject] = poses.transpose(2, 1, 0)[:, :, None]
     with atomic_path(path) as temporary:

@@ -16,6 +16,7 @@ import torch
 from common.datasets.poses import action_name
 from common.distributed import ALONE, World
 from common.metrics import METRICS, Metric, mpjpe, mpjve
+from common.models.lifter import ONLY
 from common.sampler import TestWindows
 from common.store import SequenceStore
 
@@ -127,13 +128,13 @@ def predictions_by_frame(predicted: dict[str, torch.Tensor], store: SequenceStor
                          windows: TestWindows) -> dict[str, np.ndarray]:
     """Return every real frame of these windows that counts, once.
 
-    The first prediction as `prediction`, the others under their names, and `truth`: (N, J, 3) metres; `subject`,
-    `action`, `camera` and `frame` (N,).
+    Predictions under their names, the one of a model that makes no other as `prediction`, and `truth`: (N, J, 3)
+    metres; `subject`, `action`, `camera` and `frame` (N,).
     """
     first = windows.first.flatten()
     owner = windows.sequence.repeat_interleave(windows.rows.shape[1])[first].cpu().numpy()
     subjects, actions, cameras = (np.array([take[part] for take in store.takes])[owner] for part in range(3))
-    headings = ['prediction', *list(predicted)[1:]]
+    headings = ['prediction' if name == ONLY else name for name in predicted]
     poses = {heading: tensor.flatten(0, 1)[first].cpu().numpy()
              for heading, tensor in zip(headings, predicted.values(), strict=True)}
     return {

@@ -130,6 +130,7 @@ class Lifter(nn.Module):
         One prediction, unless the model says otherwise: the mean of the plain and the mirrored-and-back pose.
         """
         both = self.read(view.beside(mirror.batch(view)))
+        check_shape(self, both, (2 * len(view.keypoints), len(self.answers), len(mirror.joints), 3))
         plain, mirrored = both.chunk(2)
         return {ONLY: (plain + mirror.poses(mirrored)) / 2}
 
@@ -142,7 +143,10 @@ class Lifter(nn.Module):
         return self
 
     def through(self, block: nn.Module, x: torch.Tensor) -> torch.Tensor:
-        """Return a block's output for tokens x, saving its inner activations or computing them again in backward."""
+        """Return a block's output for tokens x, saving its inner activations or computing them again in backward.
+
+        A block with a batch norm must not go through here: computed twice, it would count every step twice.
+        """
         return checkpoint(block, x, use_reentrant=False) if self.recompute and self.training else block(x)
 
     @classmethod

@@ -6,7 +6,7 @@ Letters: W windows, F frames of a window, A frames taken from it, J joints, T fr
 import numpy as np
 import torch
 
-from common.errors import FileError
+from common.errors import ContractError, FileError
 from common.geometry.camera import normalise, pinhole_intrinsic
 from common.models.lifter import Lifter, LoadedLifter, check_shape, describe_needs
 from common.sampler import TestWindows
@@ -17,6 +17,10 @@ from common.windows import blend_weights
 
 # Frames in one forward pass, mirrored ones not counted: enough to fill the device, little enough to fit.
 FRAMES_PER_BATCH = {'cpu': 1024, 'cuda': 4096}
+# What results files and exported predictions call other things.
+RESERVED = frozenset({
+    'checkpoint', 'model', 'dataset', 'keypoints', 'frames', 'causal', 'reads', 'protocols', 'targets', 'predictions',
+    'headline', 'prediction', 'truth', 'subject', 'action', 'camera', 'frame', 'joints', 'units', 'axes'})
 LARGEST_SCREEN = 20  # screen coordinates reach from -1 to 1 across a picture; nobody is seen so far outside it
 
 
@@ -63,6 +67,17 @@ def _predict(model: Lifter, store: SequenceStore, windows: TestWindows, index: t
     for poses in lifted.values():
         check_shape(model, poses, (len(index), len(windows.answers), store.joints, 3))
     return lifted
+
+
+def check_lifting(model: Lifter, store: SequenceStore) -> None:
+    """Lift one window of a store, so that a model that breaks its contract is told before hours of training.
+
+    Raises ContractError for predictions of another shape, or under names that results files use themselves.
+    """
+    windows = TestWindows.of(store, model.frames, answers=model.answers).one(0)
+    for name in predictions(model, store, windows):
+        if name in RESERVED:
+            raise ContractError(f'{type(model).__name__} calls a prediction {name}, which results files use otherwise')
 
 
 def blend(predicted: np.ndarray, start: np.ndarray, length: int, overlap: int) -> np.ndarray:
