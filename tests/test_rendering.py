@@ -279,6 +279,7 @@ def test_bad_values_of_render_flags_are_refused(refused, render, tmp_path, flags
 
 def test_render_flags_that_lack_another_flag_are_refused(refused, render, tmp_path):
     assert 'needs --render' in refused(2, '--evaluate', 'best.bin', '--viz-camera', 0)
+    assert '--render is not for --check-data' in refused(2, '--check-data', '--render')
     assert 'name it with --evaluate' in refused(2, '--render', '--viz-output', 'a.gif')
     assert 'needs --viz-output FILE or --viz-export' in refused(2, *render)
     assert 'ends in .gif or .mp4 or .png' in refused(2, *render, '--viz-output', 'a.avi')

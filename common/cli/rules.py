@@ -3,7 +3,7 @@
 import os
 from typing import Any
 
-from common.config import CHECK_DATA, PREDICT, RENDER, TRAIN, Config, all_flags, flag_of
+from common.config import CHECK_DATA, EVALUATE, PREDICT, RENDER, TRAIN, Config, all_flags, flag_of
 from common.datasets import DATASETS
 from common.flag import Flag
 
@@ -60,7 +60,7 @@ def _out_of_place(config: Config, name: str, flag: Flag) -> str:
     asked = f'--{command.replace("_", "-")}'
     if command != TRAIN and flag.starts:
         return f'{asked} and {flag.names[-1]} exclude each other'
-    if section == 'render' and RENDER in flag.commands and command != PREDICT:
+    if section == 'render' and RENDER in flag.commands and command in (TRAIN, EVALUATE):
         return f'{flag.name} needs --render'
     if section == 'predict' and PREDICT in flag.commands:
         return f'{flag.name} is for --predict: say what to lift'
