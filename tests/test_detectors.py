@@ -298,6 +298,13 @@ def test_absurd_json_ends_with_one_sentence_in_bounded_time(tmp_path, content):
     assert len(str(caught.value)) < 600 and str(caught.value).isprintable(), str(caught.value)[:1000]
 
 
+@pytest.mark.parametrize('images', [{'id': 1}, [{'id': 1}, 'b.jpg'], [{'file_name': 'a.jpg'}], [{'id': True}]])
+def test_images_that_annotations_cannot_name_are_refused(tmp_path, images):
+    path = files.save_json(tmp_path / 'in.json', {'images': images, 'annotations': []})
+    with pytest.raises(FileError, match='images is not a list of dicts with an id each'):
+        read_track(path)
+
+
 @pytest.mark.parametrize('text', [b'[' * 10 ** 6, b'{"a":' * 10 ** 5, b'[1', b'\xff\xfe', b'nan nan', b'1' * 5000])
 def test_what_is_no_json_ends_with_one_sentence(tmp_path, text):
     (tmp_path / 'in.json').write_bytes(text)

@@ -26,9 +26,10 @@ def clip(content: Any, where: str) -> Detections | None:
     if not isinstance(content, dict) or not isinstance(content.get('annotations'), list):
         return None
     images = content.get('images')
-    if images is not None and not (isinstance(images, list) and all(isinstance(image, dict) for image in images)):
-        raise FileError(f'{where}: images is not a list of dicts')
-    frames: dict = {image.get('id') if _is_name(image.get('id')) else None: [] for image in images or ()}
+    if images is not None and not (isinstance(images, list) and all(map(_is_image, images))):
+        raise FileError(f'{where}: images is not a list of dicts with an id each')
+    about = {image['id']: image for image in images or ()}
+    frames: dict = {name: [] for name in about}
     for index, entry in enumerate(content['annotations']):
         here = f'{where}: annotation {index}'
         if not isinstance(entry, dict):
@@ -39,9 +40,12 @@ def clip(content: Any, where: str) -> Detections | None:
         if not _is_name(image) or (images and image not in frames):
             raise FileError(f'{here} is of image {quoted(image)}, which is not in the file')
         frames.setdefault(image, []).append(_person(entry, here))
-    about = {image.get('id'): image for image in images or () if _is_name(image.get('id'))}
     pictures = [_picture(image, about.get(image), people, where) for image, people in frames.items()]
     return Detections(pictures, KIND, (*_said(content.get('categories')), *LAYOUTS))
+
+
+def _is_image(value: Any) -> bool:
+    return isinstance(value, dict) and _is_name(value.get('id'))
 
 
 def _is_name(value: Any) -> bool:

@@ -65,22 +65,16 @@ def array(path: Path, values: np.ndarray, name: str, scores: Any = None) -> Dete
     if not is_track(values) and values.ndim != 4:
         raise FileError(f'{path}: {quoted(name)} is {values.shape}, expected one array (frames, keypoints, 2 or '
                         f'3)')
-    if scores is not None:
-        scores = _numbers(path, scores, 'scores')
-        scores = scores[..., 0] if scores.shape == (*values.shape[:-1], 1) else scores
-        if scores.shape != values.shape[:-1]:
-            raise FileError(f'{path}: scores is not a number for each keypoint of {quoted(name)}, {values.shape[:-1]}')
-        values = np.concatenate([values[..., :2], scores[..., None]], axis=-1)
+    values = values if scores is None else _with_scores(path, values, scores, name)
     people = _by_frame(path, values, name)  # (T, N, K, 2 or 3)
     if len(people) > MOST_FRAMES:
         raise FileError(f'{path}: {quoted(name)} has {len(people):,} frames; cut it into parts of at most '
                         f'{MOST_FRAMES:,}')
     # MMAction and MHFormer keep a person in one place of the array; elsewhere places say nothing.
     numbered = people.shape[1] > 1 and (people is not values or name in PEOPLE_FIRST)
-    keypoints = people if people.shape[-1] == 3 else np.concatenate([people, np.ones((*people.shape[:-1], 1))], axis=-1)
     pictures = [Picture([Person(person, _mean_score(person), number if numbered else None)
                          for number, person in enumerate(frame) if people.shape[1] == 1 or _is_there(person)], t)
-                for t, frame in enumerate(keypoints)]
+                for t, frame in enumerate(_scored(people))]
     return Detections(pictures, f'array {quoted(name)} of {path.name}')
 
 
@@ -94,9 +88,7 @@ def is_track(value: Any) -> bool:
 
 def persons_of(values: np.ndarray) -> list[Person]:
     """Return a person per frame of a track (T, K, 2 or 3) or (1, T, K, 2 or 3)."""
-    track = values.reshape(-1, *values.shape[-2:]).astype(np.float64)
-    if track.shape[-1] == 2:
-        track = np.concatenate([track, np.ones((*track.shape[:-1], 1))], axis=-1)
+    track = _scored(values.reshape(-1, *values.shape[-2:]).astype(np.float64))
     return [Person(frame, _mean_score(frame)) for frame in track]
 
 
@@ -119,6 +111,22 @@ def _numbers(path: Path, values: Any, name: str) -> np.ndarray:
         return np.asarray(values.tolist() if kind == 'O' else values, dtype=np.float64)
     except (TypeError, ValueError, OverflowError):
         raise FileError(f'{path}: {quoted(name)} is no array of real numbers') from None
+
+
+def _with_scores(path: Path, values: np.ndarray, scores: Any, name: str) -> np.ndarray:
+    """Return keypoints (..., 3) with scores (...) or (..., 1) of a member of their own as the third number."""
+    scores = _numbers(path, scores, 'scores')
+    scores = scores[..., 0] if scores.shape == (*values.shape[:-1], 1) else scores
+    if scores.shape != values.shape[:-1]:
+        raise FileError(f'{path}: scores is not a number for each keypoint of {quoted(name)}, {values.shape[:-1]}')
+    return np.concatenate([values[..., :2], scores[..., None]], axis=-1)
+
+
+def _scored(keypoints: np.ndarray) -> np.ndarray:
+    """Return keypoints (..., 3): with a score of 1 for each where they have none."""
+    if keypoints.shape[-1] == 3:
+        return keypoints
+    return np.concatenate([keypoints, np.ones((*keypoints.shape[:-1], 1))], axis=-1)
 
 
 def _by_frame(path: Path, values: np.ndarray, name: str) -> np.ndarray:
