@@ -50,6 +50,23 @@ def test_no_placeholder_is_left_and_every_file_named_exists(page):
         assert (ROOT / name).exists(), name
 
 
+def test_the_tree_in_architecture_names_every_module():
+    """Each in the lines of its folder, as `name.py` or `name`; and every file that is named there exists."""
+    page = (ROOT / 'docs' / 'architecture.md').read_text()
+    tree = re.search(r'^common/\n((?:  .+\n)+)', page, re.MULTILINE).group(1)
+    lines = {}
+    for entry in re.split(r'^  (?! )', tree, flags=re.MULTILINE)[1:]:
+        folder = re.match(r'(\w+)/', entry)
+        lines.setdefault(folder.group(1) if folder else '', []).append(entry)
+    modules = [path for path in (ROOT / 'common').rglob('*.py') if path.stem != '__init__']
+    for path in modules:
+        folder = '/'.join(path.relative_to(ROOT / 'common').parts[:-1])
+        assert re.search(rf'\b{path.stem}\b', ' '.join(lines.get(folder, ()))), \
+            f'name {path.relative_to(ROOT)} in the tree of docs/architecture.md, in the lines of {folder or "common"}/'
+    gone = set(re.findall(r'\b(?!__init__)\w+\.py\b', tree)) - {path.name for path in modules}
+    assert not gone, f'the tree of docs/architecture.md names {", ".join(sorted(gone))}: take out what is gone'
+
+
 def test_the_readme_is_short():
     assert len(README.read_text().splitlines()) <= 160
 
