@@ -6,11 +6,15 @@ import shlex
 import shutil
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
+import torch
 
 from common.cli import parser as arguments
+from common.models import MODELS, build_model
+from common.skeleton import COCO, HUMANEVA15
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / 'README.md'
@@ -67,8 +71,23 @@ def test_the_tree_in_architecture_names_every_module():
     assert not gone, f'the tree of docs/architecture.md names {", ".join(sorted(gone))}: take out what is gone'
 
 
+def test_the_example_of_a_model_in_architecture_is_one(tmp_path, monkeypatch):
+    """As a file and a line of the registry; it lifts keypoints of one layout to joints of another."""
+    page = (ROOT / 'docs' / 'architecture.md').read_text()
+    (source,) = re.findall(r' {3}```python\n(.*?) {3}```', page, re.DOTALL)
+    (tmp_path / 'mine_of_the_page.py').write_text(textwrap.dedent(source))
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(MODELS, 'mine', 'mine_of_the_page:Mine')
+    model = build_model('mine', {'frames': 9}, HUMANEVA15, COCO)
+    assert model(torch.zeros(2, 9, len(COCO), 2)).shape == (2, 9, len(HUMANEVA15), 3)
+
+
 def test_the_readme_is_short():
     assert len(README.read_text().splitlines()) <= 160
+
+
+def test_the_page_on_architecture_is_short():
+    assert len((ROOT / 'docs' / 'architecture.md').read_text().splitlines()) < 220
 
 
 def without_code(text: str) -> str:
