@@ -72,12 +72,12 @@ def auc(predicted: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class Metric:
-    """A figure of the tables. To add one, write its function and its entry in METRICS; nothing else changes.
+    """A figure of the tables. To add one, write its function and its entry at the end of METRICS.
 
     Attributes:
         name: its key in results files. title: its column.
         function: predicted and true poses (..., J, 3) in metres -> figures (...), of each frame or of each pair of
-            neighbouring frames.
+            neighbouring frames; of any skeleton, which it is not told.
         unit: of the column. scale: from what the function returns to that unit. decimals: shown.
         per: `frame` or `pair`: what the figures are added up over.
         by_action: whether the tables by action show it. marked: whether the test of marked frames does.
@@ -104,6 +104,7 @@ class Metric:
         return f'{self.title} {self.text(value)} {self.unit}'
 
 
+# Their order is that of columns; plots show the first two.
 METRICS = (
     Metric('mpjpe', 'MPJPE', mpjpe, by_action=True, marked=True),
     Metric('p_mpjpe', 'P-MPJPE', p_mpjpe, by_action=True, marked=True),

@@ -171,6 +171,7 @@ BODY25B = Skeleton(
     (*COCO.parents, 0, 17, 15, 19, 15, 16, 22, 16),
 )
 
+# All that `layout_name` in a file's metadata may say. Those that --predict recognises stand in keypoints/known.py.
 _LAYOUTS = (H36M, H36M16, HUMANEVA15, HUMANEVA20, MPI_INF_3DHP, COCO, MPII, HALPE26, BODY25, BODY25B)
 SKELETONS = {layout.name: layout for layout in _LAYOUTS}
 

@@ -6,11 +6,15 @@ import shlex
 import shutil
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
+import torch
 
 from common.cli import parser as arguments
+from common.models import MODELS, build_model
+from common.skeleton import COCO, HUMANEVA15
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / 'README.md'
@@ -50,8 +54,40 @@ def test_no_placeholder_is_left_and_every_file_named_exists(page):
         assert (ROOT / name).exists(), name
 
 
+def test_the_tree_in_architecture_names_every_module():
+    """Each in the lines of its folder, as `name.py` or `name`; and every file that is named there exists."""
+    page = (ROOT / 'docs' / 'architecture.md').read_text()
+    tree = re.search(r'^common/\n((?:  .+\n)+)', page, re.MULTILINE).group(1)
+    lines = {}
+    for entry in re.split(r'^  (?! )', tree, flags=re.MULTILINE)[1:]:
+        folder = re.match(r'(\w+)/', entry)
+        lines.setdefault(folder.group(1) if folder else '', []).append(entry)
+    modules = [path for path in (ROOT / 'common').rglob('*.py') if path.stem != '__init__']
+    for path in modules:
+        folder = '/'.join(path.relative_to(ROOT / 'common').parts[:-1])
+        assert re.search(rf'\b{path.stem}\b', ' '.join(lines.get(folder, ()))), \
+            f'name {path.relative_to(ROOT)} in the tree of docs/architecture.md, in the lines of {folder or "common"}/'
+    gone = set(re.findall(r'\b(?!__init__)\w+\.py\b', tree)) - {path.name for path in modules}
+    assert not gone, f'the tree of docs/architecture.md names {", ".join(sorted(gone))}: take out what is gone'
+
+
+def test_the_example_of_a_model_in_architecture_is_one(tmp_path, monkeypatch):
+    """As a file and a line of the registry; it lifts keypoints of one layout to joints of another."""
+    page = (ROOT / 'docs' / 'architecture.md').read_text()
+    (source,) = re.findall(r' {3}```python\n(.*?) {3}```', page, re.DOTALL)
+    (tmp_path / 'mine_of_the_page.py').write_text(textwrap.dedent(source))
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(MODELS, 'mine', 'mine_of_the_page:Mine')
+    model = build_model('mine', {'frames': 9}, HUMANEVA15, COCO)
+    assert model(torch.zeros(2, 9, len(COCO), 2)).shape == (2, 9, len(HUMANEVA15), 3)
+
+
 def test_the_readme_is_short():
     assert len(README.read_text().splitlines()) <= 160
+
+
+def test_the_page_on_architecture_is_short():
+    assert len((ROOT / 'docs' / 'architecture.md').read_text().splitlines()) < 220
 
 
 def without_code(text: str) -> str:

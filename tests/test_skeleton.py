@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from common.datasets.plausibility import BODY
 from common.skeleton import (
     BODY25,
     BODY25B,
@@ -44,6 +45,12 @@ def test_mirrored_graph_is_the_graph(skeleton):
     """Left and right hang on the body in the same way, so that flipping commutes with the model's graph."""
     edges = {frozenset(edge) for edge in skeleton.edges}
     assert {frozenset((skeleton.mirror[a], skeleton.mirror[b])) for a, b in edges} == edges
+
+
+@each_skeleton
+def test_a_person_can_be_checked_in_every_layout(skeleton):
+    """--check-data looks at people by the joints of BODY."""
+    assert correspondence(BODY, skeleton).shape == (len(BODY), len(skeleton))
 
 
 @pytest.mark.parametrize('skeleton, left, right', [

@@ -6,8 +6,7 @@ import pytest
 import torch
 from processes import ROOT, run_alone
 from test_sampler import LENGTHS, naive_mirror
-from toys.centre import CentreNet
-from toys.centre import Config as CentreConfig
+from toys.centre import CentreConfig, CentreNet
 
 from common.distributed import World
 from common.evaluation.sums import tally, validation_figures

@@ -23,7 +23,7 @@ def describe_file(saved: Checkpoint) -> str:
         name = recognise(saved.state) or DEFAULT_MODEL
         kind = model_class(name)
         try:
-            config = kind.Config.from_state(saved.state)
+            config = kind.config_of(saved.state)
         except (ValueError, ArithmeticError) as error:
             return f'{lines[0]}\nkind       a file of weights that are not {kind.title}\'s: {one_line(error)}'
         untold = {size: f'not in the shapes, {getattr(config, size)} is assumed'

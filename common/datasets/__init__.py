@@ -18,7 +18,7 @@ class _Entry:
     """A data set. Its module is imported when it is used, so that the command line knows the names at once.
 
     Attributes:
-        module: of this package, in which `load` reads it.
+        module: of this package, in which `load` reads it, from the files that `files_of` names.
         keypoints: what it is used with unless -k says otherwise.
         origin: where its files come from; None where it needs none.
         load: the name of its reader in the module.

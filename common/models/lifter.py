@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, cast
 
 import numpy as np
 import torch
@@ -38,18 +38,23 @@ NEEDS = {
 
 
 class ModelConfig(Protocol):
-    """The sizes of a model: a frozen dataclass of fields with defaults, which raises ValueError for what cannot be.
-
-    Where a public file does not tell all of them, a class attribute `not_in_a_file` names the others.
-    """
+    """The sizes of a model: a frozen dataclass of fields with defaults, which raises ValueError for what cannot be."""
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
 
     def __init__(self, **sizes: Any) -> None: ...
 
+
+class PublicConfig(ModelConfig, Protocol):
+    """The sizes of a model with public files: those of a model that has `public_keys`.
+
+    Where a public file does not tell all of them, a class attribute `not_in_a_file` names the others.
+    """
+
     @classmethod
     def from_state(cls, state: dict[str, torch.Tensor]) -> ModelConfig:
         """Read the sizes from the shapes of a public state dict. Raises ValueError for another model's weights."""
+
 
 ONLY = 'predicted'  # what the prediction of a model is called that makes no other
 
@@ -148,6 +153,11 @@ class Lifter(nn.Module):
         A block with a batch norm must not go through here: computed twice, it would count every step twice.
         """
         return checkpoint(block, x, use_reentrant=False) if self.recompute and self.training else block(x)
+
+    @classmethod
+    def config_of(cls, state: dict[str, torch.Tensor]) -> ModelConfig:
+        """Return the Config of a public state dict, of a model that has `public_keys`: see `PublicConfig`."""
+        return cast('type[PublicConfig]', cls.Config).from_state(state)
 
     @classmethod
     def keypoints_of(cls, state: Mapping[str, torch.Tensor]) -> int:
@@ -298,7 +308,7 @@ def identify(saved: Checkpoint, asked: str | None = None, sizes: Mapping[str, An
         raise FileError(f'{saved.path} is a public file, and no public file of {kind.title} can be read: take a '
                         f'checkpoint of this program')
     try:
-        config = dataclasses.asdict(kind.Config.from_state(saved.state))
+        config = dataclasses.asdict(kind.config_of(saved.state))
     except (ValueError, ArithmeticError) as error:
         raise FileError(f'{saved.path} is not a {kind.title} checkpoint: {one_line(error)}') from None
     untold = getattr(kind.Config, 'not_in_a_file', ())

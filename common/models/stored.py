@@ -43,7 +43,7 @@ def check_config(saved: OwnCheckpoint, kind: type['Lifter'], config: Any) -> Non
     if not kind.public_keys:
         return
     try:
-        found = vars(kind.Config.from_state(state))
+        found = vars(kind.config_of(state))
     except (ValueError, ArithmeticError) as error:
         raise FileError(f'{saved.path} does not fit {kind.title}: {one_line(error)}') from None
     untold = getattr(kind.Config, 'not_in_a_file', ())

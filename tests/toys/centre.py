@@ -17,13 +17,13 @@ from common.skeleton import Skeleton
 
 
 @dataclass(frozen=True)
-class Config:
+class CentreConfig:
     """The sizes of a centre-frame network. Raises ValueError for sizes that cannot be."""
 
     frames: int = 27
     channels: int = 64
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_sizes(self, 'frames', 'channels')
         if self.frames % 2 == 0:
             raise ValueError(f'{self.frames} frames have none in their middle: take an odd number')
@@ -57,12 +57,12 @@ class CentreNet(Lifter):
     """(B, F, K, 2) normalised screen coordinates -> (B, 1, J, 3) metres: the pose of the middle frame."""
 
     title = 'Toy centre net'
-    Config = Config
+    Config = CentreConfig
     fewest = 2  # the last batch norm sees one position of each window
     recipe = Recipe(epochs=2, batch=64, optimizer='amsgrad', lr=1e-3, lr_decay=0.95, loss='mpjpe', objective='plain',
                     root='predicted', seed=7, dropout=0.1)
 
-    def __init__(self, config: Config, skeleton: Skeleton, layout: Skeleton, dropout: float = 0.1):
+    def __init__(self, config: CentreConfig, skeleton: Skeleton, layout: Skeleton, dropout: float = 0.1):
         super().__init__(config)
         self.joints = len(skeleton)
         self.embed = nn.Conv1d(2 * len(layout), config.channels, 1)
@@ -70,7 +70,7 @@ class CentreNet(Lifter):
         self.head = nn.Conv1d(config.channels, 3 * self.joints, 1)
 
     @classmethod
-    def window(cls, config: Config) -> tuple[int, range]:
+    def window(cls, config: CentreConfig) -> tuple[int, range]:
         """Return the receptive field, and its middle frame as the one that comes out."""
         field = math.prod(config.kernels)
         pad = (field - 1) // 2

@@ -19,7 +19,7 @@ NAMES = ('first', 'second', 'mean')
 
 
 @dataclass(frozen=True)
-class Config:
+class HypothesesConfig:
     """The sizes of a model of two hypotheses. Raises ValueError for sizes that cannot be."""
 
     frames: int = 9
@@ -27,7 +27,7 @@ class Config:
     depth: int = 1
     heads: int = 2
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_sizes(self, 'frames', 'channels', 'depth', 'heads')
         if self.channels % self.heads:
             raise ValueError(f'{self.channels} channels cannot be divided among {self.heads} heads')
@@ -37,11 +37,11 @@ class Hypotheses(Lifter):
     """(B, F, K, 2) normalised screen coordinates -> (B, F, J, 3) metres: the mean of two hypotheses."""
 
     title = 'Toy hypotheses'
-    Config = Config
+    Config = HypothesesConfig
     recipe = Recipe(epochs=2, batch=90, optimizer='adamw', lr=1e-3, lr_decay=0.99, loss='weighted', objective='plain',
                     root='zero', seed=3, drop_path=0.1)
 
-    def __init__(self, config: Config, skeleton: Skeleton, layout: Skeleton, drop_path: float = 0.1):
+    def __init__(self, config: HypothesesConfig, skeleton: Skeleton, layout: Skeleton, drop_path: float = 0.1):
         super().__init__(config)
         channels = config.channels
         self.embed = nn.Linear(2, channels)

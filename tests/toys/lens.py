@@ -14,12 +14,12 @@ from common.skeleton import Skeleton
 
 
 @dataclass(frozen=True)
-class Config:
+class LensConfig:
     """The sizes of a network on rays. Raises ValueError for sizes that cannot be."""
 
     channels: int = 32
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_sizes(self, 'channels')
 
 
@@ -27,12 +27,12 @@ class LensNet(Lifter):
     """(B, 1, K, 2) normalised screen coordinates and (B, 9) lenses -> (B, 1, J, 3) metres."""
 
     title = 'Toy lens net'
-    Config = Config
+    Config = LensConfig
     needs = frozenset({'intrinsic'})
     recipe = Recipe(epochs=2, batch=32, optimizer='adamw', lr=1e-3, lr_decay=0.99, loss='mpjpe', objective='plain',
                     root='zero', seed=5)
 
-    def __init__(self, config: Config, skeleton: Skeleton, layout: Skeleton):
+    def __init__(self, config: LensConfig, skeleton: Skeleton, layout: Skeleton):
         super().__init__(config)
         self.joints = len(skeleton)
         self.layers = nn.Sequential(nn.Linear(2 * len(layout), config.channels), nn.ReLU(),
