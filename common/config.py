@@ -118,7 +118,7 @@ class Train:
     augment: bool = flag('-no-da', '--no-data-augmentation', default=True, kind='no', stored=True, commands=(TRAIN,),
                          help='no mirrored windows')
     seed: int = flag('--seed', read=number(int, 0, 2**32 - 1), metavar='N', stored=True, commands=(TRAIN,),
-                     help='of weights, window order and dropout')
+                     help='the seed of weights, window order and dropout')
     eval: bool = flag('--eval', '--no-eval', default=True, kind='either', stored=True, commands=(TRAIN,),
                       help='--no-eval: do not look at the test subjects, so no validation, no best.bin and no closing '
                       'table; --eval: do, when a --no-eval run is resumed')
@@ -147,8 +147,8 @@ class Train:
                                    'answers for, so that windows do not overlap)')
     subjects_valid: tuple[str, ...] | None = flag(
         '--subjects-valid', read=names_of, metavar='A,B', stored=True, needs='eval', commands=(TRAIN,),
-        help='pick the best epoch on these instead of the test subjects; they are taken out of the default training '
-        'subjects')
+        help='pick the best epoch on these, who are taken out of the default training subjects (default: the test '
+        'subjects)')
     eval_train: bool = flag('--eval-train', default=False, kind='yes', stored=True, commands=(TRAIN,),
                             help='log the error on the training subjects too')
     select: str = flag('--select', default='best', choices=('best', 'last'), stored=True, needs='eval',

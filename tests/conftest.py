@@ -1,4 +1,4 @@
-"""What tests share: where reference data lies, a small data set in Human3.6M's npz layout, and the program itself."""
+"""Share among tests: where reference data lies, a small data set in Human3.6M's npz layout, and the program itself."""
 
 import os
 import sys

@@ -64,7 +64,7 @@ def prefixed(prefix):
 
 
 def holds_state(saved):
-    """Whether a file's weights are STATE's, bit for bit, under its keys, on the CPU."""
+    """Check that a file's weights are STATE's, bit for bit, under its keys, on the CPU."""
     def bits(state):
         return [(key, v.dtype, v.shape, v.device.type, v.numpy().tobytes()) for key, v in state.items()]
     return bits(saved.state) == bits(STATE)

@@ -150,4 +150,23 @@ def test_jumps_and_frozen_stretches_are_said(tmp_path):
     assert 'nothing moves at all in 30 frames, such as 40 to 69' in said
     pixels[:60] = np.nan
     _, said = load(tmp_path, pixels, size=(2000, 1002), fps=25)
-    assert 'nobody in frames 0 to 59, 2.4 s: what is written there is a guess: the pose is held still there' in said
+    assert 'nobody in frames 0 to 59, 2.4 s: what is written there is a guess, the pose held still' in said
+
+
+def test_a_track_that_begins_late_or_ends_early_is_said_at_any_length(tmp_path):
+    _, pixels = clip(100)
+    pixels[:1] = pixels[97:] = np.nan
+    _, said = load(tmp_path, pixels)
+    assert 'nobody in frames 0 to 0, 0.0 s: what is written there is a guess, the pose held still' in said
+    assert 'nobody in frames 97 to 99, 0.1 s: what is written there is a guess, the pose held still' in said
+    assert 'person: the only one' in said  # empty frames are nobody
+
+
+def test_sides_that_change_places_are_said(tmp_path):
+    """In every third frame of a walk, and so twice for each but the first; in none of the walk itself."""
+    _, pixels = clip(60)
+    _, said = load(tmp_path, pixels)
+    assert 'change places' not in said
+    pixels[::3] = pixels[::3][:, H36M.mirror]
+    _, said = load(tmp_path, pixels)
+    assert 'left and right change places 39 times, first at frame 1' in said

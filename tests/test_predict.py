@@ -369,7 +369,7 @@ def test_as_is_lets_through_what_only_looks_wrong(lift, tmp_path):
 
 TEXTS = {
     'cut off': '[{"image_id": "0.jpg", "keypoints": [1, 2,',
-    'JSON of another tool': '{"shapes": [], "imagePath": "a.jpg"}',
+    'is JSON that is not read': '{"shapes": [], "imagePath": "a.jpg"}',
     'found int': '3',
     'holds nobody: its list is empty': '[]',
     'there is nobody in its 1 frames': '{"people": []}',
@@ -471,7 +471,7 @@ def test_a_refinement_is_left_out_of_predict(run, trained, h36m_folder, tmp_path
     status, out, err = run('-c', tmp_path / 'c', '--evaluate', 'last.bin', '--predict', tmp_path / 'in.npz', '--output',
                            tmp_path / 'out.npz', '--layout', 'h36m')
     assert (status, err) == (0, '')
-    assert 'used without what reads each camera\'s focal length and centre, and the true depth of the root' in out
+    assert 'its part that reads each camera\'s focal length and centre, and the true depth of the root' in out
 
 
 @pytest.mark.parametrize('name, layout, flags', [

@@ -212,7 +212,7 @@ def test_limit_and_step_choose_frames_of_poses_and_video_alike(tmp_path, monkeyp
 
 @pytest.mark.parametrize('suffix', ['gif', 'mp4'])
 def test_frames_are_forgotten_as_they_are_written(tmp_path, suffix):
-    """However long a film is, a handful of its frames is in memory."""
+    """Check that only a handful of frames is in memory, however long the film is."""
     if suffix == 'mp4':
         pytest.importorskip('av')
     alive, most = [], 0

@@ -23,7 +23,7 @@ MANY = 10 ** 400
 
 @pytest.fixture(scope='module')
 def saved(trained):
-    """What last.bin of a finished run holds, without the digest; not to be changed."""
+    """Return the content of a finished run's last.bin, without the digest; not to be changed."""
     stored = torch.load(trained[0] / 'last.bin', weights_only=True)
     del stored[DIGEST]
     return stored

@@ -74,7 +74,7 @@ def test_batches_are_not_views_of_one_buffer(sequences):
 
 @pytest.mark.parametrize('size', [2, 3, 7])
 def test_ranks_share_every_step_without_overlap_or_loss(sequences, size):
-    """Whatever their number, in unequal parts and with ranks that get nothing in the short last step."""
+    """Check any number of ranks, also in unequal parts and with ranks that get nothing in the short last step."""
     sampler = make(sequences, 9)
     whole = list(sampler.epoch(1, 6))
     shares = [list(sampler.epoch(1, 6, World(rank, size).share)) for rank in range(size)]

@@ -1,4 +1,4 @@
-"""What a model may get wrong, and what it may ask for: refused in one line that names it, or given."""
+"""Test that a model's mistakes are refused in one line that names them, and that it gets what it may ask for."""
 
 import dataclasses
 import json
@@ -161,7 +161,7 @@ def test_a_wrong_shape_is_refused_at_test(refused, run, flags, h36m_folder, tmp_
 @pytest.mark.parametrize('kind, got', [(ReturnsAll, (64, 9, 17, 3)), (ReturnsOne, (10, 1, 17, 3))],
                          ids=lambda value: getattr(value, '__name__', ''))
 def test_a_wrong_shape_is_refused_at_the_loss(refused, flags, monkeypatch, kind, got):
-    """Whatever the look at one window before it says."""
+    """Check it also where the look at one window, before training, found nothing."""
     monkeypatch.setattr('common.commands.train.check_lifting', lambda model, store: None)
     assert f'{kind.__name__} predicts {got}' in refused(1, *flags(kind, '--no-eval'))
 

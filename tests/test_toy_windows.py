@@ -170,7 +170,7 @@ def test_live_footage_is_lifted_without_what_comes_later(sequences, centre):
 
 
 class Loaded:
-    """What `lift_store` asks of a loaded model."""
+    """Have what `lift_store` asks of a loaded model."""
 
     def __init__(self, model):
         self.model = model

@@ -48,9 +48,7 @@ def make_parser(model: str | None = None) -> argparse.ArgumentParser:
                 options.pop('type')
             add(*flag.names, dest=dest, help=shown, **{key: v for key, v in options.items() if v is not None})
         elif flag.kind == 'either':
-            yes, no = flag.names
-            add(yes, dest=dest, action='store_true', help=shown)
-            add(no, dest=dest, action='store_false', help='the opposite')
+            add(flag.name, dest=dest, action=argparse.BooleanOptionalAction, help=shown)
         else:
             add(*flag.names, dest=dest, action='store_true' if flag.kind == 'yes' else 'store_false', help=shown)
     return parser
@@ -113,12 +111,18 @@ def config_of(given: dict[str, Any], argv: list[str]) -> Config:
 
 
 def _check_spaces(parser: argparse.ArgumentParser, argv: list[str]) -> None:
-    """Refuse `-lr1e-3`, which argparse would read as -l r1e-3."""
-    flags = [option for _, _, flag in all_flags() for option in flag.names]
+    """Refuse `-lr1e-3`, which argparse would read as -l r1e-3, and `-causal`, which it would read as -c ausal."""
+    flags = [option for _, _, flag in all_flags() for option in flag.names] + ['-h', '--help']
+    short = [flag for flag in flags if flag[1] != '-']
     for token in argv:
-        for flag in flags:
-            if flag[1] != '-' and len(flag) > 2 and token.startswith(flag) and token[len(flag):][:1].isdigit():
-                parser.error(f'{token}: leave a space, {flag} {token[len(flag):]}')
+        if token.partition('=')[0] in flags or not token.startswith(tuple(short)):
+            continue
+        flag = max((flag for flag in short if token.startswith(flag)), key=len)
+        meant = [long for long in flags if long.startswith(f'-{token}')]
+        if meant:
+            parser.error(f'{token}: there is no such flag; did you mean {" or ".join(meant)}?')
+        if token[2:3].isalpha() or len(flag) > 2:
+            parser.error(f'{token}: there is no such flag; if {flag} is meant, leave a space, {flag} {token[len(flag):]}')
 
 
 def flags_page() -> str:

@@ -112,7 +112,7 @@ def load_lifter(session: Session) -> LoadedLifter:
     lifter = load_evaluated(session, config, saved, name, sizes, how, layout, skeleton)
     model, said = lifter.model.without_truth(), ''
     if model is not lifter.model:
-        said = f'; it is used without what reads {describe_needs(lifter.model.needs - model.needs)}'
+        said = f'; its part that reads {describe_needs(lifter.model.needs - model.needs)} is left out'
     session.say(f'{saved.path}: {describe_model(model)}, keypoints of layout {lifter.layout.name}, joints of '
                 f'{lifter.skeleton.name}{said}')
     return replace(lifter, model=model, settings=config.settings())
@@ -142,8 +142,9 @@ def lift(lifter: LoadedLifter, clip: Clip, session: Session) -> np.ndarray:
         session.say(latency(model, store, windows))
     else:
         shared = int(windows.start[0] + len(windows.answers) - windows.start[1]) if len(windows) > 1 else 0
-        session.say(f'lifted {len(poses):,} frames in {len(windows):,} windows of {model.frames}, {max(shared, 0)} '
-                    f'shared with the next')
+        frames, many = 'frame' if len(poses) == 1 else 'frames', 'window' if len(windows) == 1 else 'windows'
+        session.say(f'lifted {len(poses):,} {frames} in {len(windows):,} {many} of {model.frames}' +
+                    (f', {shared} shared with the next' if shared > 0 else ''))
     return poses
 
 

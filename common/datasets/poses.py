@@ -193,7 +193,7 @@ def _on_screen(pixels: np.ndarray, camera: Camera) -> tuple[np.ndarray, np.ndarr
 
 
 class Count(NamedTuple):
-    """Something that is known to be so many in a whole copy of a data set: what, how many were found, how many it has.
+    """Compare how many of something were found with how many a complete copy of the data set has.
 
     With `at_most`, fewer than that, but not none, are as good.
     """

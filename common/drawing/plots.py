@@ -96,8 +96,8 @@ def plot_worst(sequences: list[tuple[str, np.ndarray, np.ndarray]], path: Path) 
         axes.set_title(name, loc='left', fontsize=9)
         axes.set(ylabel='mm')
         axes.grid(alpha=0.3)
-        axes.set_ylim(bottom=0)
     axes.set_xlabel('frame')
+    axes.set_ylim(bottom=0)  # of all rows, once they are drawn: it ends the scaling to what is drawn
     _save(figure, path)
 
 

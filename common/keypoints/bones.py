@@ -1,4 +1,4 @@
-"""How well keypoints fit a person when they are read in a layout, and how tall that person is in the picture.
+"""Measure how well keypoints fit a person when read in a layout, and how tall that person is in the picture.
 
 No bone is seen longer than it is: each distance between two points, divided by the most that it can be in a person of
 height 1, is at most the person's height in the picture. Read in the right layout, the limbs come near to that height in

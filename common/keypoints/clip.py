@@ -12,7 +12,7 @@ import numpy as np
 from common.errors import FileError, FlagError
 from common.geometry.camera import normalise, pinhole_intrinsic
 from common.keypoints import read_track
-from common.keypoints.gaps import ABSENCE, STILL, absences, fill, jumps, stills, strays
+from common.keypoints.gaps import ABSENCE, STILL, absences, fill, jumps, stills, strays, swaps
 from common.keypoints.layouts import conversion, find_layout, stature, usable_keypoints
 from common.keypoints.mistakes import refuse_mistakes, refuse_normalised
 from common.keypoints.track import Track
@@ -120,7 +120,7 @@ def load_clip(asked: Asked, wanted: Skeleton, say: Callable[[str], None]) -> Cli
         say(f'for layout {wanted.name}: ' + '; '.join(f'{name} from {", ".join(of)}' for name, of in made.items()))
     used = matrix.any(axis=0)
     _say_gaps(track, seen[:, used], elsewhere, fps, say)
-    _say_breaks(track, seen, fps, say)
+    _say_breaks(track, seen, layout, fps, say)
     pixels = np.einsum('lk,tkc->tlc', matrix[:, used], fill(track.points, seen)[:, used])
     own = np.zeros(pixels.shape[:2], bool)
     for index, name in enumerate(wanted.joints):
@@ -221,18 +221,24 @@ def _say_gaps(track: Track, seen: np.ndarray, elsewhere: np.ndarray, fps: float,
     if elsewhere.any():
         say(f'left out: {elsewhere.sum()} frames in which the keypoints are somewhere else for a moment, such as '
             f'{track.frames[elsewhere][0]}')
-    for gap in absences(np.asarray(seen.any(axis=1)), max(2, round(ABSENCE * fps))):
-        held = ': the pose is held still there' if gap.first == 0 or gap.last == len(seen) - 1 else ''
-        say(f'nobody in frames {track.frames[gap.first]} to {track.frames[gap.last]}, '
-            f'{(gap.last - gap.first + 1) / fps:.1f} s: what is written there is a guess{held}')
+    for gap in absences(np.asarray(seen.any(axis=1)), 1):
+        held = gap.first == 0 or gap.last == len(seen) - 1
+        if held or gap.last - gap.first + 1 >= max(2, round(ABSENCE * fps)):
+            guess = ', the pose held still' if held else ''
+            say(f'nobody in frames {track.frames[gap.first]} to {track.frames[gap.last]}, '
+                f'{(gap.last - gap.first + 1) / fps:.1f} s: what is written there is a guess{guess}')
 
 
-def _say_breaks(track: Track, seen: np.ndarray, fps: float, say: Callable[[str], None]) -> None:
-    """Say where the person jumps, and where they stand as still as no body does."""
+def _say_breaks(track: Track, seen: np.ndarray, layout: Skeleton, fps: float, say: Callable[[str], None]) -> None:
+    """Say where the person jumps, where left and right change places, and where they are as still as no body is."""
     at = jumps(track.points, seen)
     if len(at):
         say(f'the person jumps by more than their own size {len(at)} time{"s" if len(at) > 1 else ""}, first at frame '
             f'{track.frames[at[0]]}: either the film is cut there, or that is somebody else; give each part by itself')
+    swapped = swaps(track.points, seen, layout)
+    if len(swapped):
+        say(f'left and right change places {len(swapped)} time{"s" if len(swapped) > 1 else ""}, first at frame '
+            f'{track.frames[swapped[0]]}: the detector mixes the sides up there, and the poses jump with it')
     frozen = stills(track.points, seen, max(3, round(STILL * fps)))
     if frozen:
         total = sum(run.last - run.first + 1 for run in frozen)

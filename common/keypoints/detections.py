@@ -1,4 +1,4 @@
-"""What every reader of a detector's files returns, and how it becomes one person's track.
+"""Define what readers of detectors' files return, and turn it into one person's track.
 
 The steps are the same for all: one video is chosen, shares of the picture become pixels, marks for missing points and
 scores that say nothing are told from real ones, frames are arranged in time, and a person is picked.

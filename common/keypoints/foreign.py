@@ -1,4 +1,4 @@
-"""What to do with files that are not read: tables, pickles, HDF5, videos and 3D."""
+"""Say what to do with files that are not read: tables, pickles, HDF5, videos and 3D."""
 
 from pathlib import Path
 

@@ -7,8 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from common.skeleton import Skeleton
+
 STRAY_WINDOW = 31  # frames over which the median gives the place where a person is expected
 ABSENCE = 2.0  # seconds; absences this long are reported
+SWAP = 0.05  # body sizes that keypoints move by on average where their sides change places, or more
 STILL = 0.5  # seconds; a body that moves by nothing at all for so long is reported
 
 
@@ -40,7 +43,7 @@ def strays(points: np.ndarray, seen: np.ndarray) -> np.ndarray:
         return stray
     there = np.where(seen[..., None], points, np.nan)[shown]
     centre = np.nanmedian(there, axis=1)  # (S, 2)
-    size = np.median((np.nanmax(there, axis=1) - np.nanmin(there, axis=1)).max(axis=-1))
+    size = _extent(there)
     half = min(STRAY_WINDOW, len(shown) - 1 + len(shown) % 2) // 2
     around = np.lib.stride_tricks.sliding_window_view(_continued(centre, half), 2 * half + 1, axis=0)
     stray[shown] = np.linalg.norm(centre - np.median(around, axis=-1), axis=-1) > size
@@ -57,10 +60,33 @@ def jumps(points: np.ndarray, seen: np.ndarray) -> np.ndarray:
     shown = np.flatnonzero(seen.sum(axis=1) >= 3)
     if len(shown) < 2:
         return shown[:0]
-    size = np.median((np.nanmax(there[shown], axis=1) - np.nanmin(there[shown], axis=1)).max(axis=-1))
+    size = _extent(there[shown])
     centre = np.nanmedian(there[shown], axis=1)
     far = np.linalg.norm(np.diff(centre, axis=0), axis=-1) > size * (0.9 + 0.1 * np.diff(shown))
     return shown[1:][far]
+
+
+def swaps(points: np.ndarray, seen: np.ndarray, layout: Skeleton) -> np.ndarray:
+    """Return the rows (N,) in which a detector takes left for right, or stops doing so.
+
+    There the pose is far from that of the row before, and near it with its sides exchanged.
+    """
+    sides = [*layout.left, *layout.right]
+    there = np.where(seen[..., None], points, np.nan)
+    shown = seen.sum(axis=1) >= 3
+    if not shown.any():
+        return np.flatnonzero(shown)
+    before, now, exchanged = there[:-1, sides], there[1:, sides], there[1:, layout.mirror][:, sides]
+    moved, across = np.linalg.norm([now - before, exchanged - before], axis=-1)
+    known = ~np.isnan(moved + across)
+    enough = known.sum(axis=1) >= 4
+    moved, across = (np.where(known, off, 0).sum(axis=1) / np.maximum(known.sum(axis=1), 1) for off in (moved, across))
+    return 1 + np.flatnonzero(enough & (moved > SWAP * _extent(there[shown])) & (across < moved / 2))
+
+
+def _extent(there: np.ndarray) -> float:
+    """Return the size of a person (S, K, 2), NaN where unseen: the longer side, in the median row."""
+    return float(np.median((np.nanmax(there, axis=1) - np.nanmin(there, axis=1)).max(axis=-1)))
 
 
 def stills(points: np.ndarray, seen: np.ndarray, shortest: int) -> list['Absence']:

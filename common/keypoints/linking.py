@@ -74,7 +74,7 @@ def follow(found: Detections) -> list[list[int]]:
 
 
 class _Links:
-    """How far detections are from people who were seen before."""
+    """Measure how far detections are from people who were seen before."""
 
     def __init__(self, found: Detections):
         self.found, self.sizes = found, found.sizes()

@@ -82,7 +82,7 @@ def _json(path: Path) -> Detections:
         joined = _join(items, where)
         if joined is not None:
             return joined
-    raise FileError(f'{path} is JSON of another tool: found {described(content)}; known are {KNOWN}; give other '
+    raise FileError(f'{path} is JSON that is not read: found {described(content)}; known are {KNOWN}; give other '
                     f'keypoints as npy, (frames, keypoints, 2 or 3)')
 
 
@@ -111,7 +111,7 @@ def _join(items: Sequence[tuple[str | int | None, Any]], where: str) -> Detectio
             here = where if label is None else f'{where}: {"item " * numbered}{quoted(label)}'
             read_here = [Picture([])] if item in empty else reader.pictures(item, here)
             if read_here is None:
-                raise FileError(f'{here} is JSON of another tool: expected {reader.KIND} as in other frames, found '
+                raise FileError(f'{here} is JSON that is not read: expected {reader.KIND} as in other frames, found '
                                 f'{described(item)}')
             pictures += [Picture(one.people, label if one.label is None or isinstance(label, str) else one.label,
                                  one.size) for one in read_here]
@@ -147,7 +147,7 @@ def _folder(folder: Path) -> Detections:
     found = _join(contents, str(folder))
     if found is None:
         first = next((content for _, content in contents if content), None)
-        raise FileError(f'{folder} holds JSON of another tool: found {described(first)}; a file per frame is known of '
+        raise FileError(f'{folder} holds JSON that is not read: found {described(first)}; a file per frame is known of '
                         f'AlphaPose, ControlNet, MMPose, OpenPifPaf, OpenPose and Ultralytics')
     return found
 

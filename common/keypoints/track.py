@@ -89,6 +89,8 @@ def track_of(people: list[list[Person]], wanted: int | None, frames: np.ndarray,
         raise FileError(f'{about["kind"]}: some people have {min(counts)} keypoints and others {max(counts)}')
     found = _detections(people, frames)
     chains = follow(found)
+    # Empty places of an array are nobody, unless there is nobody else.
+    chains = [chain for chain in chains if not np.isnan(found.points[chain]).all()] or chains
     chain, person = (_by_number if _numbered(people) else _by_rank)(found, chains, wanted, len(people))
     values = np.full((len(people), counts.pop(), 3), np.nan)
     everybody = [person for frame in people for person in frame]

@@ -156,6 +156,8 @@ def lift_clip(lifter: LoadedLifter, keypoints: np.ndarray, size: tuple[float, fl
     screen, intrinsic = _on_screen(keypoints[..., :2].astype(np.float64), size, intrinsics)
     store = clip_store(lifter, screen, keypoints[..., 2] if keypoints.shape[2] == 3 else None, intrinsic)
     root = root or lifter.settings.get('root', lifter.model.recipe.root)
+    if root not in ('zero', 'predicted'):
+        raise ValueError(f"root is {root!r}, expected 'zero' or 'predicted'")
     return list(lift_store(lifter, store, root, overlap, causal)[0].values())[-1]
 
 

@@ -37,7 +37,7 @@ State: TypeAlias = dict[str, torch.Tensor]
 
 @dataclass(frozen=True, eq=False)
 class _Saved:
-    """The part that both kinds of files have.
+    """Hold what public files and those of this program have in common.
 
     Attributes:
         path: the file it was read from.

@@ -1,4 +1,4 @@
-"""What a checkpoint of this program holds: the form of each of its facts, and the digest of its tensors.
+"""Check the form of each fact in a checkpoint of this program, and the digest of its tensors.
 
 Facts whose words or limits other parts of the program know are checked there: sizes of a model in
 `common.models.stored`, settings and the optimizer in `common.training.resumed`.

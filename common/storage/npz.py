@@ -29,7 +29,7 @@ _LEFT_OUT = (pickle.NEXT_BUFFER, pickle.READONLY_BUFFER, pickle.EXT1, pickle.EXT
 
 
 class _Refused(Exception):
-    """The pickle names a global that no data file needs."""
+    """Raised for a pickle that names a function or class that no data file needs."""
 
 
 def _quoted(name: object) -> str:

@@ -34,7 +34,7 @@ from common.training.signals import Stopped, StopRequest
 
 @dataclass
 class Progression:
-    """Where a run stands, as its checkpoints store it.
+    """Hold the position of a run, as its checkpoints store it.
 
     Attributes:
         epoch: finished epochs.

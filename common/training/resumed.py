@@ -1,4 +1,4 @@
-"""What a checkpoint of ours says of its run, compared with what the program knows: settings, progress, optimizer.
+"""Check the settings, progress and optimizer of a checkpoint of ours against what the program knows.
 
 Its words and limits are those of the flags, whose fields stand in `common.config`: a word that no flag takes is
 refused, and never taken for another.

@@ -15,7 +15,7 @@ class Stopped(Exception):
 
 
 class StopRequest:
-    """As a context: takes SIGINT and SIGTERM over, and gives them back.
+    """Note SIGINT and SIGTERM instead of ending at once: a context manager, which restores their handlers.
 
     The same request often comes twice at once, from a scheduler and from torchrun passing it on: what follows the first
     within a second is taken for its echo.
