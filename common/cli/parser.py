@@ -122,7 +122,8 @@ def _check_spaces(parser: argparse.ArgumentParser, argv: list[str]) -> None:
         if meant:
             parser.error(f'{token}: there is no such flag; did you mean {" or ".join(meant)}?')
         if token[2:3].isalpha() or len(flag) > 2:
-            parser.error(f'{token}: there is no such flag; if {flag} is meant, leave a space, {flag} {token[len(flag):]}')
+            parser.error(f'{token}: there is no such flag; if {flag} is meant, leave a space, {flag} '
+                         f'{token[len(flag):]}')
 
 
 def flags_page() -> str:

@@ -95,6 +95,8 @@ def run(session: Session) -> None:
 def render_lifted(session: Session, lifted: Lifted) -> None:
     """Write the film of what --predict made, seen from aside of the camera. Raises FileError."""
     asked, clip = session.config.render, lifted.clip
+    # The name alone: a long path would shrink the title, and be cut.
+    title = f'{Path(needed(session.config.predict.predict, "--predict")).name}, layout {lifted.layout.name}'
     with contextlib.ExitStack() as stack:
         behind = None
         if asked.video:
@@ -104,7 +106,7 @@ def render_lifted(session: Session, lifted: Lifted) -> None:
         drawn = render_motion(
             Path(needed(asked.output, '--viz-output')), lifted.skeleton, {'prediction': lifted.world}, clip.fps,
             keypoints=clip.pixels, layout=lifted.layout, picture_size=clip.size, video=behind,
-            azimuth=azimuth_of(LEVEL) + ASIDE, size=asked.size, title=clip.source, limit=asked.limit,
+            azimuth=azimuth_of(LEVEL) + ASIDE, size=asked.size, title=title, limit=asked.limit,
             step=asked.step, bitrate=asked.bitrate, numbers=clip.frames)
     session.say(f'wrote {asked.output}: {drawn:,} frames')
 
