@@ -138,3 +138,11 @@ def test_options_of_the_parser_are_those_of_the_fields():
 
 if __name__ == '__main__':
     SNAPSHOT.write_text(json.dumps(described(), indent=1) + '\n')
+
+
+@pytest.mark.parametrize('flags', [
+    ('-f', '1\n2'), ('-d', 'x\nrun_ktpformer.py: error: forged'), ('--seed', '\x1b[2J'), ('\x1b[31m\n',),
+    ('-f', '9' * 5000), ('--viz-output', 'x\n')])
+def test_refusals_of_odd_texts_stay_one_line(refused, flags):
+    line = refused(2, *flags)
+    assert line.isprintable() and len(line) < 1100

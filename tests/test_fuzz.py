@@ -35,18 +35,18 @@ from common.storage.npz import read_npz
 SECONDS, MEMORY = 20, 2 << 20  # of one input, the second in KiB
 MANY = '9' * 5000
 # What may stand where a flag wants a number, a name or a file.
-NUMBERS = ('0', '1', '2', '3', '9', '27', '-1', '-0', '0.5', '1e-3', '1e308', '1e-308', '1e400', 'nan', '-inf', '1_0', '٣',
-           '0x10', ' 7', '1\n2', '2147483648', '1000000', '9223372036854775808', '9' * 400, MANY, '', 'x')
-TEXTS = ('', ' ', 'x', 'S1', 'S9', 'S9,S11', 'S1,S1', ',', '*', 'Walking', 'Sitting', 'Directions 1', 'gt', '..', '.', '/',
-         'a/b', 'a\nrun_ktpformer.py: error: forged', '\x1b[2J', 'é', '\udcff', '\U0001f600', 'x' * 300, 'x' * 5000, '-1',
-         '--', '-', 'a\0b', '%s', '{}', "'", 'coco', 'h36m', 'body25')
-SOURCES = ('best.bin', 'last.bin', 'c/best.bin', 'in.npy', 'in.json', 'in.npz', 'data/data_3d_h36m.npz', 'film.gif', 'none.bin',
-           'pipe', 'data', '/dev/null', '/dev/zero', 'loop', 'empty', 'text', 'folder')
+NUMBERS = ('0', '1', '2', '3', '9', '27', '-1', '-0', '0.5', '1e-3', '1e308', '1e-308', '1e400', 'nan', '-inf', '1_0',
+           '٣', '0x10', ' 7', '1\n2', '2147483648', '1000000', '9223372036854775808', '9' * 400, MANY, '', 'x')
+TEXTS = ('', ' ', 'x', 'S1', 'S9', 'S9,S11', 'S1,S1', ',', '*', 'Walking', 'Sitting', 'Directions 1', 'gt', '..', '.',
+         '/', 'a/b', 'a\nrun_ktpformer.py: error: forged', '\x1b[2J', 'é', '\udcff', '\U0001f600', 'x' * 300, 'x' * 5000,
+         '-1', '--', '-', 'a\0b', '%s', '{}', "'", 'coco', 'h36m', 'body25')
+SOURCES = ('best.bin', 'last.bin', 'c/best.bin', 'in.npy', 'in.json', 'in.npz', 'data/data_3d_h36m.npz', 'film.gif',
+           'none.bin', 'pipe', 'data', '/dev/null', '/dev/zero', 'loop', 'empty', 'text', 'folder')
 OUTPUTS = ('out.json', 'out.npz', 'out.npy', 'out.csv', 'out.gif', 'out.png', 'out.mat', 'out', '.npz', 'no/out.npz',
            'out\udcff.npz', 'x' * 251 + '.npz', 'x' * 300 + '.npz')
 # Fields whose large values mean much work, and nothing else; torch.compile takes minutes.
-WORK = {'epochs': ('1', '2', '0', '-1', 'x', MANY, '1.5', ''), 'dataset': ('h36m', 'custom', 'cmu', '3dhp', 'humaneva15', 'x',
-        ''), 'compile': None}
+WORK = {'epochs': ('1', '2', '0', '-1', 'x', MANY, '1.5', ''), 'compile': None,
+        'dataset': ('h36m', 'custom', 'cmu', '3dhp', 'humaneva15', 'x', '')}
 FIELDS = [(section, name, flag) for section, name, flag in all_flags() if WORK.get(name, ()) is not None]
 
 
@@ -170,7 +170,8 @@ def seeds(fast, slow):
     """Return parametrization over seeds: some always, many more in slow tests; those alone that FUZZ_SEEDS names."""
     if 'FUZZ_SEEDS' in os.environ:
         first, _, last = os.environ['FUZZ_SEEDS'].partition('-')
-        return pytest.mark.parametrize('numbers', [pytest.param(range(int(first), int(last or first) + 1), id='chosen')])
+        chosen = range(int(first), int(last or first) + 1)
+        return pytest.mark.parametrize('numbers', [pytest.param(chosen, id='chosen')])
     return pytest.mark.parametrize('numbers', [
         pytest.param(range(fast), id='some'),
         pytest.param(range(fast, slow), id='many', marks=pytest.mark.slow)])
@@ -192,8 +193,8 @@ def each(numbers, check):
 DATA = ['-d', 'h36m', '-k', 'gt', '--data', 'data']
 LIFTS = ['-c', 'c', '--evaluate', 'best.bin', '--device', 'cpu']
 COMMANDS = {
-    'train': [*DATA, '-str', 'S1', '-e', '1', '-f', '9', '-cs', '16', '-dep', '1', '-b', '90', '-s', '9', '--device', 'cpu', '-c',
-              'new', '-l', 'log'],
+    'train': [*DATA, '-str', 'S1', '-e', '1', '-f', '9', '-cs', '16', '-dep', '1', '-b', '90', '-s', '9', '--device', 'cpu',
+              '-c', 'new', '-l', 'log'],
     'resume': ['--data', 'data', '-e', '3', '--device', 'cpu', '-c', 'c', '-l', 'log', '-r'],
     'evaluate': [*DATA, *LIFTS], 'check_data': [*DATA, '--check-data'], 'inspect': ['-c', 'c', '--inspect', 'best.bin'],
     'render': [*DATA, *LIFTS, '--render', '--viz-output', 'out.gif', '--viz-size', '1', '--viz-limit', '2'],
@@ -231,7 +232,7 @@ def command_line(chance):
     """Return the flags of one input: those of a command with some more, fewer or other ones."""
     command = chance.choice(list(COMMANDS))
     argv = list(COMMANDS[command])
-    mine = [entry for entry in FIELDS if command in entry[2].commands or (command == 'resume' and 'train' in entry[2].commands)]
+    mine = [entry for entry in FIELDS if {'resume': 'train'}.get(command, command) in entry[2].commands]
     for _ in range(chance.choice((1, 1, 2, 3, 6))):
         argv += spelled(chance, *chance.choice(mine if chance.random() < 0.85 else FIELDS))
     if chance.random() < 0.1:
@@ -318,8 +319,9 @@ ARRAYS = (
     lambda a: a > 0, lambda a: a.astype(np.int8), lambda a: a.astype('>f4'), lambda a: a.astype(np.float16),
     lambda a: a.astype(np.longdouble), lambda a: a.astype('datetime64[s]'), lambda a: a * 1e38, lambda a: a * 0,
     lambda a: a * np.nan, lambda a: a.tolist(), lambda a: a.ravel(), lambda a: np.asfortranarray(a), lambda a: a[::-1],
-    lambda a: np.concatenate([a, a], axis=-1), lambda a: np.concatenate([a, a], axis=-2), lambda a: a.view([('x', a.dtype)]),
-    lambda a: np.where(np.arange(a.shape[-1]) == 1, np.inf, a), lambda a: a * 1000, lambda a: np.array(None), lambda a: None,
+    lambda a: np.concatenate([a, a], axis=-1), lambda a: np.concatenate([a, a], axis=-2), lambda a: a * 1000,
+    lambda a: np.where(np.arange(a.shape[-1]) == 1, np.inf, a), lambda a: np.ascontiguousarray(a).view([('x', a.dtype)]),
+    lambda a: np.array(None), lambda a: None,
 )
 KEYS = ('', 'S1', 'S9', 'a\nb', '\x1b[2J', 'x' * 10 ** 5, 5, None, ('a',), 'Directions 2', '\udcff')
 
@@ -386,6 +388,9 @@ def test_damaged_checkpoints_are_refused_or_what_they_were(probe, sound, numbers
     each(numbers, check)
 
 
+FACTS = (*VALUES, torch.zeros(0, 3), torch.full((2,), float('nan')), torch.zeros(1).expand(50))
+
+
 @seeds(60, 1500)
 def test_forged_checkpoints_end_well(probe, numbers):
     """Any value in the place of any fact, with right sums and, of a file that says none, no digest of its weights."""
@@ -399,7 +404,7 @@ def test_forged_checkpoints_end_well(probe, numbers):
             part[key] = copy.copy(part[key])
             part, where = part[key], [*where, key]
             key = chance.choice(list(part) if isinstance(part, dict) else range(len(part)))
-        part[key] = chance.choice((*VALUES, torch.zeros(0, 3), torch.full((2,), float('nan')), torch.zeros(1).expand(50)))
+        part[key] = chance.choice(FACTS)
         torch.save(stored, folder / 'c' / 'last.bin')
         argv = chance.choice(([*COMMANDS['resume'], 'last.bin'], ['-c', 'c', '--inspect', 'last.bin'],
                               [*DATA, '-c', 'c', '--evaluate', 'last.bin', '--device', 'cpu']))
@@ -409,9 +414,10 @@ def test_forged_checkpoints_end_well(probe, numbers):
 
 # ---- keypoints of detectors -------------------------------------------------------------------------------------
 
-WRITERS = [writer for name, writer in vars(files).items() if callable(writer) and getattr(writer, '__module__', '') == files.__name__
-           and name in ('alphapose', 'mmpose', 'mmpose_list', 'openpose', 'stgcn', 'coco_annotations', 'vitpose', 'pifpaf_lines')]
-JSON_VALUES = (None, True, -1, 0, 1e308, 10 ** 400, -5, 0.5, 'x\n\x1b', 'nan', '', [], {}, [[]], [None], [1, 2], {'x': 1}, 'é' * 300)
+WRITERS = (files.alphapose, files.mmpose, files.mmpose_list, files.openpose, files.stgcn, files.coco_annotations,
+           files.vitpose, files.pifpaf_lines)
+JSON_VALUES = (None, True, -1, 0, 1e308, 10 ** 400, -5, 0.5, 'x\n\x1b', 'nan', '', [], {}, [[]], [None], [1, 2],
+               {'x': 1}, 'é' * 300)
 
 
 def altered_json(chance, content):
