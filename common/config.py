@@ -62,15 +62,20 @@ class Model:
     model: str | None = flag('--model', choices=MODELS, commands=(TRAIN, *LIFTING), help='the model, whose '
                              'published recipe the other defaults are (default '
                              f'{DEFAULT_MODEL}, or what a checkpoint says)')
-    frames: int | None = flag('-f', '--number-of-frames', read=count, metavar='N', commands=(TRAIN, *LIFTING),
+    frames: int | None = flag('-f', '--number-of-frames', read=number(int, 1, 10_000), metavar='N',
+                              commands=(TRAIN, *LIFTING),
                               help='frames of a window')
-    channels: int | None = flag('-cs', '--channels', read=count, metavar='N', commands=(TRAIN, *LIFTING),
+    channels: int | None = flag('-cs', '--channels', read=number(int, 1, 16_384), metavar='N',
+                                commands=(TRAIN, *LIFTING),
                                 help='channels of a token')
-    depth: int | None = flag('-dep', '--depth', read=count, metavar='N', commands=(TRAIN, *LIFTING),
+    depth: int | None = flag('-dep', '--depth', read=number(int, 1, 1_000), metavar='N',
+                             commands=(TRAIN, *LIFTING),
                              help='blocks of the network, or pairs of blocks where these alternate')
-    heads: int | None = flag('-num_heads', '--num-heads', read=count, metavar='N', commands=(TRAIN, *LIFTING),
+    heads: int | None = flag('-num_heads', '--num-heads', read=number(int, 1, 1_024), metavar='N',
+                             commands=(TRAIN, *LIFTING),
                              help='attention heads')
-    hidden: int | None = flag('--hidden', read=count, metavar='N', commands=(TRAIN, *LIFTING),
+    hidden: int | None = flag('--hidden', read=number(int, 1, 65_536), metavar='N',
+                              commands=(TRAIN, *LIFTING),
                               help='width of the MLPs')
     kpa: bool | None = flag('--no-kpa', kind='no', commands=(TRAIN, *LIFTING),
                             help='a linear embedding in place of the kinematics prior')

@@ -141,3 +141,24 @@ def test_options_of_the_parser_are_those_of_the_fields():
 
 if __name__ == '__main__':
     SNAPSHOT.write_text(json.dumps(described(), indent=1) + '\n')
+
+
+@pytest.mark.parametrize('flags', [
+    ('-f', '1\n2'), ('-d', 'x\nrun_ktpformer.py: error: forged'), ('--seed', '\x1b[2J'), ('\x1b[31m\n',),
+    ('-f', '9' * 5000), ('--viz-output', 'x\n')])
+def test_refusals_of_odd_texts_stay_one_line(refused, flags):
+    line = refused(2, *flags)
+    assert line.isprintable() and len(line) < 1100
+
+
+@pytest.mark.parametrize('flags', [('-f', 10 ** 9), ('-cs', 2 ** 31), ('-dep', 2 ** 31), ('-num_heads', 2 ** 31),
+                                   ('--hidden', 10 ** 9)])
+def test_sizes_that_no_memory_holds_are_refused_at_once(refused, flags):
+    assert 'expected a whole number of at least 1 up to ' in refused(2, '-d', 'synthetic', *flags)
+
+
+def test_weights_that_the_memory_cannot_hold_are_not_made(refused, monkeypatch, tmp_path):
+    monkeypatch.setattr('os.sysconf', lambda name: {'SC_PAGE_SIZE': 4096}.get(name, 100))
+    line = refused(2, '-d', 'synthetic', '--subset', 0.01, '-f', 9, '-cs', 256, '-dep', 4, '-c', tmp_path / 'c', '-l',
+                   tmp_path / 'l', '--device', 'cpu')
+    assert 'its weights do not fit in the 0 GiB of memory: try a smaller -cs, -dep or -f' in line

@@ -16,6 +16,7 @@ from common.models.lifter import identify
 from common.skeleton import H36M
 from common.storage import checkpoint
 from common.storage.contents import DIGEST, FIELDS
+from common.storage.runlog import is_run_folder
 from common.training.resumed import check_progress, check_settings, restore_optimizer
 
 MANY = 10 ** 400
@@ -323,3 +324,19 @@ def test_any_damage_to_last_leads_to_the_save_before(folder, resume, run, damage
     assert 'last.bin is not a readable checkpoint' in out and 'previous.bin, the save before it, is there: going' in out
     assert torch.load(last, weights_only=True)['epoch'] == 3
     assert os.path.getsize(folder / 'last.damaged') == len(whole)
+
+
+@pytest.mark.parametrize('name', ['metrics.jsonl', 'resumed.jsonl', 'run.json'])
+def test_pipes_in_a_run_folder_are_not_waited_for(trained, folder, h36m_folder, refused, tmp_path, name):
+    """Those of the records end in one line; a run.json that is none is that of another run's folder."""
+    log = shutil.copytree(next(trained[1].iterdir()), tmp_path / 'l' / 'run')
+    (log / name).unlink(missing_ok=True)
+    os.mkfifo(log / name)
+    stored = torch.load(folder / 'last.bin', weights_only=True)
+    del stored[DIGEST]
+    torch.save({**stored, 'run': str(log)}, folder / 'last.bin')
+    if name == 'run.json':
+        assert not is_run_folder(log, stored['run_id'], tmp_path)
+        return
+    line = refused(1, '-c', folder, '-l', tmp_path / 'l', '--data', h36m_folder, '-e', 3, '--device', 'cpu', '--resume')
+    assert f'{name}: it is not a regular file' in line

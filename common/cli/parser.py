@@ -14,6 +14,7 @@ from common.cli import rules
 from common.config import SECTIONS, Config, all_flags
 from common.flag import Flag
 from common.models import MODELS
+from common.storage.files import one_line
 
 PROGRAM = 'run_ktpformer.py'
 DESCRIPTION = ('Train and evaluate the lifting of 2D human keypoints to 3D poses. Without a data set at hand, start '
@@ -25,8 +26,9 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """End the process with one line, not the usage as well: the message says what to do."""
+        line = one_line(message, 1000)  # the command line can hold line breaks and codes that terminals obey
         first = os.environ.get('RANK', '0') == '0'  # all processes have the same command line: the first one says it
-        self.exit(2, f'{self.prog}: error: {message}\n' if first else None)
+        self.exit(2, f'{self.prog}: error: {line}\n' if first else None)
 
 
 def make_parser(model: str | None = None) -> argparse.ArgumentParser:

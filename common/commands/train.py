@@ -24,6 +24,7 @@ from common.evaluation.sums import mean_pose_mpjpe
 from common.models import build_model, computing
 from common.models.lifter import Lifter, describe_model, describe_needs
 from common.models.lifting import check_lifting
+from common.models.stored import weights_within_memory
 from common.sampler import WindowSampler
 from common.skeleton import Skeleton
 from common.storage import checkpoint
@@ -86,7 +87,8 @@ def _build(session: Session, plan: Plan, skeleton: Skeleton, layout: Skeleton) -
     train = plan.config.train
     rates = {rate: getattr(train, rate) for rate in ('drop_path', 'dropout') if getattr(train, rate) is not None}
     try:
-        model = build_model(plan.name, plan.sizes, skeleton, layout, **rates)
+        with weights_within_memory():
+            model = build_model(plan.name, plan.sizes, skeleton, layout, **rates)
     except ContractError:
         raise
     except ValueError as error:

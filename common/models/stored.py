@@ -5,6 +5,7 @@ A file of some kilobytes could otherwise ask for a model that fills the memory, 
 
 import contextlib
 import dataclasses
+import os
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -72,17 +73,28 @@ def fault_in_types(kind: type['Lifter'], sizes: Mapping[str, Any]) -> str | None
     return None
 
 
-@contextlib.contextmanager
-def no_more_weights_than(state: Mapping[str, torch.Tensor]) -> Iterator[None]:
+def no_more_weights_than(state: Mapping[str, torch.Tensor]) -> contextlib.AbstractContextManager[None]:
     """Raise ValueError in the making of a model that has many more weights than a state dict."""
     there = sum(value.numel() for value in state.values())
-    room = 4 * there + 2 ** 20  # modules may make a weight and then another in its place
+    # modules may make a weight and then another in its place
+    return _at_most(4 * there + 2 ** 20, f'it would have many more weights than the {there:,} numbers in the file')
 
+
+def weights_within_memory() -> contextlib.AbstractContextManager[None]:
+    """Raise ValueError in the making of a model whose weights alone would fill the memory of the machine."""
+    memory = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') if hasattr(os, 'sysconf') else 2 ** 40
+    return _at_most(memory // 4, f'its weights do not fit in the {memory / 2 ** 30:.0f} GiB of memory: try a smaller '
+                    f'-cs, -dep or -f')
+
+
+@contextlib.contextmanager
+def _at_most(room: int, otherwise: str) -> Iterator[None]:
+    """Raise ValueError in the making of a model with more weights than there is room for, before they are filled."""
     def counted(module: torch.nn.Module, name: str, parameter: torch.Tensor | None) -> None:
         nonlocal room
         room -= 0 if parameter is None else parameter.numel()
         if room < 0:
-            raise ValueError(f'it would have many more weights than the {there:,} numbers in the file')
+            raise ValueError(otherwise)
 
     hook = register_module_parameter_registration_hook(counted)
     try:

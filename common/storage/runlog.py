@@ -15,7 +15,7 @@ import torch
 from tqdm import tqdm
 
 from common.errors import FileError
-from common.storage.files import atomic_path
+from common.storage.files import atomic_path, read_regular
 
 
 def versions() -> dict[str, str]:
@@ -73,6 +73,8 @@ class RunLog:
         Raises FileError when it cannot be written.
         """
         try:
+            if (folder / 'resumed.jsonl').exists() and not (folder / 'resumed.jsonl').is_file():  # a pipe would wait
+                raise FileError(f'cannot write {folder / "resumed.jsonl"}: it is not a regular file')
             with open(folder / 'resumed.jsonl', 'a') as file:
                 file.write(json.dumps({'epoch': epoch, **about}) + '\n')
         except OSError as error:
@@ -109,8 +111,8 @@ def is_run_folder(folder: Path, run_id: str, parent: Path) -> bool:
     A checkpoint names its run folder, and a forged one may name any; run folders of earlier versions tell no run_id.
     """
     try:
-        about = json.loads((folder / 'run.json').read_bytes())
-    except (OSError, ValueError, RecursionError):
+        about = json.loads(read_regular(folder / 'run.json'))
+    except (OSError, ValueError, RecursionError, FileError):
         return False
     said = about.get('run_id') if isinstance(about, dict) else None
     if said is None:
@@ -124,7 +126,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     A full disk or a kill may cut the last one short, and whatever else is in the file must not end a run.
     """
     epochs = []
-    for line in path.read_text(errors='replace').splitlines():
+    for line in read_regular(path).decode(errors='replace').splitlines():
         with contextlib.suppress(ValueError, RecursionError):
             read = json.loads(line)
             if isinstance(read, dict) and type(read.get('epoch')) is int:
