@@ -38,8 +38,8 @@ MANY = '9' * 5000
 NUMBERS = ('0', '1', '2', '3', '9', '27', '-1', '-0', '0.5', '1e-3', '1e308', '1e-308', '1e400', 'nan', '-inf', '1_0',
            '٣', '0x10', ' 7', '1\n2', '2147483648', '1000000', '9223372036854775808', '9' * 400, MANY, '', 'x')
 TEXTS = ('', ' ', 'x', 'S1', 'S9', 'S9,S11', 'S1,S1', ',', '*', 'Walking', 'Sitting', 'Directions 1', 'gt', '..', '.',
-         '/', 'a/b', 'a\nrun_ktpformer.py: error: forged', '\x1b[2J', 'é', '\udcff', '\U0001f600', 'x' * 300, 'x' * 5000,
-         '-1', '--', '-', 'a\0b', '%s', '{}', "'", 'coco', 'h36m', 'body25')
+         '/', 'a/b', 'a\nrun_ktpformer.py: error: forged', '\x1b[2J', 'é', '\udcff', '\U0001f600', 'x' * 300,
+         'x' * 5000, '-1', '--', '-', 'a\0b', '%s', '{}', "'", 'coco', 'h36m', 'body25')
 SOURCES = ('best.bin', 'last.bin', 'c/best.bin', 'in.npy', 'in.json', 'in.npz', 'data/data_3d_h36m.npz', 'film.gif',
            'none.bin', 'pipe', 'data', '/dev/null', '/dev/zero', 'loop', 'empty', 'text', 'folder')
 OUTPUTS = ('out.json', 'out.npz', 'out.npy', 'out.csv', 'out.gif', 'out.png', 'out.mat', 'out', '.npz', 'no/out.npz',
@@ -193,8 +193,8 @@ def each(numbers, check):
 DATA = ['-d', 'h36m', '-k', 'gt', '--data', 'data']
 LIFTS = ['-c', 'c', '--evaluate', 'best.bin', '--device', 'cpu']
 COMMANDS = {
-    'train': [*DATA, '-str', 'S1', '-e', '1', '-f', '9', '-cs', '16', '-dep', '1', '-b', '90', '-s', '9', '--device', 'cpu',
-              '-c', 'new', '-l', 'log'],
+    'train': [*DATA, '-str', 'S1', '-e', '1', '-f', '9', '-cs', '16', '-dep', '1', '-b', '90', '-s', '9',
+              '--device', 'cpu', '-c', 'new', '-l', 'log'],
     'resume': ['--data', 'data', '-e', '3', '--device', 'cpu', '-c', 'c', '-l', 'log', '-r'],
     'evaluate': [*DATA, *LIFTS], 'check_data': [*DATA, '--check-data'], 'inspect': ['-c', 'c', '--inspect', 'best.bin'],
     'render': [*DATA, *LIFTS, '--render', '--viz-output', 'out.gif', '--viz-size', '1', '--viz-limit', '2'],
@@ -320,8 +320,8 @@ ARRAYS = (
     lambda a: a.astype(np.longdouble), lambda a: a.astype('datetime64[s]'), lambda a: a * 1e38, lambda a: a * 0,
     lambda a: a * np.nan, lambda a: a.tolist(), lambda a: a.ravel(), lambda a: np.asfortranarray(a), lambda a: a[::-1],
     lambda a: np.concatenate([a, a], axis=-1), lambda a: np.concatenate([a, a], axis=-2), lambda a: a * 1000,
-    lambda a: np.where(np.arange(a.shape[-1]) == 1, np.inf, a), lambda a: np.ascontiguousarray(a).view([('x', a.dtype)]),
-    lambda a: np.array(None), lambda a: None,
+    lambda a: np.where(np.arange(a.shape[-1]) == 1, np.inf, a),
+    lambda a: np.ascontiguousarray(a).view([('x', a.dtype)]), lambda a: np.array(None), lambda a: None,
 )
 KEYS = ('', 'S1', 'S9', 'a\nb', '\x1b[2J', 'x' * 10 ** 5, 5, None, ('a',), 'Directions 2', '\udcff')
 
