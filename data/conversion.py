@@ -60,7 +60,8 @@ def run(parser: Parser, argv: list[str] | None, work: Callable[[argparse.Namespa
 
 
 def _fail(parser: Parser, message: object, status: int) -> int:
-    print(f'{parser.prog}: error: {" ".join(str(message).splitlines())}', file=sys.stderr)
+    # Names of files can hold line breaks and codes that terminals obey.
+    print(f'{parser.prog}: error: {one_line(message, 2000)}', file=sys.stderr)
     return status
 
 

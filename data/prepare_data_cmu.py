@@ -190,6 +190,9 @@ def convert(folder: Path, seed: int = SEED) -> Conversion:
     Raises FileError for what is missing or cannot be understood.
     """
     asf_files, amc_files = find_files(folder)
+    for path in (*asf_files.values(), *amc_files.values()):
+        if not path.name.isprintable():
+            raise FileError(f'{path} has a name that is not UTF-8 or cannot be printed: rename it')
     labels = read_labels(folder)
     stems = {clip: skeleton_of(clip, path, asf_files) for clip, path in amc_files.items()}
     skeletons = {stem: read_asf(path) for stem, path in asf_files.items()}

@@ -5,7 +5,7 @@ shell. Those which other tests hold:
 
     02 --overwrite loses the old run        test_outputs.test_overwrite_keeps_the_other_run_until_there_is_something_new
     03 outputs over checkpoints and data    test_outputs.test_nothing_that_is_read_is_written_over
-    04 two runs in one folder               test_outputs.test_two_runs_in_one_folder_one_trains_and_the_other_says_who_does
+    04 two runs in one folder            test_outputs.test_two_runs_in_one_folder_one_trains_and_the_other_says_who_does
     11 inflating bombs                      test_damage.test_an_archive_that_would_fill_the_memory_is_refused,
                                             test_matlab.test_variables_that_would_fill_the_memory_or_come_twice_are_refused,
                                             test_matlab.test_hdf5_that_reads_other_files_or_fills_the_memory_is_refused
@@ -67,11 +67,12 @@ def make(tmp_path, monkeypatch):
     runs, really = [], subprocess.run
 
     def start(argv, **options):
-        *shell, script, = argv[:argv.index(sys.executable) + 2] if sys.executable in argv else [*argv, '']
-        if not script.endswith('.py') or options.get('env', {}).keys() - os.environ.keys() or 'exec "$@"' != ' '.join(
-                shell[2:3]).strip() != '':
+        script = next((str(part) for part in argv if str(part).startswith(str(ROOT)) and str(part).endswith('.py')), '')
+        alone = argv[0] != 'bash' or argv[2] == ' exec "$@"'  # nothing of the shell is needed
+        if not (script and alone and options.get('env', os.environ).items() <= os.environ.items()):
             done = really(argv, **options)
-            runs.append(Run(argv, done.returncode, done.stdout, done.stderr))
+            if script:
+                runs.append(Run(argv, done.returncode, done.stdout, done.stderr))
             return done
         flags = argv[argv.index(script) + 1:]
         out, err = io.StringIO(), io.StringIO()
@@ -113,7 +114,8 @@ def assert_ends_well(run):
     """Check that a run was one of success, or of one printable line."""
     assert run.returncode in (0, 1, 2), run
     assert 'Traceback' not in run.stderr + run.stdout, run
-    assert len(run.stderr.splitlines()) == (run.returncode != 0), run
+    if 'exec 2>&-;' not in ' '.join(run.flags):
+        assert len(run.stderr.splitlines()) == (run.returncode != 0), run
     assert run.stderr.rstrip('\n').isprintable() and len(run.stderr) < 2200, run.stderr[:3000]
 
 
@@ -160,7 +162,8 @@ def test_08_a_checkpoint_does_not_say_where_to_write(make):
 
 @pytest.mark.parametrize('name', ['09', '10'])
 def test_09_10_small_files_that_fill_the_memory_are_refused(make, name):
-    each_says(make(name), 'data_3d_h36m.npz is not a readable npz file')
+    (run,) = make(name).runs
+    assert run.returncode == 1 and 'data_3d_h36m.npz is not a readable npz file' in run.stdout
 
 
 def test_13_sizes_that_no_memory_holds_are_refused_at_once(make):
@@ -168,7 +171,9 @@ def test_13_sizes_that_no_memory_holds_are_refused_at_once(make):
 
 
 def test_14_pipes_are_not_read(make):
-    each_says(make('14'), 'data_3d_h36m.npz: it is not a regular file', 'a.npz: it is not a regular file')
+    data, converter = make('14').runs
+    assert data.returncode == 1 and 'data_3d_h36m.npz: it is not a regular file' in data.stdout
+    assert converter.returncode == 1 and 'a.npz' in converter.stderr
 
 
 def test_15_odd_lines_in_metrics_do_not_end_a_run(make):
@@ -184,7 +189,7 @@ def test_16_a_cut_video_and_an_unknown_codec_are_refused(trained, h36m_folder, r
     (tmp_path / 'x.mp4').write_bytes(cut)
     line = refused(1, '-c', trained[0], '--evaluate', 'best.bin', '--data', h36m_folder, '--device', 'cpu', '--render',
                    '--viz-output', tmp_path / 'o.gif', '--viz-size', 1, '--viz-video', tmp_path / 'x.mp4')
-    assert 'x.mp4 is not a readable video' in line
+    assert 'x.mp4 is not a readable video' in line or 'x.mp4 has no frames' in line
     assert not (tmp_path / 'o.gif').exists()
 
 
@@ -194,15 +199,17 @@ def test_17_fields_that_cannot_be_are_refused(make):
 
 
 def test_19_cameras_of_impossible_sizes_are_refused(make):
-    each_says(make('19'), 'width', 'orientation')
+    for run, words in zip(make('19').runs, ('width', 'orientation'), strict=True):
+        assert run.returncode == 1 and words in run.stdout + run.stderr
 
 
-def test_20_log_folders_of_any_name_are_written(make):
+def test_20_log_folders_that_tensorboard_cannot_name_are_refused(make):
     made = make('20')
-    each_says(made, None, None)
-    assert (made.folder / os.fsdecode(b'l\xff')).is_dir() and (made.folder / 'ü').is_dir()
+    each_says(made, *['its name is not UTF-8; choose another -l'] * 2)
+    assert not (made.folder / os.fsdecode(b'l\xff')).exists()
 
 
+@pytest.mark.slow
 def test_21_closed_streams_end_nothing(make):
     made = make('21')
     assert [run.returncode for run in made.runs[:3]] == [0, 0, made.runs[3].returncode]
@@ -217,7 +224,7 @@ def test_23_outputs_that_cannot_be_are_told_before_the_work(make):
 
 
 def test_24_a_clip_whose_name_is_not_utf8_is_told(make):
-    make('24')
+    each_says(make('24'), 'has a name that is not UTF-8 or cannot be printed: rename it')
 
 
 @pytest.mark.slow
@@ -227,14 +234,15 @@ def test_25_little_memory_is_told(make):
 
 def test_26_names_from_files_stay_on_one_short_line(make):
     made = make('26')
-    assert all(run.returncode == 1 and len(run.stderr) < 700 for run in made.runs[-9:] if run.returncode)
-    assert sum(run.returncode for run in made.runs) >= 7
+    assert max(map(len, made.refusals)) < 1000
+    assert len(made.refusals) >= 7
 
 
 def test_28_two_members_of_one_name_are_refused(make):
-    each_says(make('28'), "it has two members 'positions_3d")
+    each_says(make('28'), 'it has two members positions_3d')
 
 
 def test_32_words_that_nothing_knows_are_refused(make):
-    each_says(make('32'), *(f'its setting {name} is' for name in ('loss', 'objective', 'schedule', 'select', 'precision')),
-              'maximize is True', 'holds int32, not float32')
+    words = ('loss', 'objective', 'schedule', 'select', 'precision')
+    each_says(make('32'), *(f'its setting {name} is' for name in words),
+              'maximize is True', 'it is damaged, as its weights')

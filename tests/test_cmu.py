@@ -383,7 +383,7 @@ def put(value, *path):
     (put([0, 0, float('nan')], 'cameras', '02', 1, 'translation'), 'translation is not 3 finite numbers'),
     (put('far', 'cameras', '02', 1, 'translation'), 'translation is not 3 finite numbers'),
     (lambda members: without(members, 'cameras', '02', 1, 'intrinsic'), 'intrinsic is not 9 finite numbers'),
-    (put(0, 'cameras', '02', 1, 'width'), "width is '0', expected pixels"),
+    (put(0, 'cameras', '02', 1, 'width'), "width is 0, expected pixels"),
     (put(0, 'metadata', 'fps'), "metadata says fps '0'"),
     (put('50', 'metadata', 'fps'), "metadata says fps '50'"),
     (lambda members: without(members, 'metadata', 'subjects_test'), 'metadata has no subjects_test'),

@@ -1,5 +1,6 @@
 """Files that a command is to write: what is wrong with them is told before the work begins."""
 
+import errno
 import os
 import stat
 from pathlib import Path
@@ -41,7 +42,9 @@ def check_writable(name: str) -> None:
     target = Path(os.path.realpath(name))  # a link is followed, also one whose file is still to be made
     try:
         regular = stat.S_ISREG(os.stat(target).st_mode)
-    except OSError:
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise FileError(f'cannot write {name}: it is a link to itself') from None
         regular = True
     if not regular:
         raise FileError(f'cannot write {name}: it is not a regular file')

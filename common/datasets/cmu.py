@@ -13,8 +13,9 @@ import numpy as np
 
 from common.datasets.poses import PoseDataset, keypoint_layout, read_detections, read_positions
 from common.errors import FileError
-from common.geometry.camera import Camera
+from common.geometry.camera import MOST_PIXELS, Camera
 from common.skeleton import H36M
+from common.storage.files import shown
 
 NUMBERS = {'orientation': 4, 'translation': 3, 'intrinsic': 9}  # the vectors of a camera and their lengths
 
@@ -59,15 +60,16 @@ def _camera(entry: Any, where: str) -> Camera:
     sides = {}
     for name in ('width', 'height'):
         sides[name] = entry.get(name)
-        if isinstance(sides[name], bool) or not isinstance(sides[name], (int, np.integer)) or sides[name] <= 0:
-            raise ValueError(f'{where}: {name} is {str(sides[name])[:20]!r}, expected pixels')
+        if isinstance(sides[name], bool) or not isinstance(sides[name], (int, np.integer)) or not (
+                0 < sides[name] <= MOST_PIXELS):
+            raise ValueError(f'{where}: {name} is {shown(sides[name], 20)}, expected pixels, up to {MOST_PIXELS:,}')
     return Camera(**vectors, width=int(sides['width']), height=int(sides['height']))
 
 
 def _vector(values: Any, count: int, name: str) -> np.ndarray:
     try:
         vector = np.asarray(values, dtype=np.float32)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         vector = np.empty(0, np.float32)
     if vector.shape != (count,) or not np.isfinite(vector).all():
         raise ValueError(f'{name} is not {count} finite numbers')

@@ -12,7 +12,7 @@ import numpy as np
 from common.datasets.h36m import CAMERAS
 from common.datasets.poses import PoseDataset, keypoint_layout, read_detections
 from common.errors import FileError
-from common.geometry.camera import Camera
+from common.geometry.camera import MOST_PIXELS, Camera
 from common.skeleton import COCO, H36M, Skeleton
 
 # The real orientation is unknown: poses are turned upright as if Human3.6M's first camera had filmed them.
@@ -48,7 +48,7 @@ def _camera(path: Path, video: str, sizes: Any) -> Camera:
     size = sizes.get(video) if isinstance(sizes, dict) else None
     size = size if isinstance(size, dict) else {}
     sides = [size.get(side) for side in 'wh']
-    if not all(isinstance(n, (int, np.integer)) and not isinstance(n, bool) and n > 0 for n in sides):
+    if not all(isinstance(n, (int, np.integer)) and not isinstance(n, bool) and 0 < n <= MOST_PIXELS for n in sides):
         raise FileError(f'{path}: video_metadata does not tell w and h of {video} in pixels; add them, make it again '
                         f'with data/prepare_data_2d.py, or lift it with --predict and --image-size')
     return Camera(ORIENTATION, np.zeros(3, np.float32), int(size['w']), int(size['h']))

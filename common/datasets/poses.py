@@ -271,7 +271,7 @@ def keypoint_layout(name: str, default: Skeleton) -> LayoutRule:
         elif isinstance(said, str) and said in SKELETONS:
             layout = SKELETONS[said]
         else:
-            raise ValueError(f'unknown keypoint layout {said!r}; known are {", ".join(SKELETONS)}')
+            raise ValueError(f'unknown keypoint layout {shown(said)}; known are {", ".join(SKELETONS)}')
         if count == len(H36M16) != len(layout) and layout is H36M:
             raise ValueError("its 16 keypoints are Human3.6M's without the neck, as SemGCN and GraFormer have them: "
                              "get VideoPose3D's file with 17, or set layout_name to h36m16 in its metadata")
@@ -284,7 +284,8 @@ def keypoint_layout(name: str, default: Skeleton) -> LayoutRule:
                              "metadata")
         sides = [sorted(layout.left), sorted(layout.right)]
         if symmetry is not None and not _same_sides(symmetry, sides):
-            raise ValueError(f'its left and right keypoints {symmetry} are not those of layout {layout.name}, {sides}')
+            raise ValueError(f'its left and right keypoints {shown(symmetry)} are not those of layout {layout.name}, '
+                             f'{sides}')
         return layout
     return layout_of
 
@@ -292,7 +293,7 @@ def keypoint_layout(name: str, default: Skeleton) -> LayoutRule:
 def _same_sides(symmetry: Any, sides: list[list[int]]) -> bool:
     try:
         return [sorted(side) for side in symmetry] == sides
-    except TypeError:  # not two lists of numbers
+    except (TypeError, ValueError):  # not two lists of numbers
         return False
 
 

@@ -10,6 +10,8 @@ from numpy.typing import ArrayLike
 
 from common.geometry import quaternion
 
+MOST_PIXELS = 1_000_000  # no picture is wider or higher
+
 
 @dataclass(frozen=True)
 class Camera:

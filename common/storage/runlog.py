@@ -42,6 +42,7 @@ class RunLog:
         """Open a run folder after `epoch` epochs, dropping the records of later ones. Raises FileError."""
         self.folder = folder
         path = folder / 'metrics.jsonl'
+        _check_encodable(folder)
         if path.exists():
             kept = [m for m in read_metrics(path) if m['epoch'] <= epoch]
             with atomic_path(path) as temporary:
@@ -53,6 +54,7 @@ class RunLog:
     def fresh(cls, parent: Path, about: dict[str, Any]) -> 'RunLog':
         """Make a new folder under `parent` and write `about` to its `run.json`. Raises FileError when that fails."""
         stamp = time.strftime('%Y%m%d-%H%M%S')
+        _check_encodable(parent)
         try:
             parent.mkdir(parents=True, exist_ok=True)
             folder = next(folder for folder in _names(parent, stamp) if _make(folder))
@@ -103,6 +105,15 @@ class RunLog:
         """Flush what TensorBoard has not written yet."""
         with contextlib.suppress(OSError):  # a full disk; the fate of metrics.jsonl is known by now
             self._scalars.close()
+
+
+def _check_encodable(folder: Path) -> None:
+    """Raise FileError for a folder whose name TensorBoard cannot write to: one that is not UTF-8."""
+    try:
+        str(folder).encode()
+    except UnicodeEncodeError:
+        raise FileError(f'cannot make a run folder in {folder}: its name is not UTF-8; choose another -l, or set '
+                        f'PYTHONUTF8=1') from None
 
 
 def is_run_folder(folder: Path, run_id: str, parent: Path) -> bool:
