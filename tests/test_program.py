@@ -249,7 +249,7 @@ def test_synthetic_runs_without_any_file(run, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize('flags, message', [
-    (['-f', '0'], 'argument -f/--number-of-frames: expected a whole number of at least 1, got 0'),
+    (['-f', '0'], 'argument -f/--number-of-frames: expected a whole number of at least 1 up to 10000, got 0'),
     (['-b', '0'], 'argument -b/--batch: expected a whole number of at least 1, got 0'),
     (['-b', '2.5'], 'expected a whole number'), (['-lr', '-1'], 'expected a number above 0'),
     (['-lr', 'nan'], 'expected a number'), (['-e', 'x'], 'expected a whole number of at least 1, got x'),
