@@ -250,10 +250,11 @@ class Predict:
     layout: str = flag('--layout', default='auto', read=layout_or_file, metavar='NAME', commands=(PREDICT,),
                        help=f'the order of the keypoints: {", ".join(LAYOUTS)}, or a text file with the name of a '
                        'joint on each line (auto: as the file says, by the lengths of bones, and by the kind of file)')
-    image_size: tuple[float, float] | None = flag('--image-size', read=positive, nargs=2, metavar=('W', 'H'),
-                                                  commands=(PREDICT,), help='of the picture in pixels, where the file '
+    image_size: tuple[float, float] | None = flag('--image-size', read=number(float, 1, 1e6), nargs=2,
+                                                  metavar=('W', 'H'), commands=(PREDICT,),
+                                                  help='of the picture in pixels, where the file '
                                                   'does not say')
-    fps: float | None = flag('--fps', read=positive, metavar='N', commands=(PREDICT,),
+    fps: float | None = flag('--fps', read=number(float, 0.001, 1e5), metavar='N', commands=(PREDICT,),
                              help="frames per second of the video (default: the file's, that of --viz-video, or 30)")
     person: int | None = flag('--person', read=number(int, 0), metavar='N', commands=(PREDICT,), help="the file's own "
                               'number of a person, else a rank by score, 1 the best (default: the most frequent '
@@ -262,13 +263,14 @@ class Predict:
                                    help='keypoints with less are interpolated in time (default 0.3; 0 for Detectron2)')
     overlap: int | None = flag('--overlap', read=number(int, 0), metavar='N', excludes=('causal',), commands=(PREDICT,),
                                help='frames that neighbouring windows share and blend (default a quarter of a window)')
-    zoom: float | None = flag('--zoom', read=positive, metavar='X', commands=(PREDICT,), help='scale the person in the '
-                              'picture by this (default: to the size of people trained on, where it is far from that)')
+    zoom: float | None = flag('--zoom', read=number(float, 0.001, 1000), metavar='X', commands=(PREDICT,),
+                              help='scale the person in the picture by this (default: to the size of people trained '
+                              'on, where it is far from that)')
     trajectory: bool = flag('--trajectory', default=False, kind='yes', commands=(PREDICT,), help='estimate where the '
                             'person stands, with the lens of --intrinsics or --fov; otherwise the feet are put on the '
                             'floor')
     intrinsics: tuple[float, float, float, float] | None = flag(
-        '--intrinsics', read=positive, nargs=4, metavar=('FX', 'FY', 'CX', 'CY'), excludes=('fov',),
+        '--intrinsics', read=number(float, 0.001, 1e7), nargs=4, metavar=('FX', 'FY', 'CX', 'CY'), excludes=('fov',),
         commands=(PREDICT,), help='of the lens, in pixels')
     fov: float | None = flag('--fov', read=number(float, 1, 179), metavar='DEGREES',
                              commands=(PREDICT,), help='horizontal field of view')

@@ -50,19 +50,25 @@ def flag(*names: str, help: str, commands: tuple[str, ...], default: Any = None,
     return field(default=default, metadata={'flag': Flag(names, help, commands, **more)})
 
 
+# No whole number of a command line is larger; arrays could not be counted by it.
+MOST = 2**31 - 1
+
+
 def number(kind: type, low: float, high: float = math.inf, low_included: bool = True) -> Callable[[str], Any]:
     """Return a reader of numbers of a kind from low to high."""
+    most = MOST if kind is int and high == math.inf else high
+
     def read(text: str) -> Any:
         try:
             value = kind(text)
         except ValueError:
             value = math.nan
-        if (low <= value if low_included else low < value) and value <= high and value != math.inf:
+        if (low <= value if low_included else low < value) and value <= most and value != math.inf:
             return value
         sort = 'a whole number' if kind is int else 'a number'
         limits = f'of at least {low}' if low_included else f'above {low}'
-        if high != math.inf:
-            limits += f' up to {high}'
+        if high != math.inf if kind is float else value > most:
+            limits += f' up to {most}'
         raise ValueError(f'expected {sort} {limits}, got {text}')
     return read
 

@@ -1,6 +1,7 @@
 """The command line as a whole: a frozen snapshot of it, its page in docs/, and one rule for flags that do nothing."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -162,3 +163,24 @@ def test_weights_that_the_memory_cannot_hold_are_not_made(refused, monkeypatch, 
     line = refused(2, '-d', 'synthetic', '--subset', 0.01, '-f', 9, '-cs', 256, '-dep', 4, '-c', tmp_path / 'c', '-l',
                    tmp_path / 'l', '--device', 'cpu')
     assert 'its weights do not fit in the 0 GiB of memory: try a smaller -cs, -dep or -f' in line
+
+
+@pytest.mark.parametrize('flags', [
+    ('--viz-limit', 2 ** 63), ('--window-step', 2 ** 63), ('--fps', '1e-308'), ('--fps', '1e308'), ('--zoom', '1e308'),
+    ('--image-size', '1e308', 1), ('--intrinsics', 1, 1, 1, '1e308'), ('-b', '9' * 400)])
+def test_numbers_that_nothing_can_be_counted_or_measured_by_are_refused(refused, flags):
+    assert ' up to ' in refused(2, *flags)
+
+
+def test_a_rate_that_no_number_holds_is_a_divergence(trained, h36m_folder, refused, tmp_path):
+    shutil.copytree(trained[0], tmp_path / 'c')
+    assert 'diverged' in refused(1, '--data', h36m_folder, '-c', tmp_path / 'c', '-l', tmp_path / 'l', '-r', '-e', 4,
+                                 '-lrd', '1e308', '--device', 'cpu')
+
+
+def test_names_too_long_for_a_file_are_told_before_the_work(trained, h36m_folder, run, tmp_path):
+    for flag in ('--results', '--plots'):
+        status, out, err = run('--data', h36m_folder, '-c', trained[0], '--evaluate', 'best.bin', '--device', 'cpu',
+                               flag, tmp_path / ('x' * 300))
+        assert (status, err.count('\n'), 'average' in out) == (1, 1, False)
+        assert 'its name is too long' in err

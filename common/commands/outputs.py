@@ -15,6 +15,7 @@ WRITTEN = ('evaluate.results', 'evaluate.export_predictions', 'render.output', '
            'predict.csv')
 CHECKPOINTS = ('evaluate.evaluate', 'train.init', 'train.resume', 'render.compare')
 READ = ('predict.predict', 'render.video')
+LONGEST_NAME = 255  # bytes, of every usual file system
 
 
 def check_outputs(config: Config) -> None:
@@ -45,6 +46,8 @@ def check_writable(name: str) -> None:
     except OSError as error:
         if error.errno == errno.ELOOP:
             raise FileError(f'cannot write {name}: it is a link to itself') from None
+        if error.errno == errno.ENAMETOOLONG:
+            raise FileError(f'cannot write {name[:40]}…: its name is too long') from None
         regular = True
     if not regular:
         raise FileError(f'cannot write {name}: it is not a regular file')
@@ -57,6 +60,8 @@ def _check_folder(name: str) -> None:
     """Raise FileError for a folder of plots that is none, or cannot be written."""
     if os.path.lexists(name) and not os.path.isdir(name):
         raise FileError(f'cannot write to {name}: it is not a folder')
+    if len(os.fsencode(Path(name).name)) > LONGEST_NAME:
+        raise FileError(f'cannot write to {name[:40]}…: its name is too long')
     if not os.access(name if os.path.isdir(name) else Path(name).parent, os.W_OK):
         raise FileError(f'cannot write to {name}: it, or the folder it is to lie in, is missing or read-only')
 

@@ -58,7 +58,10 @@ def learning_rate(recipe: Train, base: float, since: int, epoch: int, step: int,
         rate = base * (1 + math.cos(math.pi * done / ((recipe.epochs - since + 1) * steps))) / 2
     else:
         drops = (epoch - 1) // recipe.lr_drop_every - (since - 1) // recipe.lr_drop_every if recipe.lr_drop_every else 0
-        rate = base * recipe.lr_decay ** (epoch - since - drops) * LARGE_DROP ** drops
+        try:
+            rate = base * recipe.lr_decay ** (epoch - since - drops) * LARGE_DROP ** drops
+        except OverflowError:  # training diverges at once, and says so
+            rate = math.inf
     return rate * min(1.0, (done + 1) / recipe.warmup) if recipe.warmup else rate
 
 
