@@ -67,7 +67,7 @@ def number(kind: type, low: float, high: float = math.inf, low_included: bool = 
             return value
         sort = 'a whole number' if kind is int else 'a number'
         limits = f'of at least {low}' if low_included else f'above {low}'
-        if high != math.inf if kind is float else value > most:
+        if high != math.inf or value > most:
             limits += f' up to {most}'
         raise ValueError(f'expected {sort} {limits}, got {text}')
     return read
