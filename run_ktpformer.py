@@ -37,6 +37,10 @@ def main(argv: list[str] | None = None) -> int:
         return _fail(f'{error.filename or "output"}: {error.strerror or error}', 1)
     except MemoryError:
         return _fail(TOO_LARGE, 1)
+    except ImportError as error:  # of a library that does not fit in what ulimit or a container leaves
+        if 'failed to map segment' in str(error) or 'annot allocate memory' in str(error):
+            return _fail('there is too little memory for torch: raise the limit (ulimit -v)', 1)
+        raise
     except RuntimeError as error:
         if any(words in str(error) for words in OUT_OF_MEMORY):
             return _fail(TOO_LARGE, 1)
@@ -89,17 +93,8 @@ def _fail(message: object, status: int) -> int:
     return status
 
 
-def keep_standard_streams() -> None:
-    """Open what is closed of standard input, output and error, so that no file takes its number and its output."""
-    while (descriptor := os.open(os.devnull, os.O_RDWR)) < 3:
-        pass
-    os.close(descriptor)
-    for name in ('stdout', 'stderr'):
-        if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, 'w'))  # noqa: SIM115 - for as long as the process lives
-
-
 if __name__ == '__main__':
+    from common.storage.ending import keep_standard_streams
     keep_standard_streams()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors='backslashreplace')

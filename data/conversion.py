@@ -14,7 +14,7 @@ import numpy as np
 from common.cli.parser import Parser
 from common.errors import FileError, FlagError
 from common.skeleton import Skeleton
-from common.storage.ending import EXIT_STATUS, Terminated, terminable
+from common.storage.ending import EXIT_STATUS, Terminated, keep_standard_streams, terminable
 from common.storage.files import atomic_path, one_line, open_regular, shown
 from common.storage.npz import first_line, read_npz
 
@@ -39,6 +39,7 @@ def run(parser: Parser, argv: list[str] | None, work: Callable[[argparse.Namespa
     The status is 0, 1 for files, 2 for flags, 130 where interrupted, or 143 where SIGTERM came. Every error is one line
     on stderr.
     """
+    keep_standard_streams()
     try:
         arguments = parser.parse_args(argv)
         # Numbers in foreign files may overflow; those that become infinite are refused by name later.

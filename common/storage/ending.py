@@ -1,7 +1,9 @@
-"""Ending on SIGTERM as on an exception, so that whatever is half-written is taken away on the way out."""
+"""Ending on SIGTERM as on an exception, so that whatever is half-written is taken away; streams that are closed."""
 
 import contextlib
+import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from types import FrameType
@@ -28,3 +30,13 @@ def terminable() -> Iterator[None]:
 
 def _terminate(number: int, frame: FrameType | None) -> None:
     raise Terminated
+
+
+def keep_standard_streams() -> None:
+    """Open what is closed of standard input, output and error, so that no file takes its number and its output."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) < 3:
+        pass
+    os.close(descriptor)
+    for name in ('stdout', 'stderr'):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, 'w'))  # noqa: SIM115 - for as long as the process lives
