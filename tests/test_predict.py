@@ -435,7 +435,8 @@ def test_unwritable_output_is_refused(refused, trained, tmp_path):
     (['--predict', 'x', '--evaluate', 'y', '--output', 'o.npz', '--layout', 'hand'], "expected auto, coco, h36m"),
     (['--predict', 'x', '--evaluate', 'y', '--output', 'o.npz', '--results', 'r'], '--results is not for --predict'),
     (['--predict', 'x', '--evaluate', 'y', '--output', 'o.npz', '--subset', '0.5'], '--subset is not for --predict'),
-    (['--predict', 'x', '--evaluate', 'y', '--output', 'o.npz', '--image-size', '0', '5'], 'a number of at least 1 up to'),
+    (['--predict', 'x', '--evaluate', 'y', '--output', 'o.npz', '--image-size', '0', '5'],
+     'a number of at least 1 up to'),
     (['--causal'], '--causal needs the checkpoint'),
     (['--causal', '--evaluate', 'x', '--target', 'all'], 'exclude each other'),
 ], ids=lambda x: ' '.join(x) if isinstance(x, list) else '')
