@@ -30,6 +30,7 @@ from common.models import computing, recipe_of
 from common.models.lifter import Lifter, describe_needs
 from common.models.lifting import predictions
 from common.sampler import TestWindows
+from common.storage.checkpoint import Checkpoint
 from common.storage.npz import write_npz
 from common.store import SequenceStore
 
@@ -38,12 +39,7 @@ ROOTS = {'zero': 'set to 0', 'predicted': 'taken as it is'}
 
 def run(session: Session) -> None:
     """Evaluate the checkpoint that --evaluate names. Raises FileError, FlagError, DivergedError."""
-    check_outputs(session.config)
-    saved = read_evaluated(session.config)
-    name, sizes, how = identify_for(session.config, saved)
-    config = resolve_for(session.config, name, sizes, saved.settings)
-    check_test_flags(config)
-    check_outputs(config)  # again: now the data set is known
+    saved, (name, sizes, how), config = open_evaluated(session.config)
     dataset = load_tested(config, set(config.data.subjects_test or ()))
     check_layouts(saved, name, dataset)
     lifter = load_evaluated(session, config, saved, name, sizes, how, dataset.layout, dataset.skeleton)
@@ -58,6 +54,20 @@ def run(session: Session) -> None:
                        lifter.model.needs, lifter.model.title)
     with computing.computing_in(lifter.model, precision):
         close(session, config, lifter.model, name, saved.path, store, dataset)
+
+
+def open_evaluated(given: Config) -> tuple[Checkpoint, tuple[str, dict[str, Any], str], Config]:
+    """Return the checkpoint of --evaluate, its model's name and sizes and how they were found, and the decided run.
+
+    Raises FileError for the checkpoint or a file that cannot be written, FlagError for flags, before any data is read.
+    """
+    check_outputs(given)
+    saved = read_evaluated(given)
+    name, sizes, how = identify_for(given, saved)
+    config = resolve_for(given, name, sizes, saved.settings)
+    check_test_flags(config)
+    check_outputs(config)  # again: now the data set is known
+    return saved, (name, sizes, how), config
 
 
 def resolve_for(config: Config, name: str, sizes: dict[str, Any], saved: dict[str, Any]) -> Config:

@@ -11,18 +11,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from common.commands.evaluate import ROOTS, load_tested, resolve_for
-from common.commands.outputs import check_outputs
+from common.commands.evaluate import ROOTS, load_tested, open_evaluated, resolve_for
 from common.commands.predict import Lifted
 from common.commands.session import (
     Session,
     check_layouts,
-    check_test_flags,
     identify_for,
     load_evaluated,
     needed,
     read_checkpoint,
-    read_evaluated,
 )
 from common.config import Model
 from common.datasets.poses import PoseDataset
@@ -52,12 +49,7 @@ def run(session: Session) -> None:
     Raises FlagError for a selection that is not there, FileError for files, DivergedError for predictions of NaN.
     """
     session.alone('--render')
-    check_outputs(session.config)
-    saved = read_evaluated(session.config)
-    name, sizes, how = identify_for(session.config, saved)
-    config = resolve_for(session.config, name, sizes, saved.settings)
-    check_test_flags(config)
-    check_outputs(config)  # again: now the data set is known
+    saved, (name, sizes, how), config = open_evaluated(session.config)
     asked, downsample = config.render, config.data.downsample
     dataset = load_tested(config, {asked.subject} if asked.subject else set())
     check_layouts(saved, name, dataset)

@@ -6,13 +6,14 @@ numbers, whether the file was written by numpy 1 or 2. None of numpy's own unpic
 dtype or array state meets only the checks below.
 """
 
+import contextlib
 import io
 import math
 import pickle
 import re
 import struct
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -226,15 +227,28 @@ def read_npz(path: Path) -> dict[str, Any]:
     Nothing in the file is executed. Raises FileError for a file that is missing, truncated, damaged, not an npz, larger
     than it can be, or whose pickle names a global that data does not need.
     """
-    try:
-        members: dict[str, Any] = {}
+    members: dict[str, Any] = {}
+    with _reading(path, 'npz'):
         for name, data in archive.members(read_regular(path)):
             name, array = name.removesuffix('.npy'), _read_member(data)
             if name in members:
                 raise archive.DamagedArchive(f'it has two members {_quoted(name)}')
             scalar_object = array.dtype.hasobject and array.ndim == 0
             members[name] = array.item() if scalar_object else array
-        return members
+    return members
+
+
+def read_npy(path: Path) -> np.ndarray:
+    """Return the array of an npy file, also one of objects. Nothing in it is executed. Raises FileError."""
+    with _reading(path, 'npy'):
+        return _read_member(read_regular(path))
+
+
+@contextlib.contextmanager
+def _reading(path: Path, kind: str) -> Iterator[None]:
+    """Turn whatever goes wrong in reading a file of this kind into a FileError that names it."""
+    try:
+        yield
     except FileError:
         raise
     except FileNotFoundError:
@@ -245,24 +259,7 @@ def read_npz(path: Path) -> dict[str, Any]:
     except MemoryError:
         raise FileError(f'{path} asks for more memory than there is') from None
     except Exception as error:  # on damaged files zipfile, the codecs, numpy and pickle can raise anything
-        raise FileError(f'{path} is not a readable npz file ({first_line(error)}); fetch or make it again') from None
-
-
-def read_npy(path: Path) -> np.ndarray:
-    """Return the array of an npy file, also one of objects. Nothing in it is executed. Raises FileError."""
-    try:
-        return _read_member(read_regular(path))
-    except FileError:
-        raise
-    except FileNotFoundError:
-        raise FileError(f'{path} is missing') from None
-    except _Refused as refused:
-        raise FileError(f'{path} is refused: its pickle asks for {refused}, which no data file needs; nothing in it '
-                        f'was executed') from None
-    except MemoryError:
-        raise FileError(f'{path} asks for more memory than there is') from None
-    except Exception as error:  # on damaged files numpy's header parser and pickle can raise anything
-        raise FileError(f'{path} is not a readable npy file ({first_line(error)}); fetch or make it again') from None
+        raise FileError(f'{path} is not a readable {kind} file ({first_line(error)}); fetch or make it again') from None
 
 
 def first_line(error: BaseException) -> str:
