@@ -15,8 +15,8 @@ from common.cli.parser import Parser
 from common.errors import FileError, FlagError
 from common.skeleton import Skeleton
 from common.storage.ending import EXIT_STATUS, Terminated, keep_standard_streams, terminable
-from common.storage.files import atomic_path, one_line, open_regular, shown
-from common.storage.npz import first_line, read_npz
+from common.storage.files import atomic_path, one_line, open_regular, readable, shown
+from common.storage.npz import read_npz
 
 
 def make_parser(script: str, description: str, folder: str) -> Parser:
@@ -91,19 +91,11 @@ def reading(path: Path, kind: str) -> Iterator[None]:
 
     Only regular files come to it, so that it waits for no pipe.
     """
-    try:
+    with readable(path, kind):
         open_regular(path).close()
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')
             yield
-    except FileError:
-        raise
-    except FileNotFoundError:
-        raise FileError(f'{path} is missing') from None
-    except MemoryError:
-        raise FileError(f'{path} asks for more memory than there is') from None
-    except Exception as error:  # on damaged files these readers can raise anything
-        raise FileError(f'{path} is not a readable {kind} ({first_line(error)}); fetch or make it again') from None
 
 
 def numbers(where: str, value: Any, shape: tuple, finite: bool = True) -> np.ndarray:

@@ -17,8 +17,7 @@ import numpy as np
 from PIL import GifImagePlugin, Image, ImageChops
 
 from common.errors import FileError
-from common.storage.files import atomic_path
-from common.storage.npz import first_line
+from common.storage.files import atomic_path, first_line
 
 SUFFIXES = ('.gif', '.mp4', '.png')
 BITRATE = 3000  # kilobits a second of an MP4

@@ -64,6 +64,21 @@ def read_regular(path: Path) -> bytes:
         return file.read()
 
 
+@contextlib.contextmanager
+def readable(path: Path, kind: str) -> Iterator[None]:
+    """Turn whatever a reader raises over a missing or damaged file into FileError, which names the file."""
+    try:
+        yield
+    except FileError:
+        raise
+    except FileNotFoundError:
+        raise FileError(f'{path} is missing') from None
+    except MemoryError:
+        raise FileError(f'{path} asks for more memory than there is') from None
+    except Exception as error:  # over damaged files zipfile, codecs, numpy, pickle and others can raise anything
+        raise FileError(f'{path} is not a readable {kind} ({first_line(error)}); fetch or make it again') from None
+
+
 # ---- messages ---------------------------------------------------------------------------------------------------
 
 
@@ -83,6 +98,11 @@ def shown(value: Any, most: int = 60) -> str:
 def one_line(text: object, most: int = 120) -> str:
     """Return a text as printable characters in one line, cut."""
     return ''.join(c if c.isprintable() else '?' for c in ' '.join(str(text)[:4 * most].split()))[:most]
+
+
+def first_line(error: BaseException) -> str:
+    """Return the start of a library's error message, to be quoted in one of ours; its type where it is empty."""
+    return one_line((str(error).splitlines() or [''])[0]) or type(error).__name__
 
 
 # ---- writing ----------------------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ import numpy as np
 
 from common.errors import FileError
 from common.storage import archive
-from common.storage.files import atomic_file, most_inflated, one_line, read_regular
+from common.storage.files import atomic_file, most_inflated, one_line, read_regular, readable
 
 MOST_NESTED = 64  # trees of data are four deep
 # Opcodes that no data file needs: registered extensions, and buffers and objects that are kept elsewhere.
@@ -246,25 +246,13 @@ def read_npy(path: Path) -> np.ndarray:
 
 @contextlib.contextmanager
 def _reading(path: Path, kind: str) -> Iterator[None]:
-    """Turn whatever goes wrong in reading a file of this kind into a FileError that names it."""
-    try:
-        yield
-    except FileError:
-        raise
-    except FileNotFoundError:
-        raise FileError(f'{path} is missing') from None
-    except _Refused as refused:
-        raise FileError(f'{path} is refused: its pickle asks for {refused}, which no data file needs; nothing in it '
-                        f'was executed') from None
-    except MemoryError:
-        raise FileError(f'{path} asks for more memory than there is') from None
-    except Exception as error:  # on damaged files zipfile, the codecs, numpy and pickle can raise anything
-        raise FileError(f'{path} is not a readable {kind} file ({first_line(error)}); fetch or make it again') from None
-
-
-def first_line(error: BaseException) -> str:
-    """Return the start of a library's error message, to be quoted in one of ours; its type where it is empty."""
-    return one_line((str(error).splitlines() or [''])[0]) or type(error).__name__
+    """Guard the reading of a file of this kind, as `readable` does, and name what its pickle asks for."""
+    with readable(path, f'{kind} file'):
+        try:
+            yield
+        except _Refused as refused:
+            raise FileError(f'{path} is refused: its pickle asks for {refused}, which no data file needs; nothing in '
+                            f'it was executed') from None
 
 
 def write_npz(path: Path, **members: Any) -> None:
