@@ -1,5 +1,6 @@
 """Running scripts in processes forked from one that has imported torch, so that they start at once."""
 
+import contextlib
 import multiprocessing
 import os
 import runpy
@@ -51,9 +52,11 @@ class Process:
         return any(not process.is_alive() for process in self.processes)
 
     def send(self, number: int) -> None:
-        """Send a signal to each of its processes."""
+        """Send a signal to each of its processes that still runs."""
         for pid in self.pids:
-            os.kill(pid, number)
+            # the fork server reaps a process a moment before `is_alive` learns that it has ended
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
 
     def wait(self, seconds: float = 120) -> tuple[int, str, str]:
         """Return the exit status of the first that failed (negative for a signal), standard output and error of all."""
