@@ -13,13 +13,13 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from common.datasets import DATASETS, DEFAULT_DATASET
-from common.flag import Flag, actions_of, count, file_ending, flag, names_of, number, positive, text
+from common.flag import Flag, actions_of, count, counts, file_ending, flag, names_of, number, positive, text
 from common.keypoints.known import LAYOUTS, layout_or_file
 from common.models import DEFAULT_MODEL, MODELS
 from common.recipe import ROOTS, Recipe
 
-TRAIN, EVALUATE, RENDER, PREDICT, CHECK_DATA, INSPECT = COMMANDS = (
-    'train', 'evaluate', 'render', 'predict', 'check_data', 'inspect')
+TRAIN, EVALUATE, RENDER, PREDICT, CHECK_DATA, INSPECT, LIST_MODELS = COMMANDS = (
+    'train', 'evaluate', 'render', 'predict', 'check_data', 'inspect', 'list_models')
 LIFTING = (EVALUATE, RENDER, PREDICT)  # commands that read a checkpoint to use it
 PRECISIONS = ('fp32', 'tf32', 'bf16')
 MOST_FRAMES_PER_STRIDE = 128  # of the default -s, as published
@@ -84,14 +84,30 @@ class Model:
                             help='a linear embedding in place of the kinematics prior')
     tpa: bool | None = flag('--no-tpa', kind='no', commands=(TRAIN, *LIFTING),
                             help='nothing in place of the trajectory prior')
+    widths: tuple[int, ...] | None = flag('-arc', '--architecture', read=counts, metavar='3,3,3',
+                                          commands=(TRAIN, *LIFTING), help='widths of the convolutions over time, odd '
+                                          'numbers, whose product is the frames of a window')
+    strides: tuple[int, ...] | None = flag('--strides', read=counts, metavar='3,9,13', commands=(TRAIN, *LIFTING),
+                                           help='how many tokens each of the last blocks makes one of (default: as '
+                                           'published for -f)')
+    spacing: int | None = flag('-tds', '--temporal-downsampling', read=count, metavar='N', commands=(TRAIN, *LIFTING),
+                               help='frames of the video from one frame of a window to the next')
+    dense: bool | None = flag('--dense', kind='yes', commands=(TRAIN, *LIFTING),
+                              help='wide convolutions in place of dilated ones')
+    causal: bool | None = flag('--causal', kind='yes', commands=(TRAIN, EVALUATE, PREDICT), help='train a model that '
+                               'reads nothing after the frame it answers for, where it can be one; with --evaluate '
+                               'and --predict, take the last frame of a window that ends at it, as live footage has '
+                               'to, and say how long one frame takes')
     refine: bool | None = flag('--refine', kind='yes', commands=(TRAIN, EVALUATE, RENDER), help='put a refinement '
                                'behind the trained model of --init and train both; it reads the camera and the true '
                                'depth of the root')
+    refinement: str | None = flag('--refinement', read=text, metavar='FILE', commands=(EVALUATE, RENDER), help='the '
+                                  'public file of a refinement behind the public file of --evaluate')
 
     def sizes(self) -> dict[str, Any]:
         """Return the sizes that the command line gave, by their name in a model's Config."""
         return {f.name: getattr(self, f.name) for f in fields(self)
-                if f.name not in ('model', 'refine') and getattr(self, f.name) is not None}
+                if f.name not in ('model', 'refine', 'refinement') and getattr(self, f.name) is not None}
 
 
 @dataclass(frozen=True)
@@ -195,9 +211,6 @@ class Evaluate:
     target: str | None = flag('--target', choices=('centre', 'all'), needs='eval', excludes=('causal',),
                               commands=(TRAIN, EVALUATE), help='3dhp: the table of a window around each frame that '
                               'counts, as published numbers have it (default), or of windows back to back')
-    causal: bool = flag('--causal', default=False, kind='yes', commands=(EVALUATE, PREDICT), help='take the last frame '
-                        'of a window that ends at it, as live footage has to, and say how long one frame takes; with '
-                        '--predict too')
     by_subject: bool = flag('--by-subject', default=False, kind='yes', needs='eval', commands=(TRAIN, EVALUATE),
                             help='also a table for each test subject')
     results: str | None = flag('--results', read=text, metavar='FILE', needs='eval', commands=(TRAIN, EVALUATE),
@@ -311,6 +324,8 @@ class Run:
         'back')
     inspect: str | None = flag('--inspect', read=text, metavar='FILE', starts=True, commands=(INSPECT,),
                                help='say what a checkpoint is')
+    models: bool = flag('--models', default=False, kind='yes', starts=True, commands=(LIST_MODELS,), help='list the '
+                        'models: what they read, their size and their published figures')
     deterministic: bool = flag('--deterministic', default=False, kind='yes', commands=(TRAIN, *LIFTING),
                                help='bit-identical runs on CUDA too, slower')
     device: str = flag('--device', default='auto', choices=('auto', 'cpu', 'cuda'), commands=(TRAIN, *LIFTING),
@@ -339,7 +354,8 @@ class Config:
     @property
     def command(self) -> str:
         """Return the command that the flags ask for."""
-        asked = {CHECK_DATA: self.data.check_data, INSPECT: self.run.inspect, PREDICT: self.predict.predict,
+        asked = {CHECK_DATA: self.data.check_data, INSPECT: self.run.inspect,
+                 LIST_MODELS: self.run.models, PREDICT: self.predict.predict,
                  RENDER: self.render.render, EVALUATE: self.evaluate.evaluate}
         return next((command for command, value in asked.items() if value), TRAIN)
 

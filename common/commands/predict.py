@@ -126,7 +126,7 @@ def lift(lifter: LoadedLifter, clip: Clip, session: Session) -> np.ndarray:
     Mirrored and averaged as in evaluation. A model may predict its root elsewhere than at 0: what it predicts is
     subtracted. Raises FlagError for flags, FileError for a model that do not fit a clip.
     """
-    asked, causal, model = session.config.predict, session.config.evaluate.causal, lifter.model
+    asked, causal, model = session.config.predict, bool(session.config.model.causal), lifter.model
     lens = lens_of(session.config, clip)
     if lens and not asked.trajectory and 'intrinsic' not in model.needs:
         raise FlagError('--intrinsics and --fov are for --trajectory, which estimates where the person stands, and for '

@@ -19,10 +19,10 @@ from torch.utils.checkpoint import checkpoint
 from common.augment import Batch, Mirror
 from common.errors import ContractError, FileError
 from common.models import DEFAULT_MODEL, MODELS, build_model, make_config, model_class
-from common.models.stored import check_config, fault_in_types, no_more_weights_than
+from common.models.stored import BASE, REFINE, base_state, check_config, fault_in_types, no_more_weights_than
 from common.recipe import Published, Recipe
 from common.skeleton import H36M, Skeleton
-from common.storage.checkpoint import Checkpoint, load_weights
+from common.storage.checkpoint import Checkpoint, PublicCheckpoint, load_weights
 from common.storage.checkpoint import load as read_checkpoint
 from common.storage.files import one_line
 
@@ -330,6 +330,17 @@ def recognise(state: Mapping[str, torch.Tensor]) -> str | None:
     return None
 
 
+def refined_by(saved: PublicCheckpoint, refinement: PublicCheckpoint) -> PublicCheckpoint:
+    """Return the two public files of a refined model, its base and its refinement, as one. Raises FileError."""
+    strange = next((key for key in refinement.state if not key.startswith('post_refine.')), None)
+    if strange is not None:
+        raise FileError(f'{refinement.path} holds {one_line(strange, 60)}, which no refinement has: name the file of '
+                        f'weights called post_refine with --refinement, and that of the model with --evaluate')
+    state = {BASE + key: value for key, value in saved.state.items()} | {
+        REFINE + key: value for key, value in refinement.state.items()}
+    return dataclasses.replace(saved, state=state, config={'refine': True})
+
+
 def identify(saved: Checkpoint, asked: str | None = None, sizes: Mapping[str, Any] | None = None) -> tuple[
         str, dict[str, Any], str]:
     """Return the model of a checkpoint, its config, and how it was recognised.
@@ -341,7 +352,7 @@ def identify(saved: Checkpoint, asked: str | None = None, sizes: Mapping[str, An
     Raises FileError for a file of another model, or of none.
     """
     if saved.public:
-        found = recognise(saved.state)
+        found = recognise(base_state(saved))
         name, how = found or asked or DEFAULT_MODEL, 'a public file, recognised by its keys'
     else:
         name, how = saved.model, 'a checkpoint of this program'
@@ -360,11 +371,12 @@ def identify(saved: Checkpoint, asked: str | None = None, sizes: Mapping[str, An
         raise FileError(f'{saved.path} is a public file, and no public file of {kind.title} can be read: take a '
                         f'checkpoint of this program')
     try:
-        config = dataclasses.asdict(kind.config_of(saved.state))
+        config = dataclasses.asdict(kind.config_of(base_state(saved)))
     except (ValueError, ArithmeticError) as error:
         raise FileError(f'{saved.path} is not a {kind.title} checkpoint: {one_line(error)}') from None
     untold = getattr(kind.Config, 'not_in_a_file', ())
-    return name, config | {size: value for size, value in (sizes or {}).items() if size in untold}, how
+    told = {size: value for size, value in (sizes or {}).items() if size in untold}
+    return name, config | told | saved.config, how
 
 
 def load(path: Path, device: torch.device, model: str | None = None, layout: Skeleton | None = None,
@@ -396,7 +408,7 @@ def assemble(saved: Checkpoint, name: str, config: dict[str, Any], how: str, dev
     if saved.public:
         layout, skeleton = layout or skeleton or H36M, skeleton or H36M
         kind = model_class(name)
-        found, there = kind.keypoints_of(saved.state), kind.keypoints_in(layout)
+        found, there = kind.keypoints_of(base_state(saved)), kind.keypoints_in(layout)
         if found != there:
             raise FileError(f'{saved.path} takes {found} keypoints, but layout {layout.name} has {there}: say what it '
                             f'was trained on')
@@ -419,9 +431,13 @@ def put_weights(model: Lifter, saved: Checkpoint, skeleton: Skeleton) -> bool:
     """
     state, lacking = saved.state, []
     if saved.public:
-        state = model.from_public(dict(state), skeleton)
+        before = BASE if saved.config.get('refine') else ''
+        kind = model.without_truth() if before else model
+        base = kind.from_public(base_state(saved), skeleton)
+        state = {before + key: value for key, value in base.items()} | {
+            key: value for key, value in state.items() if before and not key.startswith(before)}
         own = model.state_dict()
-        lacking = [key for key in model.measured_keys if key not in state]
+        lacking = [before + key for key in kind.measured_keys if before + key not in state]
         state = state | {key: own[key].cpu() for key in lacking}
     load_weights(model, dataclasses.replace(saved, state=state))
     return not lacking
