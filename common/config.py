@@ -126,11 +126,11 @@ class Train:
                      help='learning rate')
     lr_decay: float = flag('-lrd', '--lr-decay', read=positive, metavar='X', stored=True, commands=(TRAIN,),
                            help='factor of the rate after each epoch')
-    lr_decay_steps: int = flag('--lr-decay-steps', read=number(int, 0), metavar='N', stored=True, commands=(TRAIN,),
+    lr_decay_steps: int = flag('--lr-decay-steps', default=0, read=number(int, 0), metavar='N', stored=True, commands=(TRAIN,),
                                help='apply -lrd after every N steps instead; 0 for after each epoch')
     lr_drop_every: int = flag('--lr-drop-every', read=number(int, 0), metavar='N', stored=True, commands=(TRAIN,),
                               help='multiply the rate by --lr-drop after every N-th epoch instead; 0 for never')
-    lr_drop: float = flag('--lr-drop', read=positive, metavar='X', stored=True, commands=(TRAIN,),
+    lr_drop: float = flag('--lr-drop', default=0.5, read=positive, metavar='X', stored=True, commands=(TRAIN,),
                           help='factor of the rate after every N-th epoch of --lr-drop-every')
     weight_decay: float = flag('--weight-decay', read=number(float, 0), metavar='X', stored=True, commands=(TRAIN,),
                                help='weight decay')
@@ -140,7 +140,7 @@ class Train:
                                  commands=(TRAIN,), help='rate at which single values are dropped')
     loss: str = flag('--loss', choices=('weighted', 'mpjpe', 'mse'), stored=True, commands=(TRAIN,),
                      help='weighted MPJPE with two terms on velocities, plain MPJPE, or the mean square of coordinates')
-    l1_share: float = flag('--l1-share', read=number(float, 0, 1), metavar='X', stored=True, commands=(TRAIN,),
+    l1_share: float = flag('--l1-share', default=0.0, read=number(float, 0, 1), metavar='X', stored=True, commands=(TRAIN,),
                            help='weight of the mean absolute coordinate in the loss, beside 1 - X of --loss')
     objective: str = flag('--objective', choices=('half-square', 'plain'), stored=True, commands=(TRAIN,),
                           help='minimise half the square of the loss, as the published code of KTPFormer does, or the '
