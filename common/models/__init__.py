@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 MODELS = {
     'ktpformer': 'common.models.ktpformer:KTPFormer',
     'htnet': 'common.models.htnet:HTNet',
+    'videopose3d': 'common.models.videopose3d:VideoPose3D',
 }
 DEFAULT_MODEL = 'ktpformer'
 
