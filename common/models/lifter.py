@@ -155,8 +155,12 @@ class Lifter(nn.Module):
         return checkpoint(block, x, use_reentrant=False) if self.recompute and self.training else block(x)
 
     @classmethod
-    def config_of(cls, state: dict[str, torch.Tensor]) -> ModelConfig:
-        """Return the Config of a public state dict, of a model that has `public_keys`: see `PublicConfig`."""
+    def config_of(cls, state: dict[str, torch.Tensor], told: Mapping[str, Any] | None = None) -> ModelConfig:
+        """Return the Config of a public state dict, of a model that has `public_keys`: see `PublicConfig`.
+
+        Args:
+            told: sizes of `not_in_a_file`, for a model in which the meaning of shapes depends on them.
+        """
         return cast('type[PublicConfig]', cls.Config).from_state(state)
 
     @classmethod
@@ -307,12 +311,13 @@ def identify(saved: Checkpoint, asked: str | None = None, sizes: Mapping[str, An
     if not kind.public_keys:
         raise FileError(f'{saved.path} is a public file, and no public file of {kind.title} can be read: take a '
                         f'checkpoint of this program')
+    untold = getattr(kind.Config, 'not_in_a_file', ())
+    told = {size: value for size, value in (sizes or {}).items() if size in untold}
     try:
-        config = dataclasses.asdict(kind.config_of(saved.state))
+        config = dataclasses.asdict(kind.config_of(saved.state, told))
     except (ValueError, ArithmeticError) as error:
         raise FileError(f'{saved.path} is not a {kind.title} checkpoint: {one_line(error)}') from None
-    untold = getattr(kind.Config, 'not_in_a_file', ())
-    return name, config | {size: value for size, value in (sizes or {}).items() if size in untold}, how
+    return name, config | told, how
 
 
 def load(path: Path, device: torch.device, model: str | None = None, layout: Skeleton | None = None,

@@ -9,7 +9,7 @@ which therefore load as they are.
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -180,7 +180,7 @@ class VideoPose3D(Lifter):
 
     def _block(self, block: int, x: torch.Tensor, strided: bool) -> torch.Tensor:
         """Apply a residual block to x (B, C, n), which becomes shorter by what its convolution reads around a frame."""
-        over_time, within = self.layers_conv[2 * block], self.layers_conv[2 * block + 1]
+        over_time, within = cast('nn.Conv1d', self.layers_conv[2 * block]), self.layers_conv[2 * block + 1]
         width, dilation = self.widths[block + 1], self.dilations[block]
         before = width - 1 if self.causal else width // 2  # entries read before the one that the result stands beside
         if strided:
