@@ -130,6 +130,8 @@ def test_frames_and_widths_tell_each_other():
     ({'frames': -1}, 'frames is -1'),
     ({'frames': 27, 'widths': (3, 3)}, 'not those of the widths 3,3, whose product is 9'),
     ({'channels': 0}, 'channels is 0'),
+    ({'widths': (2 ** 53 - 1,) * 900}, 'read more than 10,000 frames'),
+    ({'frames': 3 ** 9}, 'read more than 10,000 frames'),
 ])
 def test_sizes_that_cannot_be_are_refused(sizes, message):
     with pytest.raises(ValueError, match=message):

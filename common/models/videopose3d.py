@@ -20,7 +20,7 @@ from common.models.lifter import Lifter, check_sizes, shape_in
 from common.recipe import Recipe
 from common.skeleton import Skeleton
 
-USUAL_FRAMES = 243
+USUAL_FRAMES, MOST_FRAMES = 243, 10_000
 FIRST_MOMENTUM, MOMENTUM_FALL = 0.1, 100  # of the batch norms: 0.1 in the first epoch, and towards a hundredth of it
 
 
@@ -54,6 +54,8 @@ class VideoPose3DConfig:
             if not isinstance(width, int) or width < 1 or width % 2 == 0:
                 raise ValueError(f'a width of the convolutions is {width}, expected odd numbers')
         field = math.prod(widths)
+        if field > MOST_FRAMES:
+            raise ValueError(f'{len(widths)} convolutions of such widths read more than {MOST_FRAMES:,} frames')
         if self.frames not in (0, field):
             raise ValueError(f'{self.frames} frames are not those of the widths {_listed(widths)}, whose product is '
                              f'{field}')
