@@ -17,7 +17,7 @@ from torch import nn
 
 from common.models.layers import dropout
 from common.models.lifter import Lifter, check_sizes, shape_in
-from common.recipe import Recipe
+from common.recipe import Published, Recipe
 from common.skeleton import Skeleton
 
 USUAL_FRAMES, MOST_FRAMES = 243, 10_000
@@ -108,9 +108,21 @@ class VideoPose3D(Lifter):
 
     title = 'VideoPose3D'
     Config = VideoPose3DConfig
+    paper = 'Pavllo et al., CVPR 2019'
     recipe = Recipe(epochs=80, batch=1024, optimizer='amsgrad', lr=1e-3, lr_decay=0.95, dropout=0.25, loss='mpjpe',
-                    objective='plain', root='predicted', seed=1234)
+                    objective='plain', root='predicted', select='last', seed=1234)
     public_keys = ('expand_conv.weight', 'expand_bn.weight', 'shrink.weight')
+    results = (
+        Published('cpn_ft_h36m_dbb', 243, 46.8, 36.5, 'readme'),
+        Published('CPN, true boxes', 243, 47.1, 36.8, 'readme'),
+        Published('CPN, true boxes', 81, 47.7, 37.2, 'readme'),
+        Published('CPN, true boxes', 27, 48.8, 38.0, 'readme'),
+        Published('detectron_ft_h36m', 243, 51.6, 40.3, 'readme'),
+        Published('gt', 243, 37.2, 27.2, 'readme'),
+        Published('gt', 243, 42.6, 32.8, 'issue', 'trained on CPN'),
+        Published('cpn_ft_h36m_dbb', 243, 49.0, None, 'issue', 'causal'),
+        Published('cpn_ft_h36m_dbb', 1, 51.8, None, 'issue'),
+    )
     fewest = 2  # for one answer, the last batch norms see one position of each window
 
     def __init__(self, config: VideoPose3DConfig, skeleton: Skeleton, layout: Skeleton, dropout: float = 0.25):
