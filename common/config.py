@@ -17,6 +17,7 @@ from common.flag import Flag, actions_of, count, counts, file_ending, flag, name
 from common.keypoints.known import LAYOUTS, layout_or_file
 from common.models import DEFAULT_MODEL, MODELS
 from common.recipe import ROOTS, Recipe
+from common.skeleton import BODIES
 
 TRAIN, EVALUATE, RENDER, PREDICT, CHECK_DATA, INSPECT, LIST_MODELS = COMMANDS = (
     'train', 'evaluate', 'render', 'predict', 'check_data', 'inspect', 'list_models')
@@ -50,7 +51,7 @@ class Data:
                                            help='actions, by name or unambiguous prefix (default * = all)')
     downsample: int = flag('--downsample', default=1, read=count, metavar='N', stored=True,
                            commands=(TRAIN, EVALUATE, RENDER), help='keep every N-th frame')
-    joints: str | None = flag('--joints', choices=('h36m', 'h36m16'), stored=True, commands=(TRAIN, EVALUATE, RENDER),
+    joints: str | None = flag('--joints', choices=BODIES, stored=True, commands=(TRAIN, EVALUATE, RENDER),
                               help="the body of Human3.6M that is lifted and averaged over: its 17 joints, or 16 "
                               "without the neck (default: as the model was published)")
     subset: float = flag('--subset', default=1.0, read=number(float, 0, 1, low_included=False), metavar='FRACTION',
@@ -126,8 +127,8 @@ class Train:
                      help='learning rate')
     lr_decay: float = flag('-lrd', '--lr-decay', read=positive, metavar='X', stored=True, commands=(TRAIN,),
                            help='factor of the rate after each epoch')
-    lr_decay_steps: int = flag('--lr-decay-steps', default=0, read=number(int, 0), metavar='N', stored=True, commands=(TRAIN,),
-                               help='apply -lrd after every N steps instead; 0 for after each epoch')
+    lr_decay_steps: int = flag('--lr-decay-steps', default=0, read=number(int, 0), metavar='N', stored=True,
+                               commands=(TRAIN,), help='apply -lrd after every N steps instead; 0 for after each epoch')
     lr_drop_every: int = flag('--lr-drop-every', read=number(int, 0), metavar='N', stored=True, commands=(TRAIN,),
                               help='multiply the rate by --lr-drop after every N-th epoch instead; 0 for never')
     lr_drop: float = flag('--lr-drop', default=0.5, read=positive, metavar='X', stored=True, commands=(TRAIN,),
@@ -140,8 +141,9 @@ class Train:
                                  commands=(TRAIN,), help='rate at which single values are dropped')
     loss: str = flag('--loss', choices=('weighted', 'mpjpe', 'mse'), stored=True, commands=(TRAIN,),
                      help='weighted MPJPE with two terms on velocities, plain MPJPE, or the mean square of coordinates')
-    l1_share: float = flag('--l1-share', default=0.0, read=number(float, 0, 1), metavar='X', stored=True, commands=(TRAIN,),
-                           help='weight of the mean absolute coordinate in the loss, beside 1 - X of --loss')
+    l1_share: float = flag('--l1-share', default=0.0, read=number(float, 0, 1), metavar='X', stored=True,
+                           commands=(TRAIN,), help='weight of the mean absolute coordinate in the loss, beside 1 - X '
+                           'of --loss')
     objective: str = flag('--objective', choices=('half-square', 'plain'), stored=True, commands=(TRAIN,),
                           help='minimise half the square of the loss, as the published code of KTPFormer does, or the '
                           'loss')

@@ -19,18 +19,19 @@ def test_every_model_is_listed_with_paper_and_figures(run):
 
 
 def test_parameters_and_multiply_adds_by_hand():
-    """HTNet's are those of its paper's code, counted layer by layer for its attention, MLPs and convolutions."""
     lines = describe('ktpformer').splitlines()
     assert '35,213,430 parameters' in lines[2]
     model = build_model('ktpformer', {'frames': 3, 'channels': 16, 'depth': 1, 'kpa': False, 'tpa': False}, H36M, H36M)
-    tokens, c = 3 * 17, 16
-    blocks = 4 * tokens * (12 * c * c) + 2 * 2 * tokens * (17 + 3) * c  # products of weights, then of tokens
-    by_hand = 2 * tokens * c + blocks + 3 * tokens * c
+    tokens, c, ratio = 3 * 17, 16, 2
+    weights = 4 * tokens * (3 + 1 + 2 * ratio) * c * c  # four blocks: queries, keys, values, output, MLP
+    between_tokens = 2 * 2 * tokens * (17 + 3) * c  # two blocks over joints, two over frames, two products each
+    by_hand = 2 * tokens * c + weights + between_tokens + 3 * tokens * c
     assert multiply_adds(model, 17) * 3 == by_hand
 
 
 def test_a_figure_is_told_with_its_source_and_what_it_reads():
-    assert told(Published('CPN', 1, 47.6, None, 'paper', 'refined')).strip() == '47.6 / –  CPN, 1 frame, refined [paper]'
+    line = told(Published('CPN', 1, 47.6, None, 'paper', 'refined')).strip()
+    assert line == '47.6 / –  CPN, 1 frame, refined [paper]'
 
 
 def test_counting_leaves_no_model_behind():

@@ -112,7 +112,7 @@ def close(session: Session, config: Config, model: Lifter, name: str, path: Path
     """
     asked, world = config.evaluate, session.world
     check_causal(config, model)
-    windows = windows_for(model, store, world, target_of(config, dataset))
+    windows = windows_for(model, store, target_of(config, dataset)).part(store, world)
     predicted = predictions(model, store, windows, asked.root, asked.flip)
     if not all(poses.isfinite().all() for poses in predicted.values()):
         raise DivergedError(f'{path} predicts NaN or infinite coordinates: its weights diverged, or the keypoints are '

@@ -26,8 +26,9 @@ from common.evaluation.latency import latency
 from common.geometry.placement import feet_on_floor, floor_below, lens_of_view, root_by_reprojection, upright
 from common.keypoints.clip import Asked, Clip, load_clip
 from common.models import computing, model_class
-from common.models.lifter import LoadedLifter, describe_model, describe_needs
+from common.models.lifter import describe_model, describe_needs
 from common.models.lifting import clip_store, lift_store
+from common.models.loading import LoadedLifter
 from common.skeleton import H36M, H36M16, SKELETONS, Skeleton
 from common.storage.files import atomic_path
 from common.storage.npz import write_npz

@@ -13,7 +13,8 @@ from common.datasets.poses import PoseDataset
 from common.distributed import World
 from common.errors import FileError, FlagError
 from common.models import model_class
-from common.models.lifter import Lifter, LoadedLifter, assemble, describe_needs, identify, refined_by
+from common.models.lifter import Lifter, describe_needs
+from common.models.loading import LoadedLifter, assemble, identify, refined_by
 from common.models.stored import base_state
 from common.skeleton import H36M, H36M16, SKELETONS, Skeleton
 from common.storage import checkpoint

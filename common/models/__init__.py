@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from common.models.lifter import Lifter, LoadedLifter
+    from common.models.lifter import Lifter
+    from common.models.loading import LoadedLifter
     from common.recipe import Recipe
     from common.skeleton import Skeleton
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 MODELS = {
     'ktpformer': 'common.models.ktpformer:KTPFormer',
     'htnet': 'common.models.htnet:HTNet',
+    'videopose3d': 'common.models.videopose3d:VideoPose3D',
 }
 DEFAULT_MODEL = 'ktpformer'
 
@@ -83,7 +85,7 @@ def load_lifter(path: str | Path, device: str = 'cpu', **how: Any) -> LoadedLift
 
     Args:
         path: a checkpoint file. device: where it is to compute, such as 'cuda'.
-        how: what a public file does not tell: see `common.models.lifter.load`.
+        how: what a public file does not tell: see `common.models.loading.load`.
 
     Raises FileError for a file that is missing, broken or of no model that is known.
     """
@@ -91,5 +93,5 @@ def load_lifter(path: str | Path, device: str = 'cpu', **how: Any) -> LoadedLift
 
     import torch
 
-    from common.models.lifter import load
+    from common.models.loading import load
     return load(Path(path), torch.device(device), **how)

@@ -43,11 +43,11 @@ def check_config(saved: OwnCheckpoint, kind: type['Lifter'], config: Any) -> Non
                             f'no weight has more than {largest:,} rows or columns')
     if not kind.public_keys:
         return
+    untold = getattr(kind.Config, 'not_in_a_file', ())
     try:
-        found = vars(kind.config_of(state))
+        found = vars(kind.config_of(state, {name: getattr(config, name) for name in untold}))
     except (ValueError, ArithmeticError) as error:
         raise FileError(f'{saved.path} does not fit {kind.title}: {one_line(error)}') from None
-    untold = getattr(kind.Config, 'not_in_a_file', ())
     for name, value in found.items():
         if isinstance(value, int) and name not in untold and getattr(config, name) != value:
             raise FileError(f'{saved.path} describes a model that its weights contradict: {name} '
