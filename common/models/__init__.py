@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 MODELS = {
     'ktpformer': 'common.models.ktpformer:KTPFormer',
     'htnet': 'common.models.htnet:HTNet',
+    'martinez': 'common.models.martinez:Martinez',
+    'graformer': 'common.models.graformer:GraFormer',
 }
 DEFAULT_MODEL = 'ktpformer'
 
