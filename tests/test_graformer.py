@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import torch
 from test_ktpformer import relative
+from test_program import metrics_of
 
 from common.models import build_model, layers
-from common.models.graformer import GraFormerConfig, chebyshev
+from common.models.graformer import GraFormer, GraFormerConfig, chebyshev
 from common.models.layers import dropped
 from common.models.lifter import recognise
 from common.skeleton import COCO, H36M, H36M16, HUMANEVA15, MPI_INF_3DHP, MPII
@@ -305,3 +306,51 @@ def test_wrong_sizes_are_refused():
     for config in ({'channels': 30}, {'depth': 0}, {'heads': 0}, {'channels': 1, 'heads': 1}):
         with pytest.raises(ValueError, match=r'cannot be divided|at least 1|no standard deviation'):
             GraFormerConfig(**config)
+
+
+@pytest.fixture
+def public_file(golden, filled, tmp_path):
+    """Write a file as the published program does, with the golden weights."""
+    state = filled(json.loads((golden / 'zoo' / 'graformer_keys.json').read_text()))
+    path = tmp_path / 'ckpt_best.pth.tar'
+    torch.save({'epoch': 3, 'lr': 1e-3, 'step': 78, 'state_dict': state, 'optimizer': {}, 'error': 1.5}, path)
+    return path
+
+
+@pytest.mark.parametrize('case', [0, 1], ids=['gt', 'cpn'])
+@pytest.mark.parametrize('root, figures', [(None, 'millimetres'), ('subtract', 'millimetres_root_subtracted')])
+def test_tables_equal_the_golden_ones(golden, public_file, run, tmp_path, case, root, figures):
+    """Over 16 joints, without mirrored keypoints, root set to 0, as the recipe says; or the root subtracted."""
+    expected = json.loads((golden / 'zoo' / 'tiny_graformer.json').read_text())['evaluate'][case]
+    status, out, _ = run('-k', expected['keypoints'], '--data', golden / 'tiny', '--evaluate', public_file, '-ste',
+                         expected['subjects_test'], '--results', tmp_path / 'r.json', '--device', 'cpu',
+                         *['--root', root] * (root is not None))
+    assert status == 0
+    assert 'without mirrored keypoints' in out
+    paper = json.loads((tmp_path / 'r.json').read_text())['protocols']['paper']
+    for name, row in expected[figures].items():
+        found = paper['average'] if name == 'average' else paper['actions'][name]
+        assert {metric: found[metric] for metric in row} == pytest.approx(row, abs=0.001), name
+
+
+def test_training_losses_equal_the_golden_ones(golden, public_file, run, tmp_path):
+    expected = json.loads((golden / 'zoo' / 'tiny_graformer.json').read_text())['train']['epochs']
+    status, _, _ = run('--model', 'graformer', '-cs', 32, '-dep', 2, '-k', 'gt', '--data', golden / 'tiny', '-str',
+                       'S1', '-ste', 'S9,S11', '--init', public_file, '--lr-decay-steps', 20, '--dropout', 0, '-e', 3,
+                       '-c', tmp_path / 'c', '-l', tmp_path / 'l', '--device', 'cpu')
+    assert status == 0
+    for m in metrics_of(tmp_path / 'l'):
+        want = expected[str(m['epoch'])]
+        assert m['train_loss'] == pytest.approx(1000 * want['train_loss'], rel=1e-5 if m['epoch'] == 1 else 1e-3)
+        assert m['valid_mpjpe'] == pytest.approx(want['valid_mpjpe'], rel=0.02 if m['epoch'] > 1 else 1e-3)
+        assert m['lr'] == pytest.approx(want['lr_at_end'])
+
+
+def test_the_recipe_is_the_published_one():
+    recipe = GraFormer.recipe
+    assert (recipe.optimizer, recipe.lr, recipe.lr_decay, recipe.lr_decay_steps, recipe.clip) == \
+        ('adam', 1e-3, 0.9, 50_000, 1)
+    assert (recipe.loss, recipe.l1_share, recipe.objective, recipe.root, recipe.joints) == \
+        ('mse', 0, 'plain', 'zero', 'h36m16')
+    assert (recipe.epochs, recipe.batch, recipe.weight_decay, recipe.augment, recipe.flip) == (100, 64, 0, False, False)
+    assert -(-1_559_752 // recipe.batch) == 24_372

@@ -6,10 +6,13 @@ import naive_single
 import numpy as np
 import pytest
 import torch
+from processes import ROOT, run_alone
+from test_distributed import RECORDER
 from test_ktpformer import relative
+from test_program import metrics_of
 
 from common.augment import Batch
-from common.datasets import load_dataset
+from common.datasets import h36m, load_dataset, poses
 from common.losses import mean_mpjpe
 from common.models import build_model, layers
 from common.models.layers import dropped
@@ -268,3 +271,102 @@ def test_wrong_sizes_are_refused():
     for config in ({'channels': 0}, {'depth': 0}):
         with pytest.raises(ValueError, match='expected at least 1'):
             MartinezConfig(**config)
+
+
+@pytest.fixture
+def public_file(golden, fill, tmp_path):
+    """Write a file as the published program does, with the golden weights: without statistics, with a NumPy scalar."""
+    state = fill(json.loads((golden / 'zoo' / 'martinez_keys.json').read_text()))
+    path = tmp_path / 'ckpt_best.pth.tar'
+    torch.save({'epoch': 3, 'lr': 1e-3, 'step': 78, 'err': np.float64(1.5), 'state_dict': state, 'optimizer': {}}, path)
+    return path
+
+
+@pytest.fixture(params=['pixels', 'screen'])
+def unit(request, monkeypatch):
+    """Read keypoints in pixels, which the published program standardises, or in screen coordinates, as ours does."""
+    monkeypatch.setattr(h36m, 'SUBJECTS_TRAIN', ('S1',))  # all that the small data set has
+    if request.param == 'pixels':
+        monkeypatch.setattr(poses, 'normalise', lambda pixels, *size: pixels)
+    return request.param
+
+
+@pytest.mark.parametrize('case', [0, 1], ids=['gt', 'cpn'])
+def test_tables_equal_the_golden_ones(golden, public_file, run, tmp_path, unit, case):
+    """With statistics of S1 in the 2D that is lifted; over 17 joints, without mirrored keypoints."""
+    expected = json.loads((golden / 'zoo' / 'tiny_martinez.json').read_text())['evaluate'][case]
+    status, out, err = run('-k', expected['keypoints'], '--data', golden / 'tiny', '--evaluate', public_file, '-ste',
+                           expected['subjects_test'], '--results', tmp_path / 'r.json', '--device', 'cpu')
+    assert (status, err) == (0, '')
+    assert 'the statistics that its file lacks are those of' in out
+    assert 'without mirrored keypoints' in out
+    paper = json.loads((tmp_path / 'r.json').read_text())['protocols']['paper']
+    figures = paper['actions'] | {'average': paper['average']}
+    for name, row in expected['millimetres'].items():
+        found = {metric: figures[name][metric] for metric in row}
+        assert found == pytest.approx(row, abs=0.001 if unit == 'pixels' else 0.1), name
+
+
+def test_training_losses_equal_the_golden_ones(golden, public_file, run, tmp_path, unit):
+    expected = json.loads((golden / 'zoo' / 'tiny_martinez.json').read_text())['train']['epochs']
+    status, _, _ = run('--model', 'martinez', '-cs', 32, '-dep', 2, '-k', 'gt', '--data', golden / 'tiny', '-str', 'S1',
+                       '-ste', 'S9,S11', '--init', public_file, '--lr-decay-steps', 20, '--dropout', 0, '-e', 3,
+                       '-c', tmp_path / 'c', '-l', tmp_path / 'l', '--device', 'cpu')
+    assert status == 0
+    exact = unit == 'pixels'
+    for m in metrics_of(tmp_path / 'l'):
+        want = expected[str(m['epoch'])]
+        loss = 0.01 if not exact else 1e-5 if m['epoch'] == 1 else 1e-3
+        assert m['train_loss'] == pytest.approx(1000 * want['train_loss'], rel=loss)
+        assert m['valid_mpjpe'] == pytest.approx(want['valid_mpjpe'], rel=1e-3 if exact else 0.02)
+        assert m['lr'] == pytest.approx(want['lr_at_end'])
+
+
+def test_a_checkpoint_holds_its_statistics(golden, run, refused, tmp_path, public_file):
+    """It is evaluated and goes on with those of its training, whatever the data say now; a public file cannot."""
+    data = ['-k', 'gt', '--data', golden / 'tiny', '-ste', 'S9', '--device', 'cpu']
+    trained = tmp_path / 'S1' / 'last.bin'
+
+    def train(subject, *more):
+        return run(*data, '-str', subject, '-c', tmp_path / subject, '-l', tmp_path / 'l', '-e', 1, *more)[0]
+    assert train('S1', '--model', 'martinez', '-cs', 16, '--results', tmp_path / 'a.json') == 0
+    assert run(*data, '--evaluate', trained, '--results', tmp_path / 'b.json')[0] == 0
+    a, b = (json.loads((tmp_path / f'{name}.json').read_text())['protocols'] for name in 'ab')
+    assert a['paper']['actions'] == b['paper']['actions']
+    before = torch.load(trained)['model_pos']
+    assert train('S11', '--init', trained) == 0
+    after = torch.load(tmp_path / 'S11' / 'last.bin')['model_pos']
+    for key in Martinez.measured_keys:
+        assert not torch.equal(before[key], torch.zeros_like(before[key]))
+        assert torch.equal(before[key], after[key])
+    np.save(tmp_path / 'clip.npy', np.random.default_rng(0).normal(500, 100, (9, 17, 2)))
+    predict = ['--predict', tmp_path / 'clip.npy', '--layout', 'h36m', '--image-size', 1000, 1000, '--as-is',
+               '--output', tmp_path / 'out.npz']
+    assert 'lacks the statistics of its training data' in refused(1, '--evaluate', public_file, *predict)
+    assert run('--evaluate', trained, *predict, '--device', 'cpu')[0] == 0
+    with np.load(tmp_path / 'out.npz') as file:
+        assert np.isfinite(file['poses']).all()
+
+
+def test_two_processes_are_one_run(golden, tmp_path):
+    """Batch norms and the loss are those of the whole step, 1,636 frames among which the last step has 4."""
+    recorder = tmp_path / 'recorder.py'
+    recorder.write_text(RECORDER.format(root=str(ROOT)))
+    for processes in (1, 2):
+        status, _, err = run_alone(
+            recorder, tmp_path / f'{processes}.json', '--model', 'martinez', '-cs', 16, '-k', 'gt', '--data',
+            golden / 'tiny', '-str', 'S1', '-ste', 'S9', '--dropout', 0, '-b', 136, '-e', 1, '-c',
+            tmp_path / f'c{processes}', '-l', tmp_path / 'l', '--device', 'cpu', ranks=processes)
+        assert status == 0, err
+    one, two = (json.loads((tmp_path / f'{n}.json').read_text()) for n in (1, 2))
+    assert len(one) == 13
+    assert two == pytest.approx(one, rel=1e-4)
+
+
+def test_the_recipe_is_the_published_one():
+    recipe = Martinez.recipe
+    assert (recipe.optimizer, recipe.lr, recipe.lr_decay, recipe.lr_decay_steps, recipe.clip) == \
+        ('adam', 1e-3, 0.96, 100_000, 1)
+    assert (recipe.loss, recipe.l1_share, recipe.objective, recipe.root, recipe.joints) == \
+        ('mse', 0, 'plain', 'zero', None)
+    assert (recipe.epochs, recipe.batch, recipe.weight_decay, recipe.augment, recipe.flip) == (200, 64, 0, False, False)
