@@ -348,6 +348,15 @@ def test_a_checkpoint_holds_its_statistics(golden, run, refused, tmp_path, publi
         assert np.isfinite(file['poses']).all()
 
 
+def test_a_public_file_is_refined_with_statistics_of_the_training_frames(golden, run, tmp_path, public_file):
+    status, _, _ = run('-k', 'gt', '--data', golden / 'tiny', '-str', 'S1', '-ste', 'S11', '--refine', '--init',
+                       public_file, '-e', 1, '-c', tmp_path / 'c', '-l', tmp_path / 'l', '--device', 'cpu')
+    assert status == 0
+    state = torch.load(tmp_path / 'c' / 'last.bin')['model_pos']
+    published = np.load(golden / 'zoo' / 'martinez_stats.npz')
+    np.testing.assert_allclose(state['base.poses_std'], published['std_3d_mm'][1:] / 1000, rtol=1e-5)
+
+
 def test_two_processes_are_one_run(golden, tmp_path):
     """Batch norms and the loss are those of the whole step, 1,636 frames among which the last step has 4."""
     recorder = tmp_path / 'recorder.py'
