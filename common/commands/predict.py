@@ -108,8 +108,11 @@ def load_lifter(session: Session) -> LoadedLifter:
         if skeleton == H36M and config.data.joints == H36M16.name:
             skeleton = H36M16
         keypoints = config.data.keypoints or DATASETS[dataset].keypoints or ''
+        kind = model_class(name)
+        read = kind.keypoints_of(saved.state)
+        count = len(skeleton) if read == kind.keypoints_in(skeleton) else read  # a model may not read all of a body
         try:
-            layout = keypoint_layout(keypoints, skeleton)({}, model_class(name).keypoints_of(saved.state))
+            layout = keypoint_layout(keypoints, skeleton)({}, count)
         except ValueError as error:
             raise FileError(f'{saved.path} takes {error}: say with -d and -k what it was trained on') from None
     lifter = load_evaluated(session, config, saved, name, sizes, how, layout, skeleton)

@@ -22,6 +22,8 @@ MODELS = {
     'ktpformer': 'common.models.ktpformer:KTPFormer',
     'htnet': 'common.models.htnet:HTNet',
     'videopose3d': 'common.models.videopose3d:VideoPose3D',
+    'martinez': 'common.models.martinez:Martinez',
+    'graformer': 'common.models.graformer:GraFormer',
 }
 DEFAULT_MODEL = 'ktpformer'
 

@@ -177,9 +177,9 @@ class HTNet(Lifter):
     recipe = Recipe(epochs=15, batch=512, optimizer='amsgrad', lr=5e-4, lr_decay=0.95, lr_drop_every=5, drop_path=0.3,
                     dropout=0.1, loss='mpjpe', objective='plain', root='zero', seed=1)
     paper = 'Cai, Zhang et al., ICASSP 2023'
-    results = (Published('CPN', 1, 48.9, 39.0, 'published'), Published('ground truth', 1, 34.0, None, 'published'),
-               Published('CPN', 1, 47.6, None, 'published', REFINED),
-               Published('ground truth', 1, 31.9, None, 'published', REFINED))
+    results = (Published('cpn_ft_h36m_dbb', 1, 48.9, 39.0, 'published'), Published('gt', 1, 34.0, None, 'published'),
+               Published('cpn_ft_h36m_dbb', 1, 47.6, None, 'published', REFINED),
+               Published('gt', 1, 31.9, None, 'published', REFINED))
     public_keys = ('pos_embed', 'Hiremixer.blocks.0.mlp.fc1.weight')
 
     def __init__(self, config: HTNetConfig, skeleton: Skeleton, layout: Skeleton, drop_path: float = 0.3,

@@ -89,7 +89,7 @@ class Lifter(nn.Module):
     recipe: Recipe
     public_keys: ClassVar[tuple[str, ...]] = ()
     fewest: int = 1
-    measured: ClassVar[bool] = False
+    measured: bool = False
     measured_keys: ClassVar[tuple[str, ...]] = ()
     paper: ClassVar[str] = ''
     results: ClassVar[tuple[Published, ...]] = ()
