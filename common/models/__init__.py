@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 MODELS = {
     'ktpformer': 'common.models.ktpformer:KTPFormer',
     'htnet': 'common.models.htnet:HTNet',
+    'mgcn': 'common.models.mgcn:ModulatedGCN',
+    'mgcn16': 'common.models.mgcn:ModulatedGCN16',
 }
 DEFAULT_MODEL = 'ktpformer'
 
@@ -47,8 +49,8 @@ def make_config(name: str, sizes: Mapping[str, Any]) -> Any:
 def recipe_of(name: str, refined: bool = False) -> Recipe:
     """Return the published recipe of a model, or of a refinement trained behind it."""
     from common.models.refine import refinement_recipe
-    recipe = model_class(name).recipe
-    return refinement_recipe(recipe) if refined else recipe
+    kind = model_class(name)
+    return refinement_recipe(kind) if refined else kind.recipe
 
 
 def build_model(name: str, config: Mapping[str, Any], skeleton: Skeleton, layout: Skeleton,

@@ -20,7 +20,7 @@ from common.augment import Batch, Mirror
 from common.errors import ContractError, FileError
 from common.models import DEFAULT_MODEL, MODELS, build_model, make_config, model_class
 from common.models.stored import check_config, fault_in_types, no_more_weights_than
-from common.recipe import Recipe
+from common.recipe import Recipe, RefinementRecipe
 from common.skeleton import H36M, Skeleton
 from common.storage.checkpoint import Checkpoint, load_weights
 from common.storage.checkpoint import load as read_checkpoint
@@ -71,8 +71,10 @@ class Lifter(nn.Module):
         title: its name in print.
         Config: a `ModelConfig`, with a default for each size; it is what a checkpoint stores.
         recipe: the training of its publication.
+        refinement: the training of a refinement behind it; that of HTNet's unless the model says otherwise.
         public_keys: keys that all public files of the model have, and no other model's; empty where there are none.
             With them goes `Config.from_state(state)`, which reads the sizes from a public state dict.
+        absent_keys: keys that no public file of the model has, where another model has all of its `public_keys`.
         fewest: windows that a training step needs at least: 2 for a model whose batch norms see one position of each
             window. A shorter rest at the end of an epoch joins the step before it.
         published: (data set, keypoints) -> (source, {action: P-MPJPE in millimetres}), for plots.
@@ -89,7 +91,9 @@ class Lifter(nn.Module):
     title: str
     Config: ClassVar[type[ModelConfig]]
     recipe: Recipe
+    refinement: ClassVar[RefinementRecipe] = RefinementRecipe()
     public_keys: ClassVar[tuple[str, ...]] = ()
+    absent_keys: ClassVar[tuple[str, ...]] = ()
     fewest: int = 1
     published: ClassVar[Mapping[tuple[str, str], tuple[str, dict[str, float]]]] = {}
 
@@ -272,8 +276,9 @@ def describe_model(model: Lifter) -> str:
 def recognise(state: Mapping[str, torch.Tensor]) -> str | None:
     """Return the model that a public state dict is of, by keys that each has; None where it has none of them."""
     for name in MODELS:
-        keys = model_class(name).public_keys
-        if keys and all(key in state for key in keys):
+        kind = model_class(name)
+        if kind.public_keys and all(key in state for key in kind.public_keys) \
+                and not any(key in state for key in kind.absent_keys):
             return name
     return None
 
