@@ -21,14 +21,14 @@ from common.models.lifter import Lifter, check_sizes, shape_in
 from common.recipe import Recipe, RefinementRecipe
 from common.skeleton import Skeleton
 
-ConfigT = TypeVar('ConfigT', bound='ModulatedGCNConfig')
+ConfigT = TypeVar('ConfigT', bound='GraphNetConfig')
 
 
 @dataclass(frozen=True)
-class ModulatedGCNConfig:
-    """The sizes of a Modulated GCN. `depth` counts pairs of layers. Raises ValueError for sizes that cannot be."""
+class GraphNetConfig:
+    """The sizes of the network of 16 joints. `depth` counts pairs of layers. Raises ValueError for what cannot be."""
 
-    channels: int = 384
+    channels: int = 128
     depth: int = 4
 
     def __post_init__(self) -> None:
@@ -40,17 +40,22 @@ class ModulatedGCNConfig:
 
         Raises ValueError when the weights are not a Modulated GCN's.
         """
-        shape_in(state, 'gconv_input.0.gconv.M', 2)
+        shape_in(state, 'gconv_input.0.gconv.adj2', 2)
         _, _, channels = shape_in(state, 'gconv_input.0.gconv.W', 3)
         depth = len({key.split('.')[1] for key in state if key.startswith('gconv_layers.')})
         return cls(channels, depth)
 
 
 @dataclass(frozen=True)
-class ModulatedGCN16Config(ModulatedGCNConfig):
-    """The sizes of the network of 16 joints."""
+class ModulatedGCNConfig(GraphNetConfig):
+    """The sizes of the network of 17 joints, whose joints look at each other with half the channels."""
 
-    channels: int = 128
+    channels: int = 384
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.channels < 2:
+            raise ValueError(f'channels is {self.channels}, expected at least 2')
 
 
 class Pair(nn.Module):
@@ -107,7 +112,7 @@ class GraphNet(Lifter):
     """What both networks are: (B, F, K, 2) normalised screen coordinates -> (B, F, J, 3) metres, root-relative, camera
     axes; each frame by itself."""
 
-    def __init__(self, config: ModulatedGCNConfig, skeleton: Skeleton, layout: Skeleton, random_modulation: bool,
+    def __init__(self, config: GraphNetConfig, skeleton: Skeleton, layout: Skeleton, random_modulation: bool,
                  attends: bool, dropout: float):
         """Build the model with fresh weights.
 
@@ -161,12 +166,12 @@ class ModulatedGCN16(GraphNet):
     """The network of 16 joints, for ground-truth keypoints."""
 
     title = 'Modulated GCN of 16 joints'
-    Config = ModulatedGCN16Config
+    Config = GraphNetConfig
     recipe = Recipe(epochs=50, batch=64, optimizer='adam', lr=1e-3, lr_decay=0.96, loss='mpjpe', objective='plain',
                     root='zero', seed=1)
     public_keys = ('gconv_input.0.gconv.adj2', 'gconv_input.0.gconv.M')
     absent_keys = ('non_local.g.weight',)
 
-    def __init__(self, config: ModulatedGCN16Config, skeleton: Skeleton, layout: Skeleton):
+    def __init__(self, config: GraphNetConfig, skeleton: Skeleton, layout: Skeleton):
         """Build the model with fresh weights."""
         super().__init__(config, skeleton, layout, random_modulation=False, attends=False, dropout=0.0)
