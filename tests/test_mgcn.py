@@ -12,7 +12,7 @@ from test_ktpformer import relative
 
 from common.augment import Batch
 from common.losses import mean_mpjpe, refinement_loss
-from common.models import MODELS, build_model, layers, mgcn, model_class, recipe_of
+from common.models import MODELS, build_model, computing, layers, mgcn, model_class, recipe_of
 from common.models.layers import dropped
 from common.models.lifter import recognise
 from common.models.refine import Refined
@@ -22,6 +22,11 @@ from common.skeleton import COCO, H36M, H36M16, HUMANEVA15, MPI_INF_3DHP, MPII
 LOSSES = {'mgcn': naive_mgcn.base_loss, 'mgcn16': naive_mgcn.base16_loss}
 ADJ2 = 'gconv_input.0.gconv.adj2'
 SKELETONS = {'mgcn': H36M, 'mgcn16': H36M16}
+
+
+@pytest.fixture(autouse=True)
+def _seeded():
+    torch.manual_seed(0)
 
 
 def read(folder, name):
@@ -163,7 +168,7 @@ def test_frames_know_nothing_of_each_other(kind):
 
 def test_joints_are_reached_as_far_as_the_layers_go():
     """Without attention, an answer depends on neighbours along the skeleton alone, one step for each layer."""
-    model = build('mgcn16', channels=4, depth=1).double().eval()
+    model = build('mgcn16', channels=32, depth=1).double().eval()
     with torch.no_grad():
         for module in model.modules():
             if hasattr(module, 'adj2'):
@@ -250,6 +255,20 @@ def test_gradients_are_right_whatever_the_memory_looks_like():
     for x in (torch.randn(1, 17, 3, 10), torch.randn(3, 17, 1, 10).permute(2, 1, 0, 3)):
         assert torch.autograd.gradcheck(layer, x.double().requires_grad_(), atol=1e-6)
     assert not [module for module in build('mgcn').modules() if isinstance(module, torch.nn.BatchNorm2d)]
+
+
+@pytest.mark.parametrize('kind', SKELETONS)
+def test_tokens_of_fewer_bits_stay_inside(kind):
+    model = build(kind, channels=32, depth=2)
+    x, seen = torch.randn(8, 1, len(SKELETONS[kind]), 2), set()
+    exact = model(x)
+    for layer in model.gconv_layers:
+        layer.register_forward_hook(lambda module, args, out: seen.add(out.dtype))
+    with computing.computing_in(model, 'bf16'):
+        rounded = model(x)
+    assert seen == {torch.bfloat16}
+    assert rounded.dtype == torch.float32
+    assert 1e-5 < relative(rounded, exact) < 0.05
 
 
 # ---- public files -----------------------------------------------------------------------------------------------
