@@ -6,6 +6,7 @@ import naive_mgcn
 import numpy as np
 import pytest
 import torch
+from test_mgcn import SKELETONS, build
 from test_resume import epochs_of
 
 from common import losses
@@ -15,7 +16,8 @@ from common.models import load_lifter, recipe_of
 from common.models.refine import Refinement
 from common.skeleton import H36M16
 from common.storage import checkpoint
-from common.training.optimiser import learning_rate, make_criterion
+from common.training.loop import gradients_of
+from common.training.optimiser import learning_rate, make_criterion, make_optimizer
 
 CPN = 'cpn_ft_h36m_dbb'
 
@@ -87,9 +89,6 @@ def test_recipes_are_the_published_ones():
 @pytest.mark.parametrize('name', ['mgcn', 'mgcn16'])
 def test_golden_steps(golden, fill, name):
     """Seven updates by the program's own criterion, optimizer, clipping and rates."""
-    from test_mgcn import SKELETONS, build
-    from common.training.loop import gradients_of
-    from common.training.optimiser import make_optimizer
     zoo = golden / 'zoo'
     figures, keys = read(zoo / f'{name}.json')['steps'], read(zoo / f'{name}_keys.json')
     recipe = decided(name, *['--lr-decay-steps', 3] * (name == 'mgcn16')).train
@@ -204,7 +203,9 @@ def test_a_training_with_refinement_is_the_published_one_but_for_the_sign(golden
         self.post_refine[2].p = 0.0
     monkeypatch.setattr(Refinement, '__init__', without_dropout)
     monkeypatch.setattr(losses, 'bone_symmetry', signed_symmetry)
-    assert run(*training('c', '-k', CPN, '--init', refined_file, '-e', 3, '--dropout', 0, '-lr', 1e-3, '-cf', 1))[0] == 0
+    status, _, err = run(*training('c', '-k', CPN, '--init', refined_file, '-e', 3, '--dropout', 0, '-lr', 1e-3, '-cf',
+                                   1))
+    assert status == 0, err
     wanted = expected['mgcn']['train_with_refinement']['epochs']
     for m in epochs_of(tmp_path / 'c-log'):
         epoch = m['epoch']
