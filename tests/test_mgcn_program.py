@@ -6,8 +6,10 @@ import naive_mgcn
 import numpy as np
 import pytest
 import torch
+from processes import ROOT, run_alone
+from test_distributed import RECORDER
 from test_mgcn import SKELETONS, build
-from test_resume import epochs_of
+from test_resume import assert_same_run, epochs_of
 
 from common import losses
 from common.cli.parser import parse
@@ -161,7 +163,7 @@ def test_a_training_of_17_joints_is_the_published_one(golden, files, expected, t
     for m in epochs_of(tmp_path / 'c-log'):
         epoch = m['epoch']
         figures = wanted[str(epoch)]
-        assert m['train_loss'] / 1000 == pytest.approx(figures['train_loss'], rel=1e-5 if epoch == 1 else 1e-3)
+        assert m['train_loss'] / 1000 == pytest.approx(figures['train_loss'], rel=3e-5 if epoch == 1 else 1e-3)
         assert m['lr'] == pytest.approx(figures['lr'])
         found = by_action(run, golden, tmp_path / 'c' / f'epoch_{epoch}.bin', tmp_path / 'r.json')['protocols']['paper']
         for metric in ('mpjpe', 'p_mpjpe'):
@@ -216,3 +218,50 @@ def test_a_training_with_refinement_is_the_published_one_but_for_the_sign(golden
             for metric in ('mpjpe', 'p_mpjpe'):
                 assert found[kind]['paper']['average'][metric] == pytest.approx(
                     figures[f'valid_{metric}{suffix}'], rel=0.08 if epoch == 1 else 0.02), (epoch, kind, metric)
+
+
+# ---- as every model ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small(h36m_folder, tmp_path):
+    """small(model, name, *flags): flags of a short run from fresh weights."""
+    def of(model, name, *more):
+        return ['--model', model, '-cs', 12, '-dep', 1, '-k', 'gt', '--data', h36m_folder, '-str', 'S1', '-c',
+                tmp_path / name, '-l', tmp_path / f'{name}-log', '--device', 'cpu', *more]
+    return of
+
+
+@pytest.mark.parametrize('model', ['mgcn', 'mgcn16'])
+def test_a_resumed_run_equals_an_undisturbed_one(small, run, tmp_path, model):
+    """Dropout, drops of the rate by epochs and decays by steps included."""
+    more = ['-b', 64, *(['--lr-decay-steps', 7] if model == 'mgcn16' else ['--lr-drop-every', 2])]
+    assert run(*small(model, 'whole', *more, '-e', 3))[0] == 0
+    assert run(*small(model, 'parts', *more, '-e', 1, '-cf', 1))[0] == 0
+    assert run(*small(model, 'parts')[6:], '--resume', '-e', 3)[0] == 0
+    assert_same_run(tmp_path / 'whole', tmp_path / 'parts')
+
+
+def test_two_processes_are_one_run(small, tmp_path):
+    """Norms see the frames of both, and of one where the other has none in the last step; dropout is by rank."""
+    recorder = tmp_path / 'recorder.py'
+    recorder.write_text(RECORDER.format(root=str(ROOT)))
+    for processes in (1, 2):
+        status, _, err = run_alone(recorder, tmp_path / f'{processes}.json', *small(
+            'mgcn', f'c{processes}', '--dropout', 0, '-b', 137, '-e', 1, '-lr', 1e-4), ranks=processes)
+        assert status == 0, err
+    one, two = (read(tmp_path / f'{n}.json') for n in (1, 2))
+    assert len(one) == 8  # 960 samples: the last step has one, which one rank takes
+    assert two == pytest.approx(one, rel=1e-4)
+
+
+@pytest.mark.parametrize('model', ['mgcn', 'mgcn16'])
+def test_other_data_sets_and_keypoints_are_lifted(run, humaneva_folder, tmp_path, model):
+    """HumanEva's 15 joints from COCO's 17 keypoints: the 16-joint network takes the body that there is."""
+    status, _, err = run('--model', model, '-cs', 12, '-dep', 1, '-d', 'humaneva15', '-k', 'detectron_pt_coco',
+                         '--data', humaneva_folder, '-str', 'Train/S1', '-ste', 'Validate/S1', '--downsample', 5, '-e',
+                         1, '-c', tmp_path / 'c', '-l', tmp_path / 'l', '--device', 'cpu')
+    assert status == 0, err
+    saved = torch.load(tmp_path / 'c' / 'best.bin')
+    assert saved['model_pos']['correspondence'].shape == (15, 17)
+    assert (saved['layout']['name'], saved['skeleton']['name']) == ('coco', 'humaneva15')
