@@ -380,20 +380,3 @@ def test_a_model_says_how_its_refinement_is_trained(refined):
     parts = refined.figures['loss']
     assert total.item() == pytest.approx(0.5 * parts['mpjpe_base'] + parts['mpjpe_refined']
                                          + 2 * parts['symmetry_absolute_not_used'], rel=1e-5)
-
-
-def test_a_process_without_windows_takes_part_in_a_refinement():
-    empty = torch.zeros(0, 1, 17, 3, requires_grad=True)
-    loss = refinement_loss(empty, empty * 2, torch.zeros(0, 1, 17, 3), torch.tensor(H36M.bone_pairs),
-                           RefinementRecipe())
-    loss.backward()
-    assert loss == 0
-    assert empty.grad.shape == empty.shape
-
-
-def test_recipes_of_refinements():
-    assert (model_class('htnet').refinement, model_class('mgcn').refinement.lr) == (RefinementRecipe(), 5e-3)
-    for name in ('htnet', 'mgcn', 'mgcn16'):
-        recipe = recipe_of(name, refined=True)
-        assert (recipe.lr, recipe.loss, recipe.objective, recipe.root) == \
-            (model_class(name).refinement.lr, 'refinement', 'plain', 'zero')

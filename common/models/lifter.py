@@ -101,7 +101,7 @@ class Lifter(nn.Module):
     public_keys: ClassVar[tuple[str, ...]] = ()
     absent_keys: ClassVar[tuple[str, ...]] = ()
     fewest: int = 1
-    measured: ClassVar[bool] = False
+    measured: bool = False
     measured_keys: ClassVar[tuple[str, ...]] = ()
     paper: ClassVar[str] = ''
     results: ClassVar[tuple[Published, ...]] = ()

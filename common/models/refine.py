@@ -75,7 +75,7 @@ class Refined(Lifter):
             raise ValueError(f'a refinement needs a keypoint for each joint, not {layout.name} for {skeleton.name}')
         self.base, self.refine = base, Refinement(len(skeleton), skeleton.root)
         self.frames, self.answers, self.spacing = base.frames, base.answers, base.spacing
-        self.needs, self.fewest = Refined.needs | base.needs, base.fewest
+        self.needs, self.fewest, self.measured = Refined.needs | base.needs, base.fewest, base.measured
         self.title, self.recipe = f'{base.title} with refinement', base.recipe
         self.register_buffer('bone_pairs', torch.tensor(skeleton.bone_pairs), persistent=False)
 
@@ -94,7 +94,8 @@ class Refined(Lifter):
         """
         if view.intrinsic is None or view.root_depth is None:
             raise ValueError('expected windows with intrinsic and root_depth, which a refinement reads')
-        keypoints = view.keypoints[:, self.answers.start:self.answers.stop, :, :2]
+        _, answers = self.window_for(base.shape[1])  # those of the window, which may be a wider one
+        keypoints = view.keypoints[:, answers.start:answers.stop, :, :2]
         return self.refine(base, keypoints, view.intrinsic, view.root_depth)
 
     def window_for(self, count: int) -> tuple[int, range]:
@@ -104,6 +105,10 @@ class Refined(Lifter):
     def begin_epoch(self, epoch: int, epochs: int) -> None:
         """Let the base make ready for an epoch."""
         self.base.begin_epoch(epoch, epochs)
+
+    def measure(self, keypoints: torch.Tensor, poses: torch.Tensor) -> None:
+        """Let the base take in its statistics."""
+        self.base.measure(keypoints, poses)
 
     def loss(self, batch: Batch, criterion: Criterion) -> torch.Tensor:
         """Return what the base's `refinement` weighs: the criterion of its poses, and the refined ones' symmetry."""
