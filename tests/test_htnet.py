@@ -19,6 +19,7 @@ from common.models.graph_conv import ModulatedGraphConv
 from common.models.layers import DropPath, dropout, dropped
 from common.models.loading import recognise
 from common.models.refine import Refinement, back_project
+from common.recipe import RefinementRecipe
 from common.skeleton import COCO, H36M, HUMANEVA15, MPI_INF_3DHP, MPII, Skeleton
 
 ROOT = Path(__file__).parents[1]
@@ -324,6 +325,6 @@ def test_refinement_loss_equals_the_naive_one():
     assert sorted(H36M.bone_pairs) == sorted(naive_htnet.H36M_BONE_PAIRS)
     expected = naive_htnet.bone_symmetry(refined, naive_htnet.H36M_BONE_PAIRS)
     torch.testing.assert_close(bone_symmetry(refined, pairs), expected)
-    torch.testing.assert_close(refinement_loss(base, refined, target, pairs),
+    torch.testing.assert_close(refinement_loss(base, refined, target, pairs, RefinementRecipe()),
                                naive_htnet.refinement_loss(base, refined, target))
     torch.testing.assert_close(bone_symmetry(mirror(refined, torch.tensor(H36M.mirror)), pairs), expected)
