@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 MODELS = {
     'ktpformer': 'common.models.ktpformer:KTPFormer',
     'htnet': 'common.models.htnet:HTNet',
+    'mhformer': 'common.models.mhformer:MHFormer',
 }
 DEFAULT_MODEL = 'ktpformer'
 
