@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 import torch
 from test_ktpformer import relative
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import set_checkpoint_early_stop
+from torch.utils.flop_counter import FlopCounterMode
 
-from common.augment import Batch, mirror
+from common.augment import Batch, Mirror, mirror
 from common.errors import FileError
 from common.losses import mean_mpjpe
 from common.models import build_model, computing, layers, load_lifter, mhformer
@@ -99,6 +101,15 @@ def test_parameter_count_and_sizes_of_the_published_models(frames, parameters):
     state = model.state_dict()
     assert MHFormerConfig.from_state(state) == MHFormerConfig(frames, 512, 3, 8, 1024)
     assert recognise(state) == 'mhformer'
+
+
+@pytest.mark.parametrize('frames, millions', [(9, 172), (27, 523), (81, 1_624)])
+def test_arithmetic_of_the_published_models(frames, millions):
+    """Multiply-adds for one predicted frame, products of attention counted."""
+    model = build_model('mhformer', {'frames': frames}, H36M, H36M).eval()
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        model(torch.zeros(1, frames, 17, 2))
+    assert round(counter.get_total_flops() / 2e6) == millions
 
 
 def random_model(layout=H36M, skeleton=None, drop_path=0.0, dropout=0.0, seed=0, **config):
@@ -395,13 +406,13 @@ def test_coordinates_are_tokens_whose_order_lies_in_the_embeddings_alone():
 
 
 def test_lifting_is_the_mean_of_plain_and_mirrored_back_centres():
-    from common.augment import Mirror
     model = random_model(frames=27).eval()
     x, order = torch.randn(2, 27, 17, 2).double(), torch.tensor(H36M.mirror)
     lifted = model.lift(Batch(x), Mirror(order, order))
     assert list(lifted) == ['predicted']
     expected = (model.every_frame(x) + mirror(model.every_frame(mirror(x, order)), order))[:, 13:14] / 2
     torch.testing.assert_close(lifted['predicted'], expected)
+    torch.testing.assert_close(model.lift(Batch(x), None)['predicted'], model.every_frame(x)[:, 13:14])
 
 
 # ---- how it computes -----------------------------------------------------------------------------------------------
