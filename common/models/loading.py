@@ -114,6 +114,9 @@ def identify(saved: Checkpoint, asked: str | None = None, sizes: Mapping[str, An
     Raises FileError for a file of another model, or of none.
     """
     if saved.public:
+        if all(key.startswith('post_refine.') for key in saved.state):
+            raise FileError(f'{saved.path} is a refinement, without the model that it stands behind: name it with '
+                            f'--refinement, and the file of that model with --evaluate')
         found = recognise(base_state(saved))
         name, how = found or asked or DEFAULT_MODEL, 'a public file, recognised by its keys'
     else:

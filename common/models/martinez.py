@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from common.augment import Batch
-from common.models.layers import dropout
+from common.models.layers import Linear, dropout
 from common.models.lifter import Criterion, Lifter, check_sizes, shape_in
 from common.recipe import Published, Recipe
 from common.skeleton import Skeleton
@@ -46,8 +46,8 @@ class Stage(nn.Module):
     def __init__(self, channels: int, dropout: float):
         super().__init__()
         self.dropout = dropout
-        self.w1, self.batch_norm1 = nn.Linear(channels, channels), nn.BatchNorm1d(channels)
-        self.w2, self.batch_norm2 = nn.Linear(channels, channels), nn.BatchNorm1d(channels)
+        self.w1, self.batch_norm1 = Linear(channels, channels), nn.BatchNorm1d(channels)
+        self.w2, self.batch_norm2 = Linear(channels, channels), nn.BatchNorm1d(channels)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Apply to x (B*F, C) -> (B*F, C)."""
@@ -134,10 +134,10 @@ class Martinez(Lifter):
             raise ValueError(f'expected keypoints (B, F, {self.keypoints}, 2), got {tuple(keypoints.shape)}')
         x = (keypoints[:, :, self._read] - self.keypoints_mean) / self.keypoints_std
         x = self.batch_norm1(self.w1(x.flatten(2).flatten(0, 1))).relu()  # (B*F, C) from here on
-        x = dropout(x, self.dropout if self.training else 0)
+        x = dropout(x, self.dropout if self.training else 0).to(self.tokens or x.dtype)
         for stage in self.linear_stages:
             x = stage(x)  # not `through`: computed twice, its batch norms would count every step twice
-        return self.w2(x).view(*keypoints.shape[:2], len(self._predicted), 3)
+        return self.w2(x.to(keypoints.dtype)).view(*keypoints.shape[:2], len(self._predicted), 3)
 
     def _with_root(self, poses: torch.Tensor) -> torch.Tensor:
         """Put the root at 0 into its place: poses (B, F, J-1, 3) -> (B, F, J, 3)."""

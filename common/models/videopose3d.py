@@ -103,6 +103,17 @@ def _listed(widths: tuple[int, ...] | list[int]) -> str:
     return ','.join(map(str, widths))
 
 
+class Convolution(nn.Conv1d):
+    """A convolution over time without a bias, in the dtype of its input."""
+
+    def __init__(self, channels: int, width: int, dilation: int = 1):
+        super().__init__(channels, channels, width, dilation=dilation, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Convolve x (B, C, n) -> (B, C, n')."""
+        return F.conv1d(x, self.weight.to(x.dtype), dilation=self.dilation)
+
+
 class VideoPose3D(Lifter):
     """(B, T, K, 2) normalised screen coordinates -> (B, T - R + 1, J, 3) metres, root-relative, camera axes."""
 
@@ -137,12 +148,11 @@ class VideoPose3D(Lifter):
         self.causal, self.dense = config.causal, config.dense
         self.expand_conv = nn.Conv1d(2 * self.keypoints, channels, self.widths[0], bias=False)
         self.expand_bn = nn.BatchNorm1d(channels)
-        convolutions: list[nn.Conv1d] = []
+        convolutions: list[Convolution] = []
         for width, dilation in zip(self.widths[1:], self.dilations, strict=True):
             reach = (width - 1) * dilation
             kernel, spacing = (reach + 1, 1) if self.dense else (width, dilation)
-            convolutions += [nn.Conv1d(channels, channels, kernel, dilation=spacing, bias=False),
-                             nn.Conv1d(channels, channels, 1, bias=False)]
+            convolutions += [Convolution(channels, kernel, spacing), Convolution(channels, 1)]
         self.layers_conv = nn.ModuleList(convolutions)
         self.layers_bn = nn.ModuleList(nn.BatchNorm1d(channels) for _ in convolutions)
         self.shrink = nn.Conv1d(channels, 3 * self.joints, 1)
@@ -188,9 +198,10 @@ class VideoPose3D(Lifter):
         x = keypoints.flatten(2).mT  # (B, 2*K, T); channels come before frames from here on
         x = F.conv1d(x, self.expand_conv.weight, stride=self.widths[0] if strided else 1)
         x = self._activate(self.expand_bn(x))
+        x = x.to(self.tokens or x.dtype)
         for block in range(len(self.dilations)):
             x = self._block(block, x, strided)  # not `through`: computed twice, its batch norms would count twice
-        return self.shrink(x).mT.unflatten(-1, (self.joints, 3))
+        return self.shrink(x.to(keypoints.dtype)).mT.unflatten(-1, (self.joints, 3))
 
     def _block(self, block: int, x: torch.Tensor, strided: bool) -> torch.Tensor:
         """Apply a residual block to x (B, C, n), which becomes shorter by what its convolution reads around a frame."""
@@ -198,7 +209,7 @@ class VideoPose3D(Lifter):
         width, dilation = self.widths[block + 1], self.dilations[block]
         before = width - 1 if self.causal else width // 2  # entries read before the one that the result stands beside
         if strided:
-            kept, y = x[..., before::width], F.conv1d(x, over_time.weight, stride=width)
+            kept, y = x[..., before::width], F.conv1d(x, over_time.weight.to(x.dtype), stride=width)
         else:
             y = over_time(x)
             kept = x[..., before * dilation:][..., :y.shape[-1]]

@@ -1,0 +1,259 @@
+"""What holds of every model of the registry: it trains, is evaluated, resumed, shared out and told from the others.
+
+What a model's own tests show of it is not shown again: `SHOWN` says of which models.
+"""
+
+import contextlib
+import functools
+import io
+import os
+import shlex
+import signal
+
+import numpy as np
+import pytest
+import torch
+from processes import run_alone
+from test_mpi_inf_3dhp import write_files
+from test_resume import assert_same_run, epochs_of
+
+import run_ktpformer
+from common.models import MODELS, build_model, load_lifter, make_config, model_class, recipe_of
+from common.skeleton import H36M, H36M16, SKELETONS
+from common.training import loop
+
+CPU = ['--device', 'cpu']
+SMALL = ['-cs', 16, '-dep', 1, '-b', 64]
+FEW = ['-cs', 16, '--hidden', 16, '--window-step', 4, '-b', 30]
+# Sizes small enough to train in a second, by --model.
+SIZES = {
+    'ktpformer': ['-f', 9, *SMALL],
+    'htnet': ['--hidden', 16, '-cs', 24, '-dep', 1, '-b', 64],
+    'videopose3d': ['-f', 9, '-cs', 16, '-b', 64],
+    'martinez': SMALL,
+    'graformer': SMALL,
+    'mgcn': SMALL,
+    'mgcn16': SMALL,
+    'mhformer': ['-f', 9, *FEW, '-dep', 2],
+    'strided': ['-f', 27, *FEW, '-dep', 1],
+    'pstmo': ['-f', 9, *FEW, '-dep', 1],
+    'pstmo_pretraining': ['-f', 9, *FEW, '-dep', 2],
+}
+# Models of which another test shows the same.
+SHOWN = {
+    'resumed': {'ktpformer'},  # test_resume.py
+    'two processes': {'ktpformer', 'htnet', 'martinez', 'mgcn', 'mhformer', 'pstmo'},
+    'bf16': {'ktpformer'},  # test_computing.py
+    'compiled': {'ktpformer', 'htnet'},  # test_computing.py
+    'other data': {'ktpformer'},  # test_mpi_inf_3dhp.py, test_humaneva.py
+}
+
+
+def each(aspect=''):
+    """Return the mark that gives a test every model of which no other one shows an aspect."""
+    return pytest.mark.parametrize('name', [name for name in MODELS if name not in SHOWN.get(aspect, ())])
+
+
+def flags_in(folder, data, name, run, *more):
+    """Return the flags of a run of 5 steps an epoch or more, in folder / run."""
+    return ['--model', name, *SIZES[name], '-k', 'gt', '--data', data, '-str', 'S1', '-ste', 'S9', '-a', 'Directions',
+            *CPU, '-c', folder / run, '-l', folder / f'{run}-log', *more]
+
+
+@pytest.fixture
+def flags(h36m_folder, tmp_path):
+    return functools.partial(flags_in, tmp_path, h36m_folder)
+
+
+@pytest.fixture(scope='module')
+def trained(h36m_folder, tmp_path_factory):
+    """trained(model) -> (checkpoint folder, what was said) of two undisturbed epochs; not to be written to."""
+    @functools.cache
+    def of(name):
+        folder, out = tmp_path_factory.mktemp(name), io.StringIO()
+        with contextlib.redirect_stdout(out):
+            assert run_ktpformer.main([str(f) for f in flags_in(folder, h36m_folder, name, 'c', '-e', 2)]) == 0
+        return folder / 'c', out.getvalue()
+    return of
+
+
+@pytest.fixture
+def public(tmp_path):
+    """public(model) -> a bare state dict with fresh weights, as its public files are."""
+    def write(name):
+        given = dict(zip(SIZES[name][::2], SIZES[name][1::2], strict=True))
+        sizes = {size: given[flag] for size, flag in (('frames', '-f'), ('channels', '-cs')) if flag in given}
+        body = SKELETONS.get(recipe_of(name).joints or '', H36M)
+        torch.save(build_model(name, sizes, body, body).state_dict(), tmp_path / f'{name}.pth')
+        return tmp_path / f'{name}.pth'
+    return write
+
+
+def test_every_model_has_small_sizes_here():
+    assert set(MODELS) <= set(SIZES)
+
+
+# ---- training and its table --------------------------------------------------------------------------------------
+
+
+def check_again(run, out):
+    """Run the command that a training ends with: it prints the training's table again."""
+    (line,) = (line for line in out.splitlines() if '; again with: ' in line)
+    command = shlex.split(line.partition('again with: python run_ktpformer.py')[2])
+    status, again, err = run(*command, *CPU)
+    assert (status, err) == (0, '')
+    table = out[out.index('evaluated on'):]
+    assert 'average' in table or 'C, frames pooled' in table
+    assert again[again.index('evaluated on'):] == table
+
+
+@each()
+def test_the_command_that_is_printed_prints_the_table_again(trained, run, name):
+    check_again(run, trained(name)[1])
+
+
+@each('other data')
+def test_mpi_inf_3dhp_is_trained_and_tested_on(run, tmp_path, name):
+    write_files(tmp_path)
+    status, out, err = run('--model', name, *SIZES[name], '-d', '3dhp', '--data', tmp_path, '-str', 'S1', '-ste',
+                           'TS1,TS5', *CPU, '-e', 1, '-c', tmp_path / 'c', '-l', tmp_path / 'l')
+    assert (status, err) == (0, '')
+    check_again(run, out)
+
+
+@each('other data')
+def test_humaneva_is_lifted_from_detections_of_other_joints(run, humaneva_folder, tmp_path, name):
+    """COCO's 17 keypoints to 15 joints."""
+    status, out, err = run('--model', name, *SIZES[name], '-d', 'humaneva15', '-k', 'detectron_pt_coco', '--data',
+                           humaneva_folder, '-str', 'Train/S1', '-ste', 'Validate/S1', '-a', 'Walking', '--downsample',
+                           8, *CPU, '-e', 1, '-c', tmp_path / 'c', '-l', tmp_path / 'l')
+    assert (status, err) == (0, '')
+    check_again(run, out)
+
+
+# ---- the same run, however it is run -----------------------------------------------------------------------------
+
+
+@each('resumed')
+def test_a_run_stopped_inside_an_epoch_resumes_exactly(trained, flags, run, monkeypatch, tmp_path, name):
+    """In the second epoch, dropout and all: the end is that of the undisturbed run, bit for bit."""
+    gradient = loop.Trainer.gradient
+
+    def stopping(self, batch, epoch, *objective):
+        if (epoch, batch.number) == (2, 2):
+            os.kill(os.getpid(), signal.SIGTERM)
+        return gradient(self, batch, epoch, *objective)
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.Trainer, 'gradient', stopping)
+        status, _, err = run(*flags(name, 'c', '-e', 2))
+    assert status == 143, err
+    stopped = torch.load(tmp_path / 'c' / 'last.bin')
+    assert (stopped['epoch'], stopped['step']) == (1, 3)
+    status, _, err = run(*flags(name, 'c', '-e', 2, '--resume'))
+    assert (status, err) == (0, '')
+    assert_same_run(trained(name)[0], tmp_path / 'c')
+
+
+def without_draws(name):
+    """Return the flags that turn dropout off, which ranks and compiled code draw in ways of their own."""
+    rates = ('drop_path', 'dropout')
+    return [part for rate in rates if getattr(recipe_of(name), rate) is not None
+            for part in (f'--{rate.replace("_", "-")}', 0)]
+
+
+def assert_near(one, two, rel):
+    assert two == {key: value if value is None else pytest.approx(value, rel=rel) for key, value in one.items()}
+
+
+@each('two processes')
+def test_two_processes_are_one_run(flags, run, tmp_path, name):
+    """In unequal shares. Rounding grows with the rate, which is small; what the shares add up to does not."""
+    more = ['-e', 1, '-b', 89, '-lr', 1e-6, *without_draws(name)]
+    assert run(*flags(name, 'one', *more))[0] == 0
+    status, _, err = run_alone('run_ktpformer.py', *flags(name, 'two', *more), ranks=2)
+    assert status == 0, err
+    (one,), (two,) = (epochs_of(tmp_path / f'{run}-log') for run in ('one', 'two'))
+    assert_near(one, two, rel=1e-4)
+    a, b = (torch.load(tmp_path / run / 'last.bin')['model_pos'] for run in ('one', 'two'))
+    assert a.keys() == b.keys()
+    assert all(torch.equal(value, b[key]) for key, value in a.items() if key.endswith('num_batches_tracked'))
+
+
+@each('bf16')
+def test_tokens_in_bf16_give_nearly_the_same(trained, flags, run, tmp_path, name):
+    """Weights and optimizer stay float32; a resumed run goes on in bf16."""
+    status, out, err = run(*flags(name, 'c', '-e', 1, '--precision', 'bf16', '--activation-checkpointing'))
+    assert (status, err) == (0, '')
+    assert 'computing in bf16' in out
+    (rounded,), exact = epochs_of(tmp_path / 'c-log'), epochs_of(trained(name)[0].parent / 'c-log')[0]
+    assert rounded['train_loss'] != exact['train_loss']
+    assert rounded['train_loss'] == pytest.approx(exact['train_loss'], rel=0.02)
+    stored = torch.load(tmp_path / 'c' / 'last.bin')
+    kept = [*stored['model_pos'].values(), *(v for s in stored['optimizer']['state'].values() for v in s.values())]
+    assert {value.dtype for value in kept if value.is_floating_point()} == {torch.float32}
+    status, out, err = run(*flags(name, 'c', '-e', 2, '--resume', '--no-eval'))
+    assert (status, err) == (0, '')
+    assert 'computing in bf16' in out
+
+
+@pytest.mark.slow
+@each('compiled')
+def test_a_compiled_run_is_the_eager_one(flags, run, tmp_path, name):
+    for how in ('eager', 'compiled'):
+        status, _, err = run(*flags(name, how, '-e', 1, '-lr', 1e-4, *without_draws(name)),
+                             *['--compile'] * (how == 'compiled'))
+        assert (status, err) == (0, '')
+    (one,), (two,) = (epochs_of(tmp_path / f'{how}-log') for how in ('eager', 'compiled'))
+    assert_near(one, two, rel=1e-4)
+
+
+# ---- what is refused ---------------------------------------------------------------------------------------------
+
+
+@each()
+def test_a_file_is_not_another_model_s(trained, public, refused, h36m_folder, name):
+    """Neither one of ours nor a public one, which is recognised by its keys."""
+    title = model_class(name).title
+    for other in {*MODELS} - {name}:
+        for path in (trained(name)[0] / 'last.bin', public(name)):
+            line = refused(1, '-k', 'gt', '--data', h36m_folder, '--model', other, '--evaluate', path, *CPU)
+            assert f'{path} is a {title} checkpoint, which --model {other} contradicts' in line
+
+
+@each()
+def test_causal_is_refused_where_windows_do_not_end_with_their_answer(trained, flags, refused, h36m_folder, name):
+    """In training, for a model that cannot be told to; with a trained file, which was not told to."""
+    sizes = torch.load(trained(name)[0] / 'last.bin')['config']
+    frames, answers = model_class(name).window(make_config(name, sizes))
+    evaluate = ['-k', 'gt', '--data', h36m_folder, '-c', trained(name)[0], '--evaluate', 'last.bin', '--causal', *CPU]
+    if 'causal' in sizes:
+        assert 'was made with causal False, which --causal contradicts' in refused(1, *evaluate)
+        return
+    assert f'--causal is not for --model {name}: leave it out' in refused(2, *flags(name, 'c', '--causal'))
+    if answers.stop < frames:
+        assert f'answers for frame {answers.stop} of the {frames} that it reads' in refused(2, *evaluate)
+
+
+@pytest.mark.parametrize('name', ['graformer', 'mgcn16'])
+def test_a_file_of_16_joints_does_not_take_17_keypoints(trained, public, refused, h36m_folder, name):
+    flags = ['-k', 'gt', '--data', h36m_folder, '--joints', 'h36m', *CPU]
+    line = refused(1, *flags, '--evaluate', public(name))
+    assert f'{name}.pth takes 16 keypoints, but ' in line and line.endswith('has 17 (layout h36m)')
+    own = trained(name)[0] / 'last.bin'
+    assert 'last.bin' in refused(1, *flags, '--evaluate', own)
+    for path in (public(name), own):
+        with pytest.raises(ValueError, match=r'17, 2'):
+            load_lifter(path).lift_clip(np.zeros((9, 17, 2), np.float32))
+
+
+def test_a_file_of_17_joints_does_not_take_16_keypoints(public, refused, h36m_folder):
+    line = refused(1, '-k', 'gt', '--data', h36m_folder, '--joints', H36M16.name, *CPU, '--evaluate', public('mgcn'))
+    assert 'mgcn.pth takes 17 keypoints, but ' in line and line.endswith('has 16 (layout h36m16)')
+
+
+@pytest.mark.parametrize('more', [['--evaluate'], ['--refine', '-str', 'S1', '--init']], ids=['evaluate', 'init'])
+def test_a_refinement_without_its_base_is_refused(refused, h36m_folder, tmp_path, more):
+    refined = build_model('mgcn', {'channels': 16, 'depth': 1, 'refine': True}, H36M, H36M).refine
+    torch.save(refined.state_dict(), tmp_path / 'refine.pth')
+    line = refused(1, '-k', 'gt', '--data', h36m_folder, *CPU, *more, tmp_path / 'refine.pth')
+    assert 'refine.pth is a refinement, without the model that it stands behind: name it with --refinement' in line
