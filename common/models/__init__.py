@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 MODELS = {
     'ktpformer': 'common.models.ktpformer:KTPFormer',
     'htnet': 'common.models.htnet:HTNet',
+    'strided': 'common.models.strided:StridedTransformer',
+    'pstmo': 'common.models.pstmo:PSTMO',
 }
 DEFAULT_MODEL = 'ktpformer'
 
