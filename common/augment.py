@@ -1,6 +1,7 @@
 """Batches of windows, and mirroring left and right: the augmentation of training, and the second half of every test.
 
-Letters: B windows, F frames of a window, A frames that it answers for, K keypoints, J joints.
+Letters: B windows, F frames, A frames that a window answers for, S frames whose truth a loss reads (the same A unless a
+model says otherwise), K keypoints, J joints.
 """
 
 from collections.abc import Callable
@@ -33,7 +34,7 @@ class Batch(NamedTuple):
 
     Attributes:
         keypoints: (B, F, K, 2) normalised screen coordinates, or (B, F, K, 3) with confidence.
-        poses: (B, A, J, 3) metres in camera axes, relative to the root: the truth.
+        poses: (B, S, J, 3) metres in camera axes, relative to the root: the truth.
         intrinsic: (B, 9) intrinsic vectors of the cameras.
         root_depth: (B, A) metres from the camera to the root along its axis.
         root: (B, A, 3) metres, the root in camera axes.

@@ -16,7 +16,7 @@ from common.datasets import DATASETS, DEFAULT_DATASET
 from common.flag import Flag, actions_of, count, file_ending, flag, names_of, number, positive, text
 from common.keypoints.known import LAYOUTS, layout_or_file
 from common.models import DEFAULT_MODEL, MODELS
-from common.recipe import Recipe
+from common.recipe import ROOTS, Recipe
 
 TRAIN, EVALUATE, RENDER, PREDICT, CHECK_DATA, INSPECT = COMMANDS = (
     'train', 'evaluate', 'render', 'predict', 'check_data', 'inspect')
@@ -50,6 +50,9 @@ class Data:
                                            help='actions, by name or unambiguous prefix (default * = all)')
     downsample: int = flag('--downsample', default=1, read=count, metavar='N', stored=True,
                            commands=(TRAIN, EVALUATE, RENDER), help='keep every N-th frame')
+    joints: str | None = flag('--joints', choices=('h36m', 'h36m16'), stored=True, commands=(TRAIN, EVALUATE, RENDER),
+                              help="the body of Human3.6M that is lifted and averaged over: its 17 joints, or 16 "
+                              "without the neck (default: as the model was published)")
     subset: float = flag('--subset', default=1.0, read=number(float, 0, 1, low_included=False), metavar='FRACTION',
                          stored=True, commands=(TRAIN, EVALUATE), help='keep this fraction of each training take, a '
                          'stretch from its middle; with --evaluate, of each test take')
@@ -101,27 +104,34 @@ class Train:
                       help='predicted frames of a step: a step is max(1, N // stride) windows')
     stride: int = flag('-s', '--stride', read=count, metavar='N', stored=True, commands=(TRAIN,),
                        help='what -b is divided by (default: the frames that a window answers for, at most 128)')
-    optimizer: str = flag('--optimizer', choices=('adamw', 'amsgrad'), stored=True, commands=(TRAIN,),
-                          help='AdamW, or Adam with amsgrad')
+    optimizer: str = flag('--optimizer', choices=('adamw', 'adam', 'amsgrad'), stored=True, commands=(TRAIN,),
+                          help='AdamW, Adam, or Adam with amsgrad')
     lr: float = flag('-lr', '--learning-rate', read=positive, metavar='X', stored=True, commands=(TRAIN,),
                      help='learning rate')
     lr_decay: float = flag('-lrd', '--lr-decay', read=positive, metavar='X', stored=True, commands=(TRAIN,),
                            help='factor of the rate after each epoch')
+    lr_decay_steps: int = flag('--lr-decay-steps', read=number(int, 0), metavar='N', stored=True, commands=(TRAIN,),
+                               help='apply -lrd after every N steps instead; 0 for after each epoch')
     lr_drop_every: int = flag('--lr-drop-every', read=number(int, 0), metavar='N', stored=True, commands=(TRAIN,),
-                              help='halve the rate after every N-th epoch instead; 0 for never')
+                              help='multiply the rate by --lr-drop after every N-th epoch instead; 0 for never')
+    lr_drop: float = flag('--lr-drop', read=positive, metavar='X', stored=True, commands=(TRAIN,),
+                          help='factor of the rate after every N-th epoch of --lr-drop-every')
     weight_decay: float = flag('--weight-decay', read=number(float, 0), metavar='X', stored=True, commands=(TRAIN,),
                                help='weight decay')
     drop_path: float | None = flag('--drop-path', read=number(float, 0, 0.99), metavar='X', stored=True,
                                    commands=(TRAIN,), help='rate of stochastic depth in the last blocks')
     dropout: float | None = flag('--dropout', read=number(float, 0, 0.99), metavar='X', stored=True,
                                  commands=(TRAIN,), help='rate at which single values are dropped')
-    loss: str = flag('--loss', choices=('weighted', 'mpjpe'), stored=True, commands=(TRAIN,),
-                     help='weighted MPJPE with two terms on velocities, or plain MPJPE')
+    loss: str = flag('--loss', choices=('weighted', 'mpjpe', 'mse'), stored=True, commands=(TRAIN,),
+                     help='weighted MPJPE with two terms on velocities, plain MPJPE, or the mean square of coordinates')
+    l1_share: float = flag('--l1-share', read=number(float, 0, 1), metavar='X', stored=True, commands=(TRAIN,),
+                           help='weight of the mean absolute coordinate in the loss, beside 1 - X of --loss')
     objective: str = flag('--objective', choices=('half-square', 'plain'), stored=True, commands=(TRAIN,),
                           help='minimise half the square of the loss, as the published code of KTPFormer does, or the '
                           'loss')
-    augment: bool = flag('-no-da', '--no-data-augmentation', default=True, kind='no', stored=True, commands=(TRAIN,),
-                         help='no mirrored windows')
+    augment: bool = flag('--data-augmentation', '-no-da', '--no-data-augmentation', default=True, kind='either',
+                         stored=True, commands=(TRAIN,), help='train on mirrored windows too, or not (default: as the '
+                         'model was published)')
     seed: int = flag('--seed', read=number(int, 0, 2**32 - 1), metavar='N', stored=True, commands=(TRAIN,),
                      help='the seed of weights, window order and dropout')
     eval: bool = flag('--eval', '--no-eval', default=True, kind='either', stored=True, commands=(TRAIN,),
@@ -176,9 +186,12 @@ class Evaluate:
     protocol: str | None = flag('--protocol', choices=('paper', 'exact'), needs='eval', commands=(TRAIN, EVALUATE),
                                 help='what the table shows: every frame of every window, as published numbers have it '
                                 '(default), or every real frame once')
-    root: str = flag('--root', choices=('predicted', 'zero'), stored=True, commands=(TRAIN, *LIFTING),
-                     help="at test, take the predicted root as it is, or set it to 0 (default: as the data set's own "
-                     "test has it, else as the model's recipe)")
+    root: str = flag('--root', choices=ROOTS, stored=True, commands=(TRAIN, *LIFTING),
+                     help="at test, take the predicted root as it is, set it to 0, or subtract it from all joints "
+                     "(default: as the data set's own test has it, else as the model's recipe)")
+    flip: bool = flag('--test-time-augmentation', '-no-tta', '--no-test-time-augmentation', default=True, kind='either',
+                      stored=True, commands=(TRAIN, *LIFTING), help='lift mirrored keypoints too and average, or not '
+                      '(default: as the model was published)')
     target: str | None = flag('--target', choices=('centre', 'all'), needs='eval', excludes=('causal',),
                               commands=(TRAIN, EVALUATE), help='3dhp: the table of a window around each frame that '
                               'counts, as published numbers have it (default), or of windows back to back')

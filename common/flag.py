@@ -14,7 +14,8 @@ class Flag:
         names: option strings, the best known first.
         commands: those that read the field.
         read: text -> value, raising ValueError (with `expected …` as its message) for other texts.
-        kind: `value`; `yes`, a flag that sets True; `no`, one that sets False; `either`, a flag with its opposite.
+        kind: `value`; `yes`, a flag that sets True; `no`, one that sets False; `either`, a flag with its opposite,
+            which all names but the first are.
         needs: the field without which this one would do nothing.
         excludes: fields that contradict this one.
         stored: whether it is part of a run, which its checkpoints store.

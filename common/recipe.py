@@ -1,7 +1,29 @@
-"""The form of a published recipe, which stands beside the model that it trains."""
+"""The form of a published recipe and of published figures, which stand beside the model that they are of."""
 
 from dataclasses import dataclass, fields
 from typing import Any
+
+# How the predicted root is taken at test: as it is, set to 0 alone, or subtracted from every joint.
+ROOTS = ('predicted', 'zero', 'subtract')
+
+
+@dataclass(frozen=True)
+class Published:
+    """A published figure of a model on Human3.6M's test subjects S9 and S11, in millimetres.
+
+    Attributes:
+        keypoints: the 2D that it lifts, as -k names it or in the words of the paper.
+        frames: of a window. mpjpe, p_mpjpe: protocols 1 and 2; None where the source has none.
+        source: where the figure stands.
+        remark: what sets it apart, such as what it reads besides the keypoints.
+    """
+
+    keypoints: str
+    frames: int
+    mpjpe: float | None
+    p_mpjpe: float | None
+    source: str
+    remark: str = ''
 
 
 @dataclass(frozen=True)
@@ -9,7 +31,10 @@ class Recipe:
     """The training of a publication: values for the fields of Train and Evaluate of the same names.
 
     Attributes:
+        lr_decay_steps: steps over which the rate falls by lr_decay, in a staircase; 0 for after every epoch.
         drop_path, dropout: None for a model without.
+        flip: whether mirrored keypoints are lifted too at test.
+        joints: the body of Human3.6M that is lifted and averaged over; None for all that the data have.
     """
 
     epochs: int
@@ -21,10 +46,18 @@ class Recipe:
     objective: str
     root: str
     seed: int
+    lr_decay_steps: int = 0
     lr_drop_every: int = 0
+    lr_drop: float = 0.5
     weight_decay: float = 0.0
     drop_path: float | None = None
     dropout: float | None = None
+    l1_share: float = 0.0
+    clip: float | None = None
+    augment: bool = True
+    flip: bool = True
+    joints: str | None = None
+    select: str = 'best'
 
     def values(self) -> dict[str, Any]:
         """Return field -> value."""

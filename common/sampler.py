@@ -5,7 +5,7 @@ S sequences.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import NamedTuple
 
@@ -40,11 +40,14 @@ class WindowSampler:
     """
 
     def __init__(self, store: SequenceStore, frames: int, flip: bool, seed: int, step: int | None = None,
-                 answers: range | None = None, needs: frozenset[str] = frozenset(), fewest: int = 1):
+                 answers: range | None = None, needs: frozenset[str] = frozenset(), fewest: int = 1,
+                 supervised: range | None = None, spacing: int = 1):
         """Lay the windows out so that the frames they answer for tile each sequence.
 
         Args:
             frames: F, what a window reads. answers: those of its frames that come out; all of them if None.
+            supervised: those of its frames whose truth the loss reads; the answers if None.
+            spacing: frames of the video from one frame of a window to the next.
             flip: whether every window comes a second time, mirrored.
             step: frames from window to window, as many as it answers for if None.
             needs: what batches tell besides keypoints and poses, which the store must then know.
@@ -52,8 +55,9 @@ class WindowSampler:
         """
         self.store, self.frames, self.seed, self.needs, self.fewest = store, frames, seed, needs, fewest
         self.answers = range(frames) if answers is None else answers
+        self.supervised, self.spacing = supervised or self.answers, spacing
         sequence, start = windows_of(store.lengths, len(self.answers), partial(chunk_starts, step=step))
-        table = np.stack([sequence, start - self.answers.start, np.zeros_like(start)], axis=1)
+        table = np.stack([sequence, start - self.answers.start * spacing, np.zeros_like(start)], axis=1)
         if flip:
             # Mirrored windows follow the plain ones of the same sequence.
             table = np.concatenate([table, table + [0, 0, 1]])
@@ -102,8 +106,8 @@ class WindowSampler:
     def gather(self, windows: torch.Tensor) -> Batch:
         """Return the batch of windows given as rows (B, 3) of sequence, start and mirrored or not."""
         store = self.store
-        rows = store.frame_index(windows[:, 0], windows[:, 1], self.frames)
-        plain = store.batch(windows[:, 0], rows, self.answers, self.needs, truth=True)
+        rows = store.frame_index(windows[:, 0], windows[:, 1], self.frames, spacing=self.spacing)
+        plain = store.batch(windows[:, 0], rows, self.answers, self.needs, self.supervised)
         return plain.where(windows[:, 2].bool(), store.mirror.batch(plain))
 
 
@@ -121,6 +125,8 @@ class TestWindows:
             count, those among them.
         frame: (W, A) the frames of their sequences that the rows are.
         last: (W,) the frame after which a window reads nothing, replicating that one; None for its sequence's end.
+        spacing: frames of the video from one frame of a window to the next.
+        once: whether a frame never counts again that a later window covers again.
     """
 
     __test__ = False  # not a test, whatever pytest makes of its name
@@ -134,6 +140,13 @@ class TestWindows:
     first: torch.Tensor
     frame: torch.Tensor
     last: torch.Tensor | None = None
+    spacing: int = 1
+    once: bool = False
+
+    @property
+    def counted(self) -> torch.Tensor:
+        """Return (W, A) bool, the taken frames that count by the published protocol."""
+        return self.first if self.once else torch.ones_like(self.first)
 
     def __len__(self) -> int:
         """Return the number of windows."""
@@ -141,7 +154,7 @@ class TestWindows:
 
     @classmethod
     def of(cls, store: SequenceStore, frames: int, world: World = ALONE, target: str = 'all',
-           answers: range | None = None) -> 'TestWindows':
+           answers: range | None = None, spacing: int = 1, once: bool = False) -> 'TestWindows':
         """Return the test windows of this process's share of the sequences, whole sequences each.
 
         Args:
@@ -149,6 +162,7 @@ class TestWindows:
             target: `all`, windows whose answers tile the sequences, of which all are taken; `centre`, a window for each
                 frame that counts, in the middle of its answers; `last`, one for each frame that counts, its last
                 answer, which reads nothing that comes after that frame.
+            spacing, once: as the attributes.
         """
         answers = range(frames) if answers is None else answers
         begin = np.cumsum([0, *store.lengths[:-1]])
@@ -166,19 +180,19 @@ class TestWindows:
         sequence, start = sequence[mine], start[mine]
         if target == 'last':
             last = torch.from_numpy(start).to(store.device)
-        return cls._taking(store, frames, answers, taken, sequence, start, last)
+        return cls._taking(store, frames, answers, taken, sequence, start, last, spacing, once)
 
     @classmethod
     def overlapping(cls, store: SequenceStore, frames: int, overlap: int,
-                    answers: range | None = None) -> 'TestWindows':
+                    answers: range | None = None, spacing: int = 1) -> 'TestWindows':
         """Return windows over the one sequence of a store whose answers share `overlap` frames with the next."""
         answers = range(frames) if answers is None else answers
         start = overlapping_starts(len(store), len(answers), overlap)
-        return cls._taking(store, frames, answers, answers, np.zeros_like(start), start, None)
+        return cls._taking(store, frames, answers, answers, np.zeros_like(start), start, None, spacing)
 
     @classmethod
     def _taking(cls, store: SequenceStore, frames: int, answers: range, taken: range, sequence: np.ndarray,
-                start: np.ndarray, last: torch.Tensor | None) -> 'TestWindows':
+                start: np.ndarray, last: torch.Tensor | None, spacing: int, once: bool = False) -> 'TestWindows':
         """Return windows whose taken frames start at frames `start` (W,) of their sequences (W,)."""
         if len(taken) == len(answers):
             covers = first_cover(sequence, start, store.lengths, len(taken))
@@ -189,11 +203,12 @@ class TestWindows:
         rows = store.frame_index(owner, at, len(taken))
         if store.marks is not None:
             first &= store.marks[rows] != 0
-        return cls(frames, answers, taken, owner, at - taken.start, rows, first, rows - begin[owner, None], last)
+        return cls(frames, answers, taken, owner, at - taken.start * spacing, rows, first, rows - begin[owner, None],
+                   last, spacing, once)
 
     def one(self, index: int) -> 'TestWindows':
         """Return the window of this index alone."""
         only = slice(index, index + 1)
-        return TestWindows(self.frames, self.answers, self.taken, self.sequence[only], self.start[only],
-                           self.rows[only], self.first[only], self.frame[only],
-                           None if self.last is None else self.last[only])
+        return replace(self, sequence=self.sequence[only], start=self.start[only], rows=self.rows[only],
+                       first=self.first[only], frame=self.frame[only],
+                       last=None if self.last is None else self.last[only])

@@ -75,26 +75,28 @@ class SequenceStore:
         return _known(self.poses, 'true poses')
 
     def frame_index(self, sequence: torch.Tensor, start: torch.Tensor, frames: int,
-                    last: torch.Tensor | None = None) -> torch.Tensor:
+                    last: torch.Tensor | None = None, spacing: int = 1) -> torch.Tensor:
         """Return the rows (B, F) of the store that windows read, edges replicated.
 
         Args:
             sequence: (B,). start: (B,) first frame in the sequence, which may lie outside.
+            spacing: from one frame of a window to the next.
             last: (B,) frame of the sequence after which nothing may be read; its end where None.
         """
         begin = self._begin[sequence, None]
         end = self._end[sequence, None] - 1 if last is None else begin + last[:, None]
-        frame = begin + start[:, None] + torch.arange(frames, device=self.device)
+        frame = begin + start[:, None] + spacing * torch.arange(frames, device=self.device)
         return torch.minimum(torch.maximum(frame, begin), end)
 
     def batch(self, sequence: torch.Tensor, rows: torch.Tensor, answers: range, needs: frozenset[str],
-              truth: bool) -> Batch:
+              truth: range | None) -> Batch:
         """Return windows as a model reads them.
 
         Args:
             sequence: (B,) the sequence of each window. rows: (B, F) what it reads (`frame_index`).
             answers: those of its frames that come out.
-            needs: what the model reads besides keypoints. truth: whether poses are asked for.
+            needs: what the model reads besides keypoints.
+            truth: those of its frames whose poses are asked for; None for none.
 
         Raises ValueError for a need that these sequences do not tell (`lacks`), and for truth that they do not have.
         """
@@ -105,7 +107,7 @@ class SequenceStore:
             if self.confidence is not None:
                 confidence = self.confidence[rows][..., None]
             keypoints = torch.cat([keypoints, confidence], dim=-1)
-        return Batch(keypoints, self.truth[answered] if truth else None,
+        return Batch(keypoints, None if truth is None else self.truth[rows[:, truth.start:truth.stop]],
                      _known(self.intrinsics, 'intrinsic')[sequence] if 'intrinsic' in needs else None,
                      _known(self.roots, 'root_depth')[answered][..., 2] if 'root_depth' in needs else None,
                      _known(self.roots, 'root')[answered] if 'root' in needs else None)

@@ -6,7 +6,7 @@ Short flags keep the names people know from VideoPose3D and KTPFormer.
 import argparse
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import MISSING, fields
 from typing import Any, NoReturn
 
@@ -31,6 +31,18 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f'{self.prog}: error: {line}\n' if first else None)
 
 
+class _Either(argparse.Action):
+    """Set True by its first option string, False by all others."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, help: str, default: object = argparse.SUPPRESS):
+        super().__init__(option_strings, dest, nargs=0, default=default, help=help)
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: object,
+                 option: str | None = None) -> None:
+        """Set the value that an option string stands for."""
+        setattr(namespace, self.dest, option == self.option_strings[0])
+
+
 def make_parser(model: str | None = None) -> argparse.ArgumentParser:
     """Return the parser. Flags that are not given are missing from what it returns.
 
@@ -50,7 +62,7 @@ def make_parser(model: str | None = None) -> argparse.ArgumentParser:
                 options.pop('type')
             add(*flag.names, dest=dest, help=shown, **{key: v for key, v in options.items() if v is not None})
         elif flag.kind == 'either':
-            add(flag.name, dest=dest, action=argparse.BooleanOptionalAction, help=shown)
+            add(*flag.names, dest=dest, action=_Either, help=shown)
         else:
             add(*flag.names, dest=dest, action='store_true' if flag.kind == 'yes' else 'store_false', help=shown)
     return parser

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,23 +19,25 @@ from common.commands.session import (
     load_evaluated,
     make_store,
     read_evaluated,
+    with_joints,
 )
 from common.config import Config, resolve
 from common.datasets import DATASETS, load_dataset
 from common.datasets.poses import PoseDataset
-from common.errors import DivergedError, FileError
+from common.errors import DivergedError, FileError, FlagError
 from common.evaluation import figures, marked, tables
 from common.evaluation.latency import latency
 from common.evaluation.sums import join_shares, predictions_by_frame, tally
 from common.models import computing, recipe_of
 from common.models.lifter import Lifter, describe_needs
-from common.models.lifting import predictions
+from common.models.lifting import predictions, windows_for
 from common.sampler import TestWindows
+from common.skeleton import H36M, H36M16
 from common.storage.checkpoint import Checkpoint
 from common.storage.npz import write_npz
 from common.store import SequenceStore
 
-ROOTS = {'zero': 'set to 0', 'predicted': 'taken as it is'}
+ROOT_IN_WORDS = {'zero': 'set to 0', 'predicted': 'taken as it is', 'subtract': 'subtracted from all joints'}
 
 
 def run(session: Session) -> None:
@@ -42,7 +45,8 @@ def run(session: Session) -> None:
     saved, (name, sizes, how), config = open_evaluated(session.config)
     dataset = load_tested(config, set(config.data.subjects_test or ()))
     check_layouts(saved, name, dataset)
-    lifter = load_evaluated(session, config, saved, name, sizes, how, dataset.layout, dataset.skeleton)
+    lifter = load_evaluated(session, config, saved, name, sizes, how, dataset.layout, dataset.skeleton,
+                            partial(_measure, session, config))
     precision = computing.evaluation_precision(session.config.run.precision, session.device)
     compiled = session.config.run.compile  # as asked for here, whatever the run did
     computing.set_up(lifter.model, session.device, compiled)
@@ -54,6 +58,22 @@ def run(session: Session) -> None:
                        lifter.model.needs, lifter.model.title)
     with computing.computing_in(lifter.model, precision):
         close(session, config, lifter.model, name, saved.path, store, dataset)
+
+
+def _measure(session: Session, config: Config, model: Lifter) -> None:
+    """Show a model of a public file the training frames, whose statistics its file lacks."""
+    dataset = with_joints(load_dataset(config.data.dataset, Path(config.data.folder), config.data.keypoints), config)
+    subjects = config.data.subjects_train or dataset.subjects_train
+    store = make_store(session, config, dataset, subjects, 1.0, model.needs, model.title, test=False)
+    model.measure(store.keypoints, store.truth)
+    session.say(f'the statistics that its file lacks are those of {describe_store(store)}')
+
+
+def check_causal(config: Config, model: Lifter) -> None:
+    """Raise FlagError for --causal where a model's windows do not end with a frame that they answer for."""
+    if config.evaluate.causal and model.answers.stop < model.frames:
+        raise FlagError(f'--causal: {model.title} answers for frame {model.answers.stop} of the {model.frames} that it '
+                        f'reads, and so needs frames that come after; train a model that answers for the last one')
 
 
 def open_evaluated(given: Config) -> tuple[Checkpoint, tuple[str, dict[str, Any], str], Config]:
@@ -81,7 +101,7 @@ def load_tested(config: Config, asked: set[str]) -> PoseDataset:
     dataset = load_dataset(name, folder, keypoints, training=False)
     if DATASETS[name].split and not asked <= set(dataset.detections):
         dataset = load_dataset(name, folder, keypoints)
-    return dataset
+    return with_joints(dataset, config)
 
 
 def close(session: Session, config: Config, model: Lifter, name: str, path: Path, store: SequenceStore,
@@ -91,8 +111,9 @@ def close(session: Session, config: Config, model: Lifter, name: str, path: Path
     Raises DivergedError when it predicts what is not finite, and FileError when a file cannot be written.
     """
     asked, world = config.evaluate, session.world
-    windows = TestWindows.of(store, model.frames, world, target_of(config, dataset), model.answers)
-    predicted = predictions(model, store, windows, asked.root)
+    check_causal(config, model)
+    windows = windows_for(model, store, world, target_of(config, dataset))
+    predicted = predictions(model, store, windows, asked.root, asked.flip)
     if not all(poses.isfinite().all() for poses in predicted.values()):
         raise DivergedError(f'{path} predicts NaN or infinite coordinates: its weights diverged, or the keypoints are '
                             f'not pixels')
@@ -101,7 +122,7 @@ def close(session: Session, config: Config, model: Lifter, name: str, path: Path
     test = _test_marked if dataset.marks else _test_by_action
     tested = test(session, config, predicted, store, windows, dataset)
     if asked.causal and world.first:
-        session.say(latency(model, store, windows))
+        session.say(latency(model, store, asked.flip))
     if asked.results and world.first:
         about = {'checkpoint': str(path), 'model': name, 'dataset': dataset.name, 'keypoints': dataset.keypoints,
                  'frames': model.frames}
@@ -129,8 +150,12 @@ def _say_how(session: Session, config: Config, store: SequenceStore, dataset: Po
              reads: dict[str, str]) -> None:
     """Say on what was evaluated, and how."""
     causal = '; causal: each frame is the last of the window it comes from' if config.evaluate.causal else ''
+    flip = '' if config.evaluate.flip else '; without mirrored keypoints'
     session.say(f'evaluated on {dataset.name}, keypoints {dataset.keypoints}, {describe_store(store)}; predicted root '
-                f'{ROOTS[config.evaluate.root]}{causal}')
+                f'{ROOT_IN_WORDS[config.evaluate.root]}{flip}{causal}')
+    if dataset.skeleton == H36M16:
+        session.say(f'figures are means over {len(H36M16)} joints, without the neck: not to be compared with means '
+                    f'over {len(H36M)}')
     for kind, words in reads.items():
         session.say(f'{kind}: besides the keypoints it reads {words}, from {dataset.source_3d}')
 
@@ -204,7 +229,7 @@ def _write_frames(session: Session, config: Config, rows: dict[str, np.ndarray],
     """Write the predictions by frame and the plots that flags ask for. Raises FileError."""
     asked = config.evaluate
     if asked.export_predictions:
-        _export(Path(asked.export_predictions), rows, reads, dataset, ROOTS[asked.root])
+        _export(Path(asked.export_predictions), rows, reads, dataset, ROOT_IN_WORDS[asked.root])
     if asked.plots:
         bars = figures.bars(tested.rows, tested.average, published)
         _plot(Path(asked.plots), bars, tested.title, rows, dataset)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from common.commands.evaluate import resolve_for
+from common.commands.evaluate import check_causal, resolve_for
 from common.commands.outputs import check_outputs
 from common.commands.session import (
     Session,
@@ -28,7 +28,7 @@ from common.keypoints.clip import Asked, Clip, load_clip
 from common.models import computing, model_class
 from common.models.lifter import LoadedLifter, describe_model, describe_needs
 from common.models.lifting import clip_store, lift_store
-from common.skeleton import H36M, SKELETONS, Skeleton
+from common.skeleton import H36M, H36M16, SKELETONS, Skeleton
 from common.storage.files import atomic_path
 from common.storage.npz import write_npz
 
@@ -104,6 +104,8 @@ def load_lifter(session: Session) -> LoadedLifter:
     if saved.public:
         dataset = config.data.dataset
         skeleton = SKELETONS.get(dataset, H36M)  # as the data sets call theirs, or Human3.6M's
+        if skeleton == H36M and config.data.joints == H36M16.name:
+            skeleton = H36M16
         keypoints = config.data.keypoints or DATASETS[dataset].keypoints or ''
         try:
             layout = keypoint_layout(keypoints, skeleton)({}, model_class(name).keypoints_of(saved.state))
@@ -130,16 +132,18 @@ def lift(lifter: LoadedLifter, clip: Clip, session: Session) -> np.ndarray:
         raise FlagError('--intrinsics and --fov are for --trajectory, which estimates where the person stands, and for '
                         'models that read the lens')
     store = clip_store(lifter, clip.screen, clip.confidence, None if lens is None else clip.intrinsic(lens))
+    check_causal(session.config, model)
     answered = len(model.answers)
     if asked.overlap is not None and asked.overlap >= answered:
         raise FlagError(f'--overlap {asked.overlap}: windows answer for {answered} frame{"" if answered == 1 else "s"} '
                         f'and must share fewer')
-    predicted, windows = lift_store(lifter, store, lifter.settings['root'], asked.overlap, causal)
+    flip = lifter.settings['flip']
+    predicted, windows = lift_store(lifter, store, lifter.settings['root'], asked.overlap, causal, flip)
     poses = list(predicted.values())[-1]
     poses = poses - poses[:, lifter.skeleton.root, None]
     if causal:
         session.say(f'lifted {len(poses):,} frames, each from the {model.frames} that end at it')
-        session.say(latency(model, store, windows))
+        session.say(latency(model, store, flip))
     else:
         shared = int(windows.start[0] + len(windows.answers) - windows.start[1]) if len(windows) > 1 else 0
         frames, many = 'frame' if len(poses) == 1 else 'frames', 'window' if len(windows) == 1 else 'windows'

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from common.commands.evaluate import ROOTS, load_tested, open_evaluated, resolve_for
+from common.commands.evaluate import ROOT_IN_WORDS, load_tested, open_evaluated, resolve_for
 from common.commands.predict import Lifted
 from common.commands.session import (
     Session,
@@ -21,7 +21,7 @@ from common.commands.session import (
     needed,
     read_checkpoint,
 )
-from common.config import Model
+from common.config import Evaluate, Model
 from common.datasets.poses import PoseDataset
 from common.drawing.pictures import render_motion
 from common.drawing.video import Film, frames_at, read_video
@@ -29,8 +29,7 @@ from common.errors import DivergedError, FileError, FlagError
 from common.geometry import quaternion
 from common.geometry.camera import Camera, denormalise
 from common.models.lifter import Lifter, LoadedLifter, describe_needs
-from common.models.lifting import predictions
-from common.sampler import TestWindows
+from common.models.lifting import predictions, windows_for
 from common.sequences import Sequence
 from common.storage.files import atomic_path
 from common.storage.npz import write_npz
@@ -57,14 +56,14 @@ def run(session: Session) -> None:
     session.say(f'{saved.path}: {lifter.describe()}, epoch {saved.epoch}')
     subject, take, camera = select(dataset, asked.subject, asked.action, asked.camera)
     sequence = dataset.view(subject, take, camera, downsample)
-    candidates = [(lifter, config.evaluate.root)]
+    candidates = [(lifter, config.evaluate)]
     if asked.compare:
         candidates.append(_other(session, asked.compare, dataset))
     lifted: dict[str, np.ndarray] = {}
     headline = None
-    for candidate, root in candidates:
+    for candidate, test in candidates:
         which = f'{candidate.model.title} {_named(candidate.path)}' if asked.compare else ''
-        poses = lift(candidate.model, sequence, dataset, root, session.device)
+        poses = lift(candidate.model, sequence, dataset, test, session.device)
         if headline is None:
             headline = list(poses.values())[-1]
         lifted |= {_label(which, kind, index): value for index, (kind, value) in enumerate(poses.items())}
@@ -177,19 +176,20 @@ def _few(names: Iterable[str]) -> str:
     return ', '.join(names[:30]) + (f' and {len(names) - 30} more' if len(names) > 30 else '')
 
 
-def _other(session: Session, file: str, dataset: PoseDataset) -> tuple[LoadedLifter, str]:
-    """Return the checkpoint of --viz-compare and its root: what flags say of the first model is not asked of it."""
+def _other(session: Session, file: str, dataset: PoseDataset) -> tuple[LoadedLifter, Evaluate]:
+    """Return the checkpoint of --viz-compare and how it is tested, without what flags say of the first model."""
     config = session.config
-    given = frozenset(name for name in config.given if not name.startswith(('model.', 'train.', 'evaluate.root')))
+    told = ('model.', 'train.', 'evaluate.root', 'evaluate.flip')
+    given = frozenset(name for name in config.given if not name.startswith(told))
     plain = replace(config, model=Model(), given=given)
     saved = read_checkpoint(plain, file)
     name, sizes, how = identify_for(plain, saved)
     check_layouts(saved, name, dataset)
     lifter = load_evaluated(session, plain, saved, name, sizes, how, dataset.layout, dataset.skeleton)
-    return lifter, resolve_for(plain, name, sizes, saved.settings).evaluate.root
+    return lifter, resolve_for(plain, name, sizes, saved.settings).evaluate
 
 
-def lift(model: Lifter, sequence: Sequence, dataset: PoseDataset, root: str,
+def lift(model: Lifter, sequence: Sequence, dataset: PoseDataset, test: Evaluate,
          device: torch.device) -> dict[str, np.ndarray]:
     """Return predictions (T, J, 3) of every frame by name, metres in camera axes, as the test makes them.
 
@@ -199,9 +199,9 @@ def lift(model: Lifter, sequence: Sequence, dataset: PoseDataset, root: str,
     if store.lacks(model.needs):
         raise FlagError(f'{model.title} reads {describe_needs(model.needs)}, which {dataset.name} does not have for '
                         f'{sequence.subject} {sequence.action}')
-    windows = TestWindows.of(store, model.frames, answers=model.answers)
+    windows = windows_for(model, store)
     return {name: predicted[windows.first].cpu().numpy()
-            for name, predicted in predictions(model, store, windows, root).items()}
+            for name, predicted in predictions(model, store, windows, test.root, test.flip).items()}
 
 
 def stands(camera: Camera) -> np.ndarray:
@@ -285,4 +285,4 @@ def _export(path: Path, poses: np.ndarray, dataset: PoseDataset, root: str) -> N
     else:
         write_npz(path, prediction=poses, joints=list(dataset.skeleton.joints), parents=list(dataset.skeleton.parents),
                   units='metres', axes='camera: x right, y down, z forward; relative to the root joint, predicted root '
-                  + ROOTS[root])
+                  + ROOT_IN_WORDS[root])

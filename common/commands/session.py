@@ -13,8 +13,8 @@ from common.datasets.poses import PoseDataset
 from common.distributed import World
 from common.errors import FileError, FlagError
 from common.models import model_class
-from common.models.lifter import LoadedLifter, assemble, describe_needs, identify
-from common.skeleton import Skeleton
+from common.models.lifter import Lifter, LoadedLifter, assemble, describe_needs, identify
+from common.skeleton import H36M, H36M16, SKELETONS, Skeleton
 from common.storage import checkpoint
 from common.storage.checkpoint import Checkpoint
 from common.store import SequenceStore
@@ -108,21 +108,23 @@ def read_evaluated(config: Config) -> Checkpoint:
 
 
 def load_evaluated(session: Session, config: Config, saved: Checkpoint, name: str, sizes: dict[str, Any], how: str,
-                   layout: Skeleton | None = None, skeleton: Skeleton | None = None) -> LoadedLifter:
-    """Build the model that a checkpoint was identified as. Raises FileError."""
+                   layout: Skeleton | None = None, skeleton: Skeleton | None = None,
+                   measure: Callable[[Lifter], None] | None = None) -> LoadedLifter:
+    """Build the model that a checkpoint was identified as; see `assemble`. Raises FileError."""
     if config.model.refine and not sizes.get('refine'):
         raise FileError(f'{saved.path} holds no refinement: train one behind it with --refine --init '
                         f'{config.evaluate.evaluate}')
-    return assemble(saved, name, sizes, how, session.device, layout, skeleton)
+    return assemble(saved, name, sizes, how, session.device, layout, skeleton, measure)
 
 
 def check_layouts(saved: Checkpoint, name: str, dataset: PoseDataset) -> None:
     """Raise FileError unless a checkpoint's joints and keypoints are those of the data set."""
     if saved.public:
-        found = model_class(name).keypoints_of(saved.state)
-        if found != len(dataset.layout):
-            raise FileError(f'{saved.path} takes {found} keypoints, but {dataset.source_2d} has {len(dataset.layout)} '
-                            f'(layout {dataset.layout.name})')
+        kind = model_class(name)
+        found, there = kind.keypoints_of(saved.state), kind.keypoints_in(dataset.layout)
+        if found != there:
+            raise FileError(f'{saved.path} takes {found} keypoints, but {dataset.source_2d} has {there} (layout '
+                            f'{dataset.layout.name})')
         return
     for things, its, others, source in (('joints', saved.skeleton, dataset.skeleton, dataset.source_3d),
                                         ('keypoints', saved.layout, dataset.layout, dataset.source_2d)):
@@ -131,6 +133,20 @@ def check_layouts(saved: Checkpoint, name: str, dataset: PoseDataset) -> None:
             if its.name != others.name:
                 but = f'layout {others.name}'
             raise FileError(f'{saved.path} was made for {things} of layout {its.name}, but {source} has {but}')
+
+
+def with_joints(dataset: PoseDataset, config: Config) -> PoseDataset:
+    """Return the data set with the body that --joints or the model's recipe asks for.
+
+    Raises FlagError where the flag asks for another body than the data set can have.
+    """
+    asked = config.data.joints
+    if dataset.skeleton == H36M and asked == H36M16.name:
+        return dataset.without('neck', H36M16, replacing=H36M)
+    if config.has('data.joints') and dataset.skeleton != SKELETONS[str(asked)]:
+        raise FlagError(f'--joints {asked}: {dataset.name} has the joints of {dataset.skeleton.name}; leave the flag '
+                        f'out')
+    return dataset
 
 
 # ---- data -------------------------------------------------------------------------------------------------------

@@ -15,14 +15,14 @@ import torch
 from common import distributed
 from common.commands.evaluate import close
 from common.commands.plan import JUDGE_SETTINGS, STEP_SETTINGS, Plan, changed_settings, make_plan
-from common.commands.session import Session, check_layouts, describe_store, make_store, with_names
+from common.commands.session import Session, check_layouts, describe_store, make_store, with_joints, with_names
 from common.config import Config
 from common.datasets import load_dataset
 from common.datasets.poses import PoseDataset
 from common.errors import ContractError, FileError, FlagError
 from common.evaluation.sums import mean_pose_mpjpe
 from common.models import build_model, computing
-from common.models.lifter import Lifter, describe_model, describe_needs
+from common.models.lifter import Lifter, describe_model, describe_needs, put_weights
 from common.models.lifting import check_lifting
 from common.models.stored import weights_within_memory
 from common.sampler import WindowSampler
@@ -51,13 +51,15 @@ def run(session: Session) -> None:
 
 def _run(session: Session, plan: Plan) -> None:
     """Train and evaluate in a folder that is this run's alone."""
-    dataset = load_dataset(plan.config.data.dataset, Path(plan.config.data.folder), plan.config.data.keypoints)
+    dataset = with_joints(load_dataset(plan.config.data.dataset, Path(plan.config.data.folder),
+                                       plan.config.data.keypoints), plan.config)
     config = plan.config = with_names(plan.config, dataset)
     if plan.source is not None:
         check_layouts(plan.source, plan.name, dataset)
     torch.manual_seed(config.train.seed)
     model = _build(session, plan, dataset.skeleton, dataset.layout)
     split = _split(session, config, dataset, model)
+    _start(session, plan, model, split.train, dataset.skeleton)
     trainer = _trainer(session, plan, model, split, dataset)
     stale: list[Path] = []
     log, run_folder = _open_log(session, plan, trainer, split.baseline, stale)
@@ -83,7 +85,7 @@ def _run(session: Session, plan: Plan) -> None:
 
 
 def _build(session: Session, plan: Plan, skeleton: Skeleton, layout: Skeleton) -> Lifter:
-    """Return the model on its device, with the weights of --init. Raises FlagError or FileError."""
+    """Return the model on its device, with fresh weights. Raises FlagError or FileError."""
     train = plan.config.train
     rates = {rate: getattr(train, rate) for rate in ('drop_path', 'dropout') if getattr(train, rate) is not None}
     try:
@@ -95,14 +97,22 @@ def _build(session: Session, plan: Plan, skeleton: Skeleton, layout: Skeleton) -
         if plan.source is None or session.config.model.refine:
             raise FlagError(str(error)) from None
         raise FileError(f'{plan.source.path} describes a model that cannot be built: {error}') from None
-    model = model.to(session.device)
+    return model.to(session.device)
+
+
+def _start(session: Session, plan: Plan, model: Lifter, train: SequenceStore, skeleton: Skeleton) -> None:
+    """Show the model the training frames, where it wants to see them, and give it the weights of --init.
+
+    In this order, since the statistics in a checkpoint of ours are those to go on with. Raises FileError.
+    """
+    if model.measured:
+        model.measure(train.keypoints, train.truth)
     initial = plan.initial
     if initial is not None:
         base_only = plan.sizes.get('refine') and not initial.config.get('refine')
-        checkpoint.load_weights(model.without_truth() if base_only else model, initial)
+        put_weights(model.without_truth() if base_only else model, initial, skeleton)
         fresh = ', with a fresh refinement behind them' if base_only else ''
         session.say(f'starting from the weights of {initial.path}{fresh}')
-    return model
 
 
 @dataclass
@@ -145,31 +155,35 @@ def _trainer(session: Session, plan: Plan, model: Lifter, split: _Split, dataset
     train = config.train
     if world.size > 1:
         distributed.make_batch_norms_global(model)
+    frames, answers = model.window_for(train.stride)
     check_lifting(model, split.train)
     computing.set_up(model, device, config.run.compile, config.run.activation_checkpointing)
     optimizer = make_optimizer(model, train)
-    at = _restore(session, plan, model, optimizer)
+    at = _restore(session, plan, model, optimizer, dataset.skeleton)
     world.same_weights(model)
-    sampler = WindowSampler(split.train, model.frames, train.augment, train.seed, train.window_step, model.answers,
-                            model.needs, model.fewest)
+    supervised = model.supervised if answers == model.answers else answers
+    sampler = WindowSampler(split.train, frames, train.augment, train.seed, train.window_step, answers, model.needs,
+                            model.fewest, supervised, model.spacing)
     steps = sampler.steps(train.windows)
     if resumed is not None and at.step > steps:
         raise FileError(f'{resumed.path} lies at step {at.step:,} of an epoch, which has {steps:,}')
     check_same_data(session, plan, sampler)
-    trainer = Trainer(model, optimizer, sampler, make_criterion(model, train.loss, dataset.skeleton, device), train,
-                      at, world, config.run.precision, config.evaluate.root)
+    trainer = Trainer(model, optimizer, sampler, make_criterion(model, train.loss, dataset.skeleton, device,
+                                                                 train.l1_share), train, at, world,
+                      config.run.precision, config.evaluate.root, config.evaluate.flip)
     if trainer.average and resumed is not None and resumed.training_state is not None:
         trainer.average.state = {key: value.to(device) for key, value in resumed.state.items()}
     return trainer
 
 
-def _restore(session: Session, plan: Plan, model: Lifter, optimizer: torch.optim.Optimizer) -> Progression:
+def _restore(session: Session, plan: Plan, model: Lifter, optimizer: torch.optim.Optimizer,
+             skeleton: Skeleton) -> Progression:
     """Put a resumed checkpoint into model and optimizer, and say where the run stands."""
     resumed, train, given = plan.resumed, plan.config.train, session.config
     asked = given.train.lr if given.has('train.lr') else None
     if resumed is None:
         return Progression(base_lr=train.lr)
-    checkpoint.load_weights(model, resumed)
+    put_weights(model, resumed, skeleton)
     if resumed.public:
         lr = asked or resumed.lr or train.lr
         session.say(f'{resumed.path} is a public file: its weights are taken, at epoch {resumed.epoch}, lr {lr:.3g}; '

@@ -5,7 +5,7 @@ Letters: T frames of a sequence, J joints of the skeleton, K keypoints of the la
 
 from collections.abc import Callable, Iterator
 from collections.abc import Sequence as Ordered
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
@@ -61,6 +61,23 @@ class PoseDataset:
     source_2d: str
     marks: dict = field(default_factory=dict)
     unlabeled: dict = field(default_factory=dict)
+
+    def without(self, joint: str, body: Skeleton, replacing: Skeleton) -> 'PoseDataset':
+        """Return the data set without a joint of its body, in its poses and, where it is theirs, its keypoints.
+
+        Args:
+            body: what `replacing` is without the joint.
+        """
+        kept = [index for index, name in enumerate(replacing.joints) if name != joint]
+        both = self.layout == replacing
+        views = {subject: {take: [view[:, kept] for view in views] for take, views in takes.items()}
+                 for subject, takes in self.detections.items()} if both else self.detections
+        unlabeled = {subject: {take: [view[:, kept] for view in views] for take, views in takes.items()}
+                     for subject, takes in self.unlabeled.items()} if both else self.unlabeled
+        positions = {subject: {take: array[:, kept] for take, array in takes.items()}
+                     for subject, takes in self.positions.items()}
+        return replace(self, skeleton=body, layout=body if both else self.layout, positions=positions,
+                       detections=views, unlabeled=unlabeled)
 
     def sequences(self, subjects: Ordered[str], actions: Ordered[str] | None = None, downsample: int = 1,
                   subset: float = 1.0) -> list[Sequence]:
@@ -266,8 +283,13 @@ def keypoint_layout(name: str, default: Skeleton) -> LayoutRule:
     """
     def layout_of(metadata: dict, count: int) -> Skeleton:
         said = metadata.get('layout_name')
+        symmetry = metadata.get('keypoints_symmetry')
         if said is None:
             layout = MPII if count == len(MPII) != len(default) else COCO if 'coco' in name else default
+            # SemGCN's files of Human3.6M without the neck have the same names: their left and right tell them apart
+            without_neck = [sorted(H36M16.left), sorted(H36M16.right)]
+            if layout is MPII and default is H36M and _same_sides(symmetry, without_neck):
+                layout = H36M16
         elif isinstance(said, str) and said in SKELETONS:
             layout = SKELETONS[said]
         else:
@@ -277,11 +299,6 @@ def keypoint_layout(name: str, default: Skeleton) -> LayoutRule:
                              "get VideoPose3D's file with 17, or set layout_name to h36m16 in its metadata")
         if count != len(layout):
             raise ValueError(f'{count} keypoints, but layout {layout.name} has {len(layout)}')
-        symmetry = metadata.get('keypoints_symmetry')
-        if layout is MPII and default is H36M and _same_sides(symmetry, [sorted(H36M16.left), sorted(H36M16.right)]):
-            raise ValueError("its left and right are those of Human3.6M's 16 keypoints without the neck, as SemGCN and "
-                             "GraFormer have them: get VideoPose3D's file with 17, or set layout_name to h36m16 in its "
-                             "metadata")
         sides = [sorted(layout.left), sorted(layout.right)]
         if symmetry is not None and not _same_sides(symmetry, sides):
             raise ValueError(f'its left and right keypoints {shown(symmetry)} are not those of layout {layout.name}, '

@@ -37,6 +37,8 @@ def validation_figures(predicted: torch.Tensor, store: SequenceStore, windows: T
     errors = mpjpe(predicted, target).double(), mpjve(predicted, target).double()
     if store.marks is not None:
         errors = errors[0][windows.first], errors[1][:0]
+    elif windows.once:
+        errors = errors[0][windows.first], errors[1][windows.first[:, 1:] & windows.first[:, :-1]]
     sums = torch.stack([error.sum() for error in errors])
     counts = torch.tensor([error.numel() for error in errors], dtype=torch.float64, device=sums.device)
     sums, counts = world.sum(torch.stack([sums, counts])).tolist()
@@ -59,7 +61,7 @@ def tally(predicted: torch.Tensor, store: SequenceStore, windows: TestWindows,
     errors = {metric.name: _frame_errors(predicted, store.truth, rows, metric)
               for metric in BY_ACTION if metric.per == 'frame'}
     per_protocol = []
-    for exact, kept in ((False, torch.ones_like(first)), (True, first)):
+    for exact, kept in ((False, windows.counted.flatten()), (True, first)):
         count = torch.bincount(owner[kept], minlength=len(store.takes)).double()
         columns = []
         for metric in BY_ACTION:

@@ -20,7 +20,7 @@ from common.augment import Batch, Mirror
 from common.errors import ContractError, FileError
 from common.models import DEFAULT_MODEL, MODELS, build_model, make_config, model_class
 from common.models.stored import check_config, fault_in_types, no_more_weights_than
-from common.recipe import Recipe
+from common.recipe import Published, Recipe
 from common.skeleton import H36M, Skeleton
 from common.storage.checkpoint import Checkpoint, load_weights
 from common.storage.checkpoint import load as read_checkpoint
@@ -75,11 +75,17 @@ class Lifter(nn.Module):
             With them goes `Config.from_state(state)`, which reads the sizes from a public state dict.
         fewest: windows that a training step needs at least: 2 for a model whose batch norms see one position of each
             window. A shorter rest at the end of an epoch joins the step before it.
+        measured: whether it is shown all training frames before a training (`measure`).
+        measured_keys: buffers that `measure` fills and public files lack.
+        paper: authors, title or venue, and year of its publication.
+        results: its published figures, for --models.
         published: (data set, keypoints) -> (source, {action: P-MPJPE in millimetres}), for plots.
 
     Attributes:
         frames: F, how many frames a window has.
         answers: those frames of it that come out; all of them unless the model says otherwise in `window`.
+        supervised: those frames of it whose truth `loss` reads, S of them; None for the answers.
+        spacing: frames of the video from one frame of a window to the next.
         needs: what it reads besides keypoints, of NEEDS; usually nothing. Keypoints then come as (B, F, K, 3) where
             `confidence` is among them, and the others as arguments of `forward` of the same name.
         tokens: the dtype of tokens between embedding and head; None for that of the weights.
@@ -91,10 +97,16 @@ class Lifter(nn.Module):
     recipe: Recipe
     public_keys: ClassVar[tuple[str, ...]] = ()
     fewest: int = 1
+    measured: ClassVar[bool] = False
+    measured_keys: ClassVar[tuple[str, ...]] = ()
+    paper: ClassVar[str] = ''
+    results: ClassVar[tuple[Published, ...]] = ()
     published: ClassVar[Mapping[tuple[str, str], tuple[str, dict[str, float]]]] = {}
 
     frames: int
     answers: range
+    supervised: range | None = None
+    spacing: int = 1
     needs: frozenset[str] = frozenset()
     tokens: torch.dtype | None = None
     recompute: bool = False
@@ -103,6 +115,7 @@ class Lifter(nn.Module):
         """Set what a window reads and what comes out of it. A model's own __init__ begins with this."""
         super().__init__()
         self.frames, self.answers = self.window(config)
+        self.spacing = getattr(config, 'spacing', 1)
 
     @classmethod
     def window(cls, config: Any) -> tuple[int, range]:
@@ -112,6 +125,21 @@ class Lifter(nn.Module):
         """
         frames = getattr(config, 'frames', 1)
         return frames, range(frames)
+
+    def window_for(self, count: int) -> tuple[int, range]:
+        """Return the window that answers for `count` neighbouring frames: its frames, and those that come out.
+
+        Here: the one window that there is, whatever the count. A network of convolutions over time, which can answer
+        for any number of frames, says how many it then reads: -s of them are asked for in training, long pieces at
+        test.
+        """
+        return self.frames, self.answers
+
+    def begin_epoch(self, epoch: int, epochs: int) -> None:
+        """Make ready for the steps of an epoch, counted from 1, of so many; for what changes from epoch to epoch."""
+
+    def measure(self, keypoints: torch.Tensor, poses: torch.Tensor) -> None:
+        """Take in statistics of all training frames, keypoints (N, K, 2) and poses (N, J, 3), of a `measured` model."""
 
     def forward(self, keypoints: torch.Tensor) -> torch.Tensor:
         """Lift keypoints (B, F, K, 2), or (B, F, K, 3) with confidence, to poses (B, A, J, 3).
@@ -126,16 +154,19 @@ class Lifter(nn.Module):
         return self(batch.keypoints, **needed)
 
     def loss(self, batch: Batch, criterion: Criterion) -> torch.Tensor:
-        """Return the loss of a training batch, a scalar in metres."""
+        """Return the loss of a training batch, whose truth is (B, S, J, 3): a scalar in the unit of the criterion."""
         return criterion(self.read(batch), batch.truth)
 
-    def lift(self, view: Batch, mirror: Mirror) -> dict[str, torch.Tensor]:
+    def lift(self, view: Batch, mirror: Mirror | None) -> dict[str, torch.Tensor]:
         """Return predictions by name, each (B, A, J, 3) metres; the last one is the headline.
 
-        One prediction, unless the model says otherwise: the mean of the plain and the mirrored-and-back pose.
+        One prediction, unless the model says otherwise: the mean of the plain and the mirrored-and-back pose, or the
+        plain one where there is no mirror.
         """
+        if mirror is None:
+            return {ONLY: self.read(view)}
         both = self.read(view.beside(mirror.batch(view)))
-        check_shape(self, both, (2 * len(view.keypoints), len(self.answers), len(mirror.joints), 3))
+        check_shape(self, both, (2 * len(view.keypoints), *both.shape[1:2], len(mirror.joints), 3))
         plain, mirrored = both.chunk(2)
         return {ONLY: (plain + mirror.poses(mirrored)) / 2}
 
@@ -155,6 +186,15 @@ class Lifter(nn.Module):
         return checkpoint(block, x, use_reentrant=False) if self.recompute and self.training else block(x)
 
     @classmethod
+    def from_public(cls, state: dict[str, torch.Tensor], skeleton: Skeleton) -> dict[str, torch.Tensor]:
+        """Return a public state dict in the keys and units of this model, which here are the same.
+
+        Args:
+            skeleton: the joints that the file is said to predict.
+        """
+        return state
+
+    @classmethod
     def config_of(cls, state: dict[str, torch.Tensor]) -> ModelConfig:
         """Return the Config of a public state dict, of a model that has `public_keys`: see `PublicConfig`."""
         return cast('type[PublicConfig]', cls.Config).from_state(state)
@@ -163,6 +203,11 @@ class Lifter(nn.Module):
     def keypoints_of(cls, state: Mapping[str, torch.Tensor]) -> int:
         """Return for how many keypoints a public state dict was made: axis 1 of its first public key."""
         return state[cls.public_keys[0]].shape[1]
+
+    @classmethod
+    def keypoints_in(cls, layout: Skeleton) -> int:
+        """Return how many keypoints of a layout the model reads: usually all."""
+        return len(layout)
 
 
 def check_contract(model: Lifter) -> None:
@@ -174,6 +219,13 @@ def check_contract(model: Lifter) -> None:
     if not isinstance(answers, range) or not len(answers) or answers.step != 1 or answers.start < 0 \
             or answers.stop > model.frames:
         raise ContractError(f'{name} answers for {answers}, expected consecutive frames of its {model.frames}')
+    if model.spacing < 1 or (model.spacing > 1 and len(answers) > 1):
+        raise ContractError(f'{name} has frames {model.spacing} apart, and {len(answers)} answers that would not be '
+                            f'neighbours: windows with gaps answer for one frame')
+    read = model.supervised
+    if read is not None and not (isinstance(read, range) and read.step == 1 and 0 <= read.start < read.stop
+                                 <= model.frames):
+        raise ContractError(f'{name} is supervised on {read}, expected consecutive frames of its {model.frames}')
     unknown = sorted(set(model.needs) - set(NEEDS))
     if unknown:
         raise ContractError(f'{name} needs {unknown[0]}, which nobody provides; known are {", ".join(NEEDS)}')
@@ -332,20 +384,47 @@ def load(path: Path, device: torch.device, model: str | None = None, layout: Ske
 
 
 def assemble(saved: Checkpoint, name: str, config: dict[str, Any], how: str, device: torch.device,
-             layout: Skeleton | None = None, skeleton: Skeleton | None = None) -> LoadedLifter:
-    """Build the model that a checkpoint was identified as, and load its weights. Raises FileError."""
+             layout: Skeleton | None = None, skeleton: Skeleton | None = None,
+             measure: Callable[[Lifter], None] | None = None) -> LoadedLifter:
+    """Build the model that a checkpoint was identified as, and load its weights.
+
+    Args:
+        measure: shows a model the training frames, of which a public file may lack the statistics.
+
+    Raises FileError.
+    """
     if saved.public:
         layout, skeleton = layout or skeleton or H36M, skeleton or H36M
-        found = model_class(name).keypoints_of(saved.state)
-        if found != len(layout):
-            raise FileError(f'{saved.path} takes {found} keypoints, but layout {layout.name} has {len(layout)}: say '
-                            f'what it was trained on')
+        kind = model_class(name)
+        found, there = kind.keypoints_of(saved.state), kind.keypoints_in(layout)
+        if found != there:
+            raise FileError(f'{saved.path} takes {found} keypoints, but layout {layout.name} has {there}: say what it '
+                            f'was trained on')
     else:
         layout, skeleton = saved.layout, saved.skeleton
     with no_more_weights_than(saved.state):
         built = build_for(saved.path, name, config, skeleton, layout).to(device)
-    load_weights(built, saved)
+    if not put_weights(built, saved, skeleton):
+        if measure is None:
+            raise FileError(f'{saved.path} lacks the statistics of its training data, which {built.title} standardises '
+                            f'by: say --resume to it on that data for an epoch, and take the checkpoint of that run')
+        measure(built)
     return LoadedLifter(built.eval(), name, config, layout, skeleton, dict(saved.settings), how, saved)
+
+
+def put_weights(model: Lifter, saved: Checkpoint, skeleton: Skeleton) -> bool:
+    """Put a checkpoint's weights into a model; return whether it has the statistics too that `measure` takes.
+
+    Raises FileError, naming both sides, unless every weight has its place.
+    """
+    state, lacking = saved.state, []
+    if saved.public:
+        state = model.from_public(dict(state), skeleton)
+        own = model.state_dict()
+        lacking = [key for key in model.measured_keys if key not in state]
+        state = state | {key: own[key].cpu() for key in lacking}
+    load_weights(model, dataclasses.replace(saved, state=state))
+    return not lacking
 
 
 def config_for(path: Path, name: str, sizes: Mapping[str, Any]) -> Any:

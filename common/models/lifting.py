@@ -6,9 +6,11 @@ Letters: W windows, F frames of a window, A frames taken from it, J joints, T fr
 import numpy as np
 import torch
 
+from common.distributed import ALONE, World
 from common.errors import ContractError, FileError
 from common.geometry.camera import normalise, pinhole_intrinsic
 from common.models.lifter import Lifter, LoadedLifter, check_shape, describe_needs
+from common.recipe import ROOTS
 from common.sampler import TestWindows
 from common.sequences import Sequence
 from common.skeleton import Skeleton
@@ -17,6 +19,7 @@ from common.windows import blend_weights
 
 # Frames in one forward pass, mirrored ones not counted: enough to fill the device, little enough to fit.
 FRAMES_PER_BATCH = {'cpu': 1024, 'cuda': 4096}
+PIECE = 1024  # frames that a window answers for where it can answer for any number
 # What results files and exported predictions call other things.
 RESERVED = frozenset({
     'checkpoint', 'model', 'dataset', 'keypoints', 'frames', 'causal', 'reads', 'protocols', 'targets', 'predictions',
@@ -24,13 +27,32 @@ RESERVED = frozenset({
 LARGEST_SCREEN = 20  # screen coordinates reach from -1 to 1 across a picture; nobody is seen so far outside it
 
 
+def widens(model: Lifter) -> bool:
+    """Return whether a window of the model can answer for as many frames as asked for."""
+    return len(model.window_for(len(model.answers) + 1)[1]) > len(model.answers)
+
+
+def windows_for(model: Lifter, store: SequenceStore, world: World = ALONE, target: str = 'all') -> TestWindows:
+    """Return the windows that a model is tested on: `TestWindows.of`, whose targets these are.
+
+    A model whose windows can be wider lifts long pieces at once, whatever the target: each frame comes out as from a
+    window of its own, at a fraction of the arithmetic, and counts once.
+    """
+    if widens(model):
+        frames, answers = model.window_for(min(max(store.lengths), PIECE))
+        return TestWindows.of(store, frames, world, answers=answers, once=True)
+    return TestWindows.of(store, model.frames, world, target, model.answers, model.spacing)
+
+
 @torch.inference_mode()
-def predictions(model: Lifter, store: SequenceStore, windows: TestWindows,
-                root: str = 'predicted') -> dict[str, torch.Tensor]:
+def predictions(model: Lifter, store: SequenceStore, windows: TestWindows, root: str = 'predicted',
+                flip: bool = True) -> dict[str, torch.Tensor]:
     """Return what the model predicts, by name, (W, A, J, 3) metres each: the frames taken from the windows alone.
 
     Args:
-        root: `zero` sets the root joint to 0 in what comes out, `predicted` leaves it.
+        root: `zero` sets the root joint to 0 in what comes out, `subtract` subtracts it from all joints, `predicted`
+            leaves it.
+        flip: whether the mirrored windows are lifted too.
 
     Raises ContractError for predictions of another shape than the windows ask for.
     """
@@ -46,24 +68,27 @@ def predictions(model: Lifter, store: SequenceStore, windows: TestWindows,
     # What is taken is copied to its place at once: a slice would keep all answers of its batch in memory.
     places: dict[str, torch.Tensor] = {}
     for number, index in enumerate(order[:batches * size if len(windows) else 0].split(size)):
-        for name, poses in _predict(model, store, windows, index).items():
+        for name, poses in _predict(model, store, windows, index, flip).items():
             if name not in places:
                 places[name] = poses.new_empty(batches * size, len(windows.taken), *poses.shape[2:])
             places[name][number * size:][:len(index)] = poses[:, kept]
     model.train(training)
     predicted = {name: place[:len(windows)] for name, place in places.items()}
-    if root == 'zero':
-        for poses in predicted.values():
-            poses[:, :, store.root] = 0
+    for poses in predicted.values() if root != 'predicted' else ():
+        if root == 'subtract':
+            poses -= poses[:, :, store.root, None].clone()  # in place, the root would be 0 before the others are moved
+        poses[:, :, store.root] = 0
     return predicted
 
 
-def _predict(model: Lifter, store: SequenceStore, windows: TestWindows, index: torch.Tensor) -> dict[str, torch.Tensor]:
+def _predict(model: Lifter, store: SequenceStore, windows: TestWindows, index: torch.Tensor,
+             flip: bool) -> dict[str, torch.Tensor]:
     """Return the predictions (B, answers, J, 3) of the windows of this index (B,), by name."""
     sequence = windows.sequence[index]
     last = None if windows.last is None else windows.last[index]
-    rows = store.frame_index(sequence, windows.start[index], windows.frames, last)
-    lifted = model.lift(store.batch(sequence, rows, windows.answers, model.needs, truth=False), store.mirror)
+    rows = store.frame_index(sequence, windows.start[index], windows.frames, last, windows.spacing)
+    view = store.batch(sequence, rows, windows.answers, model.needs, None)
+    lifted = model.lift(view, store.mirror if flip else None)
     for poses in lifted.values():
         check_shape(model, poses, (len(index), len(windows.answers), store.joints, 3))
     return lifted
@@ -74,8 +99,7 @@ def check_lifting(model: Lifter, store: SequenceStore) -> None:
 
     Raises ContractError for predictions of another shape, or under names that results files use themselves.
     """
-    windows = TestWindows.of(store, model.frames, answers=model.answers).one(0)
-    for name in predictions(model, store, windows):
+    for name in predictions(model, store, windows_for(model, store).one(0)):
         if name in RESERVED:
             raise ContractError(f'{type(model).__name__} calls a prediction {name}, which results files use otherwise')
 
@@ -124,26 +148,31 @@ def clip_store(lifter: LoadedLifter, screen: np.ndarray, confidence: np.ndarray 
 
 
 def lift_store(lifter: LoadedLifter, store: SequenceStore, root: str, overlap: int | None = None,
-               causal: bool = False) -> tuple[dict[str, np.ndarray], TestWindows]:
+               causal: bool = False, flip: bool = True) -> tuple[dict[str, np.ndarray], TestWindows]:
     """Return the predictions (T, J, 3) of the one clip of a store, by name, and the windows that they come from.
 
     Args:
         overlap: frames that neighbouring windows share and blend; a quarter of what they answer for by default.
         causal: take each frame from a window that ends at it.
+        flip: whether mirrored keypoints are lifted too.
 
     Raises ValueError for an overlap as long as what a window answers for.
     """
     model = lifter.model
     if causal:
-        windows = TestWindows.of(store, model.frames, target='last', answers=model.answers)
-        return {name: poses[:, 0].cpu().numpy() for name, poses in
-                predictions(model, store, windows, root).items()}, windows
+        windows = windows_for(model, store, target='last')
+        return {name: poses[windows.first].cpu().numpy() for name, poses in
+                predictions(model, store, windows, root, flip).items()}, windows
     answered = len(model.answers)
     overlap = answered // 4 if overlap is None else overlap
     if overlap >= answered:
         raise ValueError(f'windows answer for {answered} frame{"" if answered == 1 else "s"} and must share fewer')
-    windows = TestWindows.overlapping(store, model.frames, overlap, model.answers)
-    start = (windows.start + windows.taken.start).cpu().numpy()
+    if widens(model):
+        windows = windows_for(model, store)
+        return {name: poses[windows.first].cpu().numpy() for name, poses in
+                predictions(model, store, windows, root, flip).items()}, windows
+    windows = TestWindows.overlapping(store, model.frames, overlap, model.answers, model.spacing)
+    start = windows.frame[:, 0].cpu().numpy()
     return {name: blend(poses.cpu().numpy(), start, len(store), overlap) for name, poses in
             predictions(model, store, windows, root).items()}, windows
 
@@ -156,9 +185,10 @@ def lift_clip(lifter: LoadedLifter, keypoints: np.ndarray, size: tuple[float, fl
     screen, intrinsic = _on_screen(keypoints[..., :2].astype(np.float64), size, intrinsics)
     store = clip_store(lifter, screen, keypoints[..., 2] if keypoints.shape[2] == 3 else None, intrinsic)
     root = root or lifter.settings.get('root', lifter.model.recipe.root)
-    if root not in ('zero', 'predicted'):
-        raise ValueError(f"root is {root!r}, expected 'zero' or 'predicted'")
-    return list(lift_store(lifter, store, root, overlap, causal)[0].values())[-1]
+    if root not in ROOTS:
+        raise ValueError(f'root is {root!r}, expected {" or ".join(map(repr, ROOTS))}')
+    flip = lifter.settings.get('flip', lifter.model.recipe.flip)
+    return list(lift_store(lifter, store, root, overlap, causal, flip)[0].values())[-1]
 
 
 def _check_keypoints(keypoints: np.ndarray, layout: Skeleton) -> None:

@@ -74,7 +74,7 @@ class Refined(Lifter):
         if layout != skeleton:
             raise ValueError(f'a refinement needs a keypoint for each joint, not {layout.name} for {skeleton.name}')
         self.base, self.refine = base, Refinement(len(skeleton), skeleton.root)
-        self.frames, self.answers = base.frames, base.answers
+        self.frames, self.answers, self.spacing = base.frames, base.answers, base.spacing
         self.needs, self.fewest = Refined.needs | base.needs, base.fewest
         self.title, self.recipe = f'{base.title} with refinement', base.recipe
         self.register_buffer('bone_pairs', torch.tensor(skeleton.bone_pairs), persistent=False)
@@ -97,12 +97,20 @@ class Refined(Lifter):
         keypoints = view.keypoints[:, self.answers.start:self.answers.stop, :, :2]
         return self.refine(base, keypoints, view.intrinsic, view.root_depth)
 
+    def window_for(self, count: int) -> tuple[int, range]:
+        """Return the base's window for so many frames."""
+        return self.base.window_for(count)
+
+    def begin_epoch(self, epoch: int, epochs: int) -> None:
+        """Let the base make ready for an epoch."""
+        self.base.begin_epoch(epoch, epochs)
+
     def loss(self, batch: Batch, criterion: Criterion) -> torch.Tensor:
         """Return the criterion of both, and the symmetry of the refined bones."""
         base = self.read(batch)
         return refinement_loss(base, self.refined(base, batch), batch.truth, self.bone_pairs, criterion)
 
-    def lift(self, view: Batch, mirror: Mirror) -> dict[str, torch.Tensor]:
+    def lift(self, view: Batch, mirror: Mirror | None) -> dict[str, torch.Tensor]:
         """Refine once, the base's headline prediction, with the keypoints as seen; its other ones come as they are."""
         predictions = self.base.lift(view, mirror)
         return predictions | {'refined': self.refined(list(predictions.values())[-1], view)}

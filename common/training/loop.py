@@ -22,7 +22,7 @@ from common.losses import gradient_factor
 from common.models.computing import computing_in, evaluation_precision, training_precision
 from common.models.layers import DropPath, draw
 from common.models.lifter import Criterion, Lifter
-from common.models.lifting import predictions
+from common.models.lifting import predictions, windows_for
 from common.sampler import Step, TestWindows, WindowSampler
 from common.storage import checkpoint
 from common.storage.runlog import Progress, RunLog
@@ -67,16 +67,17 @@ class Trainer:
     """A model on its way through the epochs of a recipe."""
 
     def __init__(self, model: Lifter, optimizer: torch.optim.Optimizer, sampler: WindowSampler, criterion: Criterion,
-                 recipe: Train, at: Progression, world: World, precision: str | None = None, root: str = 'predicted'):
+                 recipe: Train, at: Progression, world: World, precision: str | None = None, root: str = 'predicted',
+                 flip: bool = True):
         """Bring together what a step needs.
 
         Args:
             at: where the run stands; moved forward in place.
             precision: as asked for, of training and of what epochs are judged by; None for `computing`'s defaults.
-            root: how the predicted root is taken when an epoch is judged, `predicted` or `zero`.
+            root, flip: how epochs are judged, as `predictions` takes them.
         """
         self.model, self.optimizer, self.sampler, self.criterion = model, optimizer, sampler, criterion
-        self.recipe, self.at, self.world, self.root = recipe, at, world, root
+        self.recipe, self.at, self.world, self.root, self.flip = recipe, at, world, root, flip
         self.device = sampler.store.device
         self.weights = trained_weights(model)
         self.precision = training_precision(precision, self.device)
@@ -119,6 +120,7 @@ class Trainer:
         """
         recipe, at = self.recipe, self.at
         self.model.train()
+        self.model.begin_epoch(epoch, recipe.epochs)
         steps = self.sampler.steps(recipe.windows)
         loss_sum = torch.tensor(at.loss_sum, dtype=torch.float64, device=self.device)  # no step waits for it
         check = FiniteCheck(self.optimizer, self.device)
@@ -190,7 +192,7 @@ class Trainer:
         content = {**asdict(self.at), 'optimizer': self.optimizer.state_dict(), 'training_state': None,
                    'model_pos': self.model.state_dict(),
                    'lr': learning_rate(replace(self.recipe, warmup=0), self.at.base_lr, self.at.lr_since,
-                                       self.at.epoch + 1, 0, 1)}
+                                       self.at.epoch + 1, 0, self.sampler.steps(self.recipe.windows))}
         if self.average:
             content |= {'model_pos': self.average.state, 'training_state': content['model_pos']}
         return content
@@ -252,9 +254,8 @@ def _check_weights(weights: dict[str, torch.Tensor], at: Progression) -> None:
 
 def _judged(trainer: Trainer, judges: Judges) -> dict[str, tuple[SequenceStore, TestWindows]]:
     """Return the sequences that epochs are judged on, and this process's windows of them, by name of the judge."""
-    frames, answers = trainer.sampler.frames, trainer.sampler.answers
     stores = {'valid': judges.valid, 'train': judges.train}
-    return {name: (store, TestWindows.of(store, frames, trainer.world, answers=answers))
+    return {name: (store, windows_for(trainer.model, store, trainer.world))
             for name, store in stores.items() if store is not None}
 
 
@@ -267,24 +268,25 @@ def _judge_all(trainer: Trainer, judged: dict[str, tuple[SequenceStore, TestWind
     figures: dict[str, float | None] = {'valid_mpjpe': None, 'valid_mpjve': None}
     with trainer.evaluated_weights() as model, computing_in(model, trainer.judged_in):
         for name, (store, windows) in judged.items():
-            figures |= _judge(model, store, windows, trainer.root, trainer.world, name)
+            predicted = predictions(model, store, windows, trainer.root, trainer.flip)
+            figures |= _judge(predicted, store, windows, trainer.world, name)
     if not all(np.isfinite(value) for value in figures.values() if value is not None):
         raise DivergedError(f'training diverged in epoch {epoch}: {figures}; checkpoints of earlier epochs stay, try a '
                             f'lower -lr')
     return figures
 
 
-def _judge(model: Lifter, store: SequenceStore, windows: TestWindows, root: str, world: World,
+def _judge(predicted: dict[str, torch.Tensor], store: SequenceStore, windows: TestWindows, world: World,
            name: str) -> dict[str, float | None]:
     """Return the figures of an epoch on some sequences, in millimetres.
 
     They are those of the headline prediction, and the MPJPE of each other one under its name.
     """
-    *others, (_, headline) = predictions(model, store, windows, root).items()
+    *others, (_, headline) = predicted.items()
     figures = {f'{name}_{metric}': value for metric, value in
                validation_figures(headline, store, windows, world).items()}
-    for other, predicted in others:
-        figures[f'{name}_{other}_mpjpe'] = validation_figures(predicted, store, windows, world)['mpjpe']
+    for other, poses in others:
+        figures[f'{name}_{other}_mpjpe'] = validation_figures(poses, store, windows, world)['mpjpe']
     if name == 'train':
         figures.pop('train_mpjve')
     return figures

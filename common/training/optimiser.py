@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from common import losses
@@ -11,7 +12,6 @@ from common.config import Train
 from common.models.lifter import Criterion, Lifter, check_shape
 from common.skeleton import Skeleton
 
-LARGE_DROP = 0.5  # factor of the rate after every lr_drop_every-th epoch
 CHECK_EVERY = 50  # steps between two looks at the finite check's flag; looking waits for the device
 
 
@@ -23,13 +23,18 @@ def trained_weights(model: nn.Module) -> list[nn.Parameter]:
 def make_optimizer(model: nn.Module, recipe: Train) -> torch.optim.Optimizer:
     """Return the recipe's optimizer, fused: one kernel for all weights, which skips where the finite check says so."""
     lr, weight_decay = recipe.lr, recipe.weight_decay
-    if recipe.optimizer == 'amsgrad':
-        return torch.optim.Adam(trained_weights(model), lr, weight_decay=weight_decay, amsgrad=True, fused=True)
+    if recipe.optimizer in ('adam', 'amsgrad'):
+        return torch.optim.Adam(trained_weights(model), lr, weight_decay=weight_decay,
+                                amsgrad=recipe.optimizer == 'amsgrad', fused=True)
     return torch.optim.AdamW(trained_weights(model), lr, weight_decay=weight_decay, fused=True)
 
 
-def make_criterion(model: Lifter, kind: str, skeleton: Skeleton, device: torch.device) -> Criterion:
-    """Return the loss of a kind: predicted and true poses (B, A, J, 3) -> a scalar, metres.
+def make_criterion(model: Lifter, kind: str, skeleton: Skeleton, device: torch.device,
+                   l1_share: float = 0.0) -> Criterion:
+    """Return the loss of a kind: predicted and true poses (B, A, J, 3) -> a scalar, metres, or square metres for `mse`.
+
+    Args:
+        l1_share: weight of the mean absolute coordinate beside it, which takes that much of its own weight.
 
     It raises ContractError where the two differ in shape, so that nothing is broadcast, and is 0 for no windows.
     """
@@ -40,8 +45,12 @@ def make_criterion(model: Lifter, kind: str, skeleton: Skeleton, device: torch.d
         if not len(predicted):  # this process takes part with no window, but its gradients are waited for
             return predicted.sum()
         if kind == 'weighted':
-            return losses.pose_loss(predicted, target, weights)['total']
-        return losses.mean_mpjpe(predicted, target)
+            loss = losses.pose_loss(predicted, target, weights)['total']
+        elif kind == 'mse':
+            loss = F.mse_loss(predicted, target)
+        else:
+            loss = losses.mean_mpjpe(predicted, target)
+        return loss if not l1_share else (1 - l1_share) * loss + l1_share * F.l1_loss(predicted, target)
     return criterion
 
 
@@ -58,11 +67,21 @@ def learning_rate(recipe: Train, base: float, since: int, epoch: int, step: int,
         rate = base * (1 + math.cos(math.pi * done / ((recipe.epochs - since + 1) * steps))) / 2
     else:
         drops = (epoch - 1) // recipe.lr_drop_every - (since - 1) // recipe.lr_drop_every if recipe.lr_drop_every else 0
+        decays = epoch - since - drops if not recipe.lr_decay_steps else _stairs(done + 1, recipe.lr_decay_steps)
         try:
-            rate = base * recipe.lr_decay ** (epoch - since - drops) * LARGE_DROP ** drops
+            rate = base * recipe.lr_decay ** decays * recipe.lr_drop ** drops
         except OverflowError:  # training diverges at once, and says so
             rate = math.inf
     return rate * min(1.0, (done + 1) / recipe.warmup) if recipe.warmup else rate
+
+
+def _stairs(step: int, length: int) -> float:
+    """Return how often a staircase of so many steps has decayed at a step, counted from 1.
+
+    The published programs set the rate at the first step and at each multiple of the length, to lr * decay ** (step /
+    length): up to the first multiple it has therefore decayed by one step's worth.
+    """
+    return step // length if step >= length else 1 / length
 
 
 class FiniteCheck:
