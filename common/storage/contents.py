@@ -49,9 +49,9 @@ def _is_rate(value: Any) -> bool:
 
 
 def _is_plain(value: Any) -> bool:
-    """Return whether a value is a number, a text, or nothing; or a short sequence of texts."""
+    """Return whether a value is a number, a text, or nothing; or a short sequence of texts or of whole numbers."""
     if isinstance(value, (list, tuple)):
-        return len(value) <= _MOST_ENTRIES and all(is_name(item) for item in value)
+        return len(value) <= _MOST_ENTRIES and (all(map(is_name, value)) or all(map(is_whole, value)))
     return value is None or isinstance(value, bool) or is_real(value) or (
         isinstance(value, str) and len(value) <= _LONGEST_PATH)
 
