@@ -146,11 +146,11 @@ def test_public_files_of_3dhp_are_in_millimetres(golden, fill):
 def test_config_is_read_from_shapes(golden, fill):
     state = fill(golden_files(golden, 'pstmo')[2])
     assert recognise(state) == 'pstmo'
-    assert PSTMOConfig.from_state(state) == PSTMOConfig(27, 32, 2, 64, (), 8, 2)
+    assert PSTMOConfig.from_state(state) == PSTMOConfig(27, 32, 2, 64, (3, 3, 3), 8, 2)
     assert PSTMO.keypoints_of(state) == 17
     odd = PSTMOConfig.from_state(fill(golden_files(golden, 'pstmo_odd')[2]))
     assert replace(odd, spacing=1) == PSTMOConfig(81, 40, 1, 56, spacing=1)
-    assert [PSTMOConfig(frames).reductions for frames in (9, 27, 81, 243, 351)] == [
+    assert [PSTMOConfig(frames).strides for frames in (9, 27, 81, 243, 351)] == [
         (1, 3, 3), (3, 3, 3), (3,) * 4, (3,) * 5, (3, 9, 13)]
     for broken in ({}, fill(golden_files(golden, 'strided')[2]), fill(golden_files(golden, 'pstmo_pretrain')[2])):
         with pytest.raises(ValueError, match='is missing'):

@@ -285,7 +285,7 @@ def test_config_is_read_from_shapes(golden, fill):
     assert recognise(state) == 'strided'
     found = StridedTransformerConfig.from_state(state)
     assert found == StridedTransformerConfig(27, 32, 2, 64)
-    assert found.reductions == (3, 3, 3)
+    assert found.strides == (3, 3, 3)
     assert build_model('strided', SMALL, H36M, H36M).keypoints_of(state) == 17
     odd = StridedTransformerConfig.from_state(fill(golden_files(golden, 'strided_odd')[2]))
     assert replace(odd, strides=(5, 3, 3)) == StridedTransformerConfig(45, 40, 1, 56, (5, 3, 3))

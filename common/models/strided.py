@@ -8,6 +8,7 @@ load as they are.
 """
 
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import ClassVar
 
 import torch
@@ -15,8 +16,8 @@ from torch import nn
 
 from common.models.layers import dropout as drop
 from common.models.lifter import shape_in
-from common.models.strided_parts import FullToSingle, StridedConfig, sizes_in
-from common.recipe import Recipe
+from common.models.strided_parts import REFINED, FullToSingle, StridedConfig, sizes_in
+from common.recipe import Published, Recipe
 from common.skeleton import Skeleton
 
 ENCODER_SHARE = 2.5  # the rate of dropout in the encoder over that of the transformers, as published: 0.25 and 0.1
@@ -48,6 +49,20 @@ class StridedTransformer(FullToSingle):
     recipe = Recipe(epochs=20, batch=256, optimizer='amsgrad', lr=1e-3, lr_decay=0.95, lr_drop_every=5, dropout=0.1,
                     loss='mpjpe', objective='plain', root='zero', seed=1)
     public_keys = ('encoder.0.weight', 'Transformer_reduce.model.pos_embedding_1')
+    paper = 'Li et al., TMM 2022'
+    results = (
+        Published('cpn_ft_h36m_dbb', 351, 43.7, 35.2, 'cited', REFINED),
+        Published('cpn_ft_h36m_dbb', 81, 45.4, None, 'issue', REFINED),
+        Published('cpn_ft_h36m_dbb', 27, 46.9, None, 'issue', REFINED),
+        Published('cpn_ft_h36m_dbb', 81, 47.5, None, 'issue', 'of users'),
+        Published('cpn_ft_h36m_dbb', 27, 48.6, 38.2, 'issue', "epoch 10 of the author's log"),
+        Published('gt', 351, 28.5, None, 'cited', REFINED),
+    )
+    published = MappingProxyType({('h36m', 'cpn_ft_h36m_dbb'): (
+        'StridedTransformer with refinement, 351 frames, published P-MPJPE', {
+        'Directions': 32.7, 'Discussion': 35.5, 'Eating': 32.5, 'Greeting': 35.4, 'Phoning': 35.9, 'Photo': 41.6,
+        'Posing': 33.0, 'Purchases': 31.9, 'Sitting': 45.1, 'SittingDown': 50.1, 'Smoking': 36.3, 'Waiting': 33.5,
+        'WalkDog': 35.1, 'Walking': 23.9, 'WalkTogether': 25.0})})
 
     def __init__(self, config: StridedTransformerConfig, skeleton: Skeleton, layout: Skeleton, dropout: float = 0.1):
         """Build the model with fresh weights.

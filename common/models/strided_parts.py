@@ -22,6 +22,7 @@ from common.models.layers import Linear, dropout
 from common.models.lifter import Criterion, Lifter, check_sizes, shape_in
 from common.skeleton import Skeleton
 
+REFINED = 'with refinement'  # what published figures say that rest on the camera and the true depth of the root
 POSITIONS = 3  # tables of positions in front of the first strided blocks, as many as the public files have
 
 
@@ -29,8 +30,8 @@ POSITIONS = 3  # tables of positions in front of the first strided blocks, as ma
 class StridedConfig:
     """The sizes of both networks. `hidden` is the width of the feed-forward layers.
 
-    `strides` are those of the strided blocks, which leave one token; none stand for the published ones of as many
-    frames. Raises ValueError for sizes that cannot be.
+    `strides` are those of the strided blocks, which leave one token; where none are given, the published ones of as
+    many frames take their place, if there are any. Raises ValueError for sizes that cannot be.
     """
 
     frames: int
@@ -49,22 +50,13 @@ class StridedConfig:
             raise ValueError(f'{self.frames} frames have none in their middle: take an odd number')
         if self.channels % self.heads:
             raise ValueError(f'{self.channels} channels cannot be divided among {self.heads} heads')
+        if not self.strides:
+            object.__setattr__(self, 'strides', self.known_strides.get(self.frames, ()))
         for stride in self.strides:
             if not isinstance(stride, int) or not 1 <= stride <= self.frames:
                 raise ValueError(f'a stride is {stride}, expected a whole number from 1 to the {self.frames} frames')
         if self.strides and math.prod(self.strides) < self.frames:
             raise ValueError(f'strides {told(self.strides)} leave more than one of {self.frames} frames')
-
-    @property
-    def reductions(self) -> tuple[int, ...]:
-        """Return the stride of each strided block. Raises ValueError where none are given and none are published."""
-        if self.strides:
-            return self.strides
-        if self.frames not in self.known_strides:
-            known = '; '.join(f'{frames}: {told(strides)}' for frames, strides in self.known_strides.items())
-            raise ValueError(f'no strides are published for {self.frames} frames: give them, such as 3,3,3 for 27, or '
-                             f'take as many frames as are published ({known})')
-        return self.known_strides[self.frames]
 
 
 def told(strides: tuple[int, ...]) -> str:
@@ -221,11 +213,15 @@ class FullToSingle(Lifter):
         Raises ValueError for frames without published strides, where none are given.
         """
         super().__init__(config)
+        if not config.strides:
+            known = '; '.join(f'{frames}: {told(strides)}' for frames, strides in config.known_strides.items())
+            raise ValueError(f'no strides are published for {self.frames} frames: give them, such as 3,3,3 for 27, or '
+                             f'take as many frames as are published ({known})')
         self.supervised = range(self.frames)
         self.keypoints, self.joints = len(layout), len(skeleton)
         sizes = config.channels, config.hidden, config.heads, dropout
         self.Transformer = Vanilla(config.frames, config.depth, *sizes)
-        self.Transformer_reduce = Strided(config.frames, config.reductions, *sizes)
+        self.Transformer_reduce = Strided(config.frames, config.strides, *sizes)
         self.fcn_1, self.fcn = (head(config.channels, 3 * self.joints) for _ in range(2))
 
     @classmethod
