@@ -16,7 +16,7 @@ from common.datasets import DATASETS, DEFAULT_DATASET
 from common.flag import Flag, actions_of, count, file_ending, flag, names_of, number, positive, text
 from common.keypoints.known import LAYOUTS, layout_or_file
 from common.models import DEFAULT_MODEL, MODELS
-from common.recipe import ROOTS, Recipe
+from common.recipe import KEYPOINTS, ROOTS, Recipe
 
 TRAIN, EVALUATE, RENDER, PREDICT, CHECK_DATA, INSPECT = COMMANDS = (
     'train', 'evaluate', 'render', 'predict', 'check_data', 'inspect')
@@ -50,9 +50,10 @@ class Data:
                                            help='actions, by name or unambiguous prefix (default * = all)')
     downsample: int = flag('--downsample', default=1, read=count, metavar='N', stored=True,
                            commands=(TRAIN, EVALUATE, RENDER), help='keep every N-th frame')
-    joints: str | None = flag('--joints', choices=('h36m', 'h36m16'), stored=True, commands=(TRAIN, EVALUATE, RENDER),
-                              help="the body of Human3.6M that is lifted and averaged over: its 17 joints, or 16 "
-                              "without the neck (default: as the model was published)")
+    joints: str | None = flag('--joints', choices=('h36m', 'h36m16', KEYPOINTS), stored=True,
+                              commands=(TRAIN, EVALUATE, RENDER), help="the body of Human3.6M that is lifted and "
+                              "averaged over: its 17 joints, or 16 without the neck; or the 2D keypoints themselves "
+                              "(default: as the model was published)")
     subset: float = flag('--subset', default=1.0, read=number(float, 0, 1, low_included=False), metavar='FRACTION',
                          stored=True, commands=(TRAIN, EVALUATE), help='keep this fraction of each training take, a '
                          'stretch from its middle; with --evaluate, of each test take')

@@ -77,6 +77,7 @@ class Lifter(nn.Module):
             window. A shorter rest at the end of an epoch joins the step before it.
         measured: whether it is shown all training frames before a training (`measure`).
         measured_keys: buffers that `measure` fills and public files lack.
+        begins_with: the other models whose weights a fresh one may begin with, and what the keys of those begin with.
         paper: authors, title or venue, and year of its publication.
         results: its published figures, for --models.
         published: (data set, keypoints) -> (source, {action: P-MPJPE in millimetres}), for plots.
@@ -99,6 +100,7 @@ class Lifter(nn.Module):
     fewest: int = 1
     measured: ClassVar[bool] = False
     measured_keys: ClassVar[tuple[str, ...]] = ()
+    begins_with: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     paper: ClassVar[str] = ''
     results: ClassVar[tuple[Published, ...]] = ()
     published: ClassVar[Mapping[tuple[str, str], tuple[str, dict[str, float]]]] = {}
@@ -425,6 +427,16 @@ def put_weights(model: Lifter, saved: Checkpoint, skeleton: Skeleton) -> bool:
         state = state | {key: own[key].cpu() for key in lacking}
     load_weights(model, dataclasses.replace(saved, state=state))
     return not lacking
+
+
+def begin_with(model: Lifter, saved: Checkpoint, of: str) -> None:
+    """Put into a fresh model what it may begin with of a checkpoint of the model called `of`.
+
+    Raises FileError, naming both sides, where that has another shape.
+    """
+    begun = {key: value for key, value in saved.state.items() if key.startswith(model.begins_with[of])}
+    fresh = {key: value.cpu() for key, value in model.state_dict().items()}
+    load_weights(model, dataclasses.replace(saved, state=fresh | begun))
 
 
 def config_for(path: Path, name: str, sizes: Mapping[str, Any]) -> Any:
