@@ -23,17 +23,14 @@ from test_strided import (
 )
 
 from common.augment import Batch
+from common.errors import FileError
 from common.losses import mean_mpjpe
 from common.models import build_model
-from common.models.lifter import recognise
+from common.models.lifter import begin_with, recognise
 from common.models.pstmo import PSTMO, PSTMOConfig
-from common.models.pstmo_pretraining import (
-    PSTMOPretraining,
-    PSTMOPretrainingConfig,
-    draw_masks,
-    passed_on,
-)
+from common.models.pstmo_pretraining import PSTMOPretraining, PSTMOPretrainingConfig, draw_masks
 from common.skeleton import COCO, H36M, HUMANEVA15, MPI_INF_3DHP
+from common.storage import checkpoint
 
 ENCODER_PLACES = ('encoder.bn_1', 'encoder.layers.0.batch_norm1', 'encoder.layers.0.batch_norm2')
 KINK = 1e-6
@@ -243,27 +240,38 @@ def test_masks_hide_as_many_as_they_should():
     assert (points != points[0]).any()  # each frame draws by itself
     assert PSTMOPretrainingConfig(27).hidden_frames == 21
     assert PSTMOPretrainingConfig(15, masked_frames=0.6).hidden_frames == 9
-    none, points = draw_masks(9, 0, 17, 0, torch.device('cpu'))
+    for sure in (0, 4, 8):
+        assert draw_masks(9, 1, 17, 2, torch.device('cpu'), sure=sure)[0].nonzero().tolist() == [[sure]]
+    none, points = draw_masks(9, 0, 17, 0, torch.device('cpu'), sure=4)
     assert not none.any() and not points.any()
 
 
 def test_first_stage_draws_masks_in_training_and_keeps_them_at_test():
     model = small_first_stage(masked_keypoints=3)
     x = torch.randn(2, 27, 17, 2).double()
-    assert model(x).shape == (2, 27, 17, 3)
+    assert model(x).shape == (2, 1, 17, 3)
     assert not model(x)[..., 2].any()
     assert (model(x) != model(x)).any()
     state = torch.get_rng_state()
     assert torch.equal(model.eval()(x), model(x))
     assert torch.equal(torch.get_rng_state(), state)
+    other = x.clone()
+    other[:, 13] += 1  # the centre is hidden, and shows in no statistic of a batch at test
+    assert torch.equal(model(other), model(x))
+    other[:] += 1
+    assert (model(other) != model(x)).any()
 
 
 def test_first_stage_loss_reads_no_pose():
-    model = small_first_stage(masked_frames=0, masked_keypoints=0).eval()
+    model = small_first_stage().train()
     x = torch.randn(2, 27, 17, 2).double()
-    nothing = torch.zeros(27, dtype=torch.bool), torch.zeros(27, 17, dtype=torch.bool)
-    expected = (model.complete(x, *nothing) - x).norm(dim=-1).mean()
-    torch.testing.assert_close(model.loss(Batch(x), mean_mpjpe), expected)
+    torch.manual_seed(3)
+    loss = model.loss(Batch(x), mean_mpjpe)
+    torch.manual_seed(3)
+    expected = (model.complete(x, *draw_masks(27, 21, 17, 2, x.device)) - x).norm(dim=-1).mean()
+    torch.testing.assert_close(loss, expected)
+    loss.backward()
+    assert all(p.grad is not None for p in model.parameters())
 
 
 def test_first_stage_weights_start_as_published():
@@ -279,20 +287,24 @@ def test_first_stage_weights_start_as_published():
     assert model.spatial_mask_token.any()
 
 
-def test_the_second_stage_begins_with_the_first():
-    model = small_first_stage()
-    lifter = build_model('pstmo', SMALL, HUMANEVA15, H36M).double()
-    taken = passed_on(model.state_dict())
-    missing, unexpected = lifter.load_state_dict(taken, strict=False)
-    assert not unexpected
-    assert all(key.startswith(('Transformer_reduce.', 'fcn')) for key in missing)
-    assert not any(key.startswith('Transformer_dec') for key in taken)
-    x = torch.randn(2, 27, 17, 2).double()
-    torch.testing.assert_close(lifter.eval().embed(x.flatten(2).mT), model.eval().encoder(x.flatten(2).mT).mT)
+def test_the_second_stage_begins_with_the_first(tmp_path):
+    model = small_first_stage().float()
+    torch.save({f'module.{key}': value for key, value in model.state_dict().items()}, tmp_path / 'pretrain_1.pth')
+    lifter = build_model('pstmo', SMALL, HUMANEVA15, H36M)
+    fresh = {key: value.clone() for key, value in lifter.state_dict().items()}
+    begin_with(lifter, checkpoint.load(tmp_path / 'pretrain_1.pth'), 'pstmo_pretraining')
+    first = model.state_dict()
+    for key, value in lifter.state_dict().items():
+        taken = key.startswith(('encoder.', 'Transformer.'))
+        assert torch.equal(value, first[key] if taken else fresh[key]), key
+    wider = build_model('pstmo', SMALL | {'channels': 24}, HUMANEVA15, H36M)
+    with pytest.raises(FileError, match=r'does not fit|encoder|shape'):
+        begin_with(wider, checkpoint.load(tmp_path / 'pretrain_1.pth'), 'pstmo_pretraining')
 
 
 def test_first_stage_config_is_read_from_shapes(golden, fill):
     state = fill(json.loads((golden / 'zoo' / 'pstmo_pretrain_keys.json').read_text()))
+    assert recognise(state) == 'pstmo_pretraining'
     assert PSTMOPretrainingConfig.from_state(state) == PSTMOPretrainingConfig(27, 32, 3, 64)
     assert PSTMOPretraining.keypoints_of(state) == 17
     for broken in ({}, fill(golden_files(golden, 'pstmo')[2])):
@@ -301,6 +313,7 @@ def test_first_stage_config_is_read_from_shapes(golden, fill):
 
 
 @pytest.mark.parametrize('config, told', [
+    ({'frames': 10}, '10 frames have none in their middle'),
     ({'channels': 24}, '24 channels cannot be halved and then divided among 8'), ({'depth': 1}, 'expected at least 2'),
     ({'masked_frames': 1.0}, 'masked_frames is 1.0'), ({'masked_keypoints': -1}, 'masked_keypoints is -1'),
     ({'masked_keypoints': 17}, 'masked_keypoints is 17, expected at most 16')])

@@ -18,7 +18,7 @@ from common.models.lifter import put_weights
 from common.models.lifting import predictions, windows_for
 from common.models.pstmo import PSTMO
 from common.sampler import WindowSampler
-from common.skeleton import H36M, MPI_INF_3DHP
+from common.skeleton import COCO, H36M, MPI_INF_3DHP
 from common.storage import checkpoint
 from common.storage.npz import write_npz
 from common.store import SequenceStore
@@ -232,3 +232,50 @@ def test_a_public_file_of_3dhp_is_scaled_when_it_is_put_into_a_model(states, tmp
     assert put_weights(model, checkpoint.load(tmp_path / 'p.pth'), MPI_INF_3DHP)
     for key, value in PSTMO.from_public(states['pstmo'], MPI_INF_3DHP).items():
         assert torch.equal(model.state_dict()[key], value), key
+
+
+# ---- P-STMO's first stage ----------------------------------------------------------------------------------------
+
+
+def test_the_first_stage_learns_keypoints_and_the_second_begins_with_it(run, humaneva_folder, tmp_path):
+    """COCO's keypoints to HumanEva's 15 joints, so that nothing of the one can pass for the other."""
+    common = ['-d', 'humaneva15', '-k', 'detectron_pt_coco', '--data', humaneva_folder, '-a', 'Walking', *TINY, '-f',
+              '9', '-l', tmp_path / 'l', '-str', 'Train/S1', '-ste', 'Validate/S1', '--downsample', '5']
+    common[common.index('-dep') + 1] = '2'
+    status, out, err = run(*common, '--model', 'pstmo_pretraining', '-c', tmp_path / 'first', '-e', '1', '--results',
+                           tmp_path / 'r.json')
+    assert status == 0, err
+    assert 'in thousandths of half its width: not millimetres' in out
+    first = checkpoint.load(tmp_path / 'first' / 'last.bin')
+    assert first.skeleton == first.layout == COCO
+    # What epochs are judged on: the centre's keypoints, from windows that hide it.
+    dataset = load_dataset('humaneva15', humaneva_folder, 'detectron_pt_coco').flattened()
+    sequences = dataset.sequences(['Validate/S1'], ['Walking'], downsample=5)
+    store = SequenceStore(sequences, COCO, COCO, torch.device('cpu'))
+    assert torch.equal(store.truth[..., :2], store.keypoints) and not store.truth[..., 2].any()
+    model = load_lifter(tmp_path / 'first' / 'last.bin').model
+    windows = windows_for(model, store)
+    told = predictions(model, store, windows)['predicted'][:, 0]
+    error = 1000 * (told[..., :2] - store.keypoints).norm(dim=-1).mean()
+    assert error.item() == pytest.approx(first.stored['metrics']['valid_mpjpe'], rel=1e-4)
+    # At a rate of next to nothing, the second stage still has what it began with.
+    status, out, err = run(*common, '--model', 'pstmo', '-c', tmp_path / 'second', '-e', '1', '-lr', '1e-12', '--init',
+                           tmp_path / 'first' / 'last.bin', '--no-eval')
+    assert status == 0, err
+    assert 'starting from a part of' in out
+    second = checkpoint.load(tmp_path / 'second' / 'last.bin')
+    assert (second.model, second.config['depth'], second.config['spacing']) == ('pstmo', 2, 2)
+    assert second.skeleton.name == 'humaneva15'
+    begun = [key for key in second.state if key.startswith(('encoder.', 'Transformer.'))
+             and 'running' not in key and 'num_batches' not in key]
+    assert len(begun) > 30
+    for key in begun:
+        torch.testing.assert_close(second.state[key], first.state[key], atol=1e-8, rtol=0)
+
+
+def test_other_models_do_not_begin_with_a_first_stage(refused, states, golden, fill, tmp_path):
+    keys = json.loads((golden / 'zoo' / 'pstmo_pretrain_keys.json').read_text())
+    torch.save(fill(keys), tmp_path / 'pretrain.pth')
+    line = refused(1, '--data', golden / 'tiny', '-k', 'gt', '-str', 'S1', '--model', 'strided', '--init',
+                   tmp_path / 'pretrain.pth', '-c', tmp_path / 'c', '-l', tmp_path / 'l')
+    assert 'is a P-STMO, first stage checkpoint, which --model strided contradicts' in line

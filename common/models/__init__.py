@@ -22,6 +22,7 @@ MODELS = {
     'htnet': 'common.models.htnet:HTNet',
     'strided': 'common.models.strided:StridedTransformer',
     'pstmo': 'common.models.pstmo:PSTMO',
+    'pstmo_pretraining': 'common.models.pstmo_pretraining:PSTMOPretraining',
 }
 DEFAULT_MODEL = 'ktpformer'
 

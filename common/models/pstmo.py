@@ -96,6 +96,7 @@ class PSTMO(FullToSingle):
     recipe = Recipe(epochs=79, batch=160, optimizer='amsgrad', lr=7e-4, lr_decay=0.97, dropout=0.1, loss='mpjpe',
                     objective='plain', root='zero', seed=1)
     public_keys = ('encoder.fc_1.weight', 'Transformer_reduce.model.pos_embedding_1')
+    begins_with = MappingProxyType({'pstmo_pretraining': ('encoder.', 'Transformer.')})
     paper = 'Shan et al., ECCV 2022'
     results = (  # which of the three with CPN has a P-MPJPE of 34.4 is not stated
         Published('cpn_ft_h36m_dbb', 243, 42.1, None, 'readme', f'4 blocks, {REFINED}'),

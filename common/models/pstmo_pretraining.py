@@ -19,11 +19,11 @@ from common.models.annotated import SampleNorm
 from common.models.lifter import Criterion, Lifter, check_sizes, shape_in
 from common.models.pstmo import SpatialEncoder
 from common.models.strided_parts import Stack, Vanilla, head, sizes_in, vanilla_blocks
-from common.recipe import Recipe
+from common.recipe import KEYPOINTS, Recipe
 from common.skeleton import Skeleton
 
 TEST_SEED = 0  # of the masks at test, the same for all windows, so that epochs are judged on the same task
-PASSED_ON = ('encoder.', 'Transformer.')  # what the second stage begins with
+DEPTH = (0, 1)  # what makes coordinates in the picture poses at depth 0
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,8 @@ class PSTMOPretrainingConfig:
 
     def __post_init__(self) -> None:
         check_sizes(self, 'frames', 'channels', 'depth', 'hidden', 'heads', 'spacing')
+        if self.frames % 2 == 0:
+            raise ValueError(f'{self.frames} frames have none in their middle: take an odd number')
         if self.channels % (2 * self.heads):
             raise ValueError(f'{self.channels} channels cannot be halved and then divided among {self.heads} heads')
         if self.depth < 2 or self.hidden < 2:
@@ -82,13 +84,18 @@ class Decoder(nn.Module):
 
 
 class PSTMOPretraining(Lifter):
-    """(B, F, K, 2) normalised screen coordinates, of which it hides some -> (B, F, K, 3) all of them, at depth 0."""
+    """(B, F, K, 2) normalised screen coordinates, of which it hides some -> (B, 1, K, 3) the centre's, at depth 0.
+
+    It learns to tell the keypoints of all frames. At test it hides the centre, if it hides any frame, and is judged on
+    what it tells of it.
+    """
 
     title = 'P-STMO, first stage'
     Config = PSTMOPretrainingConfig
     recipe = Recipe(epochs=79, batch=160, optimizer='amsgrad', lr=1e-4, lr_decay=0.97, dropout=0.1, loss='mpjpe',
-                    objective='plain', root='predicted', seed=1)
+                    objective='plain', root='predicted', seed=1, joints=KEYPOINTS)
     public_keys = ('encoder.fc_1.weight', 'mask_token')
+    paper = 'Shan et al., ECCV 2022'
 
     def __init__(self, config: PSTMOPretrainingConfig, skeleton: Skeleton, layout: Skeleton, dropout: float = 0.1):
         """Build the model with fresh weights.
@@ -119,22 +126,34 @@ class PSTMOPretraining(Lifter):
         """Return for how many keypoints a public state dict was made: two coordinates each."""
         return super().keypoints_of(state) // 2
 
+    @classmethod
+    def window(cls, config: PSTMOPretrainingConfig) -> tuple[int, range]:
+        """Return the frames of a window, and its middle one as the one that comes out."""
+        middle = (config.frames - 1) // 2
+        return config.frames, range(middle, middle + 1)
+
     def forward(self, keypoints: torch.Tensor) -> torch.Tensor:
-        """Hide some of (B, F, K, 2), the same in all windows, and tell all: (B, F, K, 3) at depth 0.
+        """Tell the centre's keypoints of (B, F, K, 2), hiding the same of each window: (B, 1, K, 3) at depth 0.
 
         Training draws anew each time, tests hide always the same. Raises ValueError for another F or K.
         """
+        return self._told(keypoints)[:, self.answers.start:self.answers.stop]
+
+    def loss(self, batch: Batch, criterion: Criterion) -> torch.Tensor:
+        """Return the criterion of the keypoints of all frames, hidden or not: no pose is read."""
+        return criterion(self._told(batch.keypoints), F.pad(batch.keypoints, DEPTH))
+
+    def _told(self, keypoints: torch.Tensor) -> torch.Tensor:
+        """Return what it tells of (B, F, K, 2) with masks drawn here: (B, F, K, 3)."""
         if keypoints.shape[1:] != (self.frames, self.keypoints, 2):
             raise ValueError(f'expected keypoints (B, {self.frames}, {self.keypoints}, 2), got '
                              f'{tuple(keypoints.shape)}')
-        generator = None if self.training else torch.Generator(keypoints.device).manual_seed(TEST_SEED)
+        generator, sure = None, None
+        if not self.training:
+            generator, sure = torch.Generator(keypoints.device).manual_seed(TEST_SEED), self.answers.start
         masks = draw_masks(self.frames, self.config.hidden_frames, self.keypoints, self.config.masked_keypoints,
-                           keypoints.device, generator)
-        return at_depth_zero(self.complete(keypoints, *masks))
-
-    def loss(self, batch: Batch, criterion: Criterion) -> torch.Tensor:
-        """Return the criterion of all keypoints, hidden or not: no pose is read."""
-        return criterion(self(batch.keypoints), at_depth_zero(batch.keypoints))
+                           keypoints.device, generator, sure)
+        return F.pad(self.complete(keypoints, *masks), DEPTH)
 
     def complete(self, keypoints: torch.Tensor, hidden_frames: torch.Tensor,
                  hidden_keypoints: torch.Tensor) -> torch.Tensor:
@@ -161,26 +180,20 @@ class PSTMOPretraining(Lifter):
 
 
 def draw_masks(frames: int, hidden_frames: int, keypoints: int, hidden_keypoints: int, device: torch.device,
-               generator: torch.Generator | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+               generator: torch.Generator | None = None, sure: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
     """Draw which frames of a window are hidden, (F,) bool, and which keypoints of each frame, (F, K) bool.
 
     Args:
         frames, keypoints: F and K. hidden_frames: how many of the frames. hidden_keypoints: how many of each frame's
             keypoints, of which the last one is never hidden.
         generator: torch's default one where None.
+        sure: a frame that is among the hidden ones, if there are any.
     """
+    order = torch.randperm(frames, generator=generator, device=device)
+    if sure is not None:
+        order = torch.cat([order[order == sure], order[order != sure]])
     hidden = torch.zeros(frames, dtype=torch.bool, device=device)
-    hidden[torch.randperm(frames, generator=generator, device=device)[:hidden_frames]] = True
+    hidden[order[:hidden_frames]] = True
     order = torch.rand(frames, keypoints - 1, generator=generator, device=device).argsort(dim=1)
     points = torch.zeros(frames, keypoints, dtype=torch.bool, device=device)
     return hidden, points.scatter(1, order[:, :hidden_keypoints], True)
-
-
-def at_depth_zero(keypoints: torch.Tensor) -> torch.Tensor:
-    """Return keypoints (..., K, 2) as poses in the plane of the picture (..., K, 3)."""
-    return F.pad(keypoints, (0, 1))
-
-
-def passed_on(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Return the weights of a first stage's state dict that the second stage begins with."""
-    return {key: value for key, value in state.items() if key.startswith(PASSED_ON)}
