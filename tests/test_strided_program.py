@@ -6,6 +6,8 @@ import naive
 import numpy as np
 import pytest
 import torch
+from processes import ROOT, run_alone
+from test_distributed import RECORDER
 from test_htnet_program import decided
 from test_ktpformer import relative
 from test_resume import assert_same_run
@@ -210,6 +212,20 @@ def test_a_training_that_was_cut_is_the_same(trained, h36m_folder, tmp_path):
         more = ['--resume', 'last.bin'] if epochs == '2' else []
         assert run_ktpformer.main([*map(str, flags_of(model, h36m_folder, tmp_path)), '-e', epochs, *more]) == 0
     assert_same_run(folder, tmp_path / 'c')
+
+
+def test_two_processes_are_one_run(h36m_folder, tmp_path):
+    """Dropout depends on the rank, so it is off. The last step has two windows, one for each."""
+    recorder = tmp_path / 'recorder.py'
+    recorder.write_text(RECORDER.format(root=str(ROOT)))
+    for processes in (1, 2):
+        status, _, err = run_alone(
+            recorder, tmp_path / f'{processes}.json', *flags_of('pstmo', h36m_folder, tmp_path / str(processes)),
+            '--dropout', 0, '-b', 89, '-lr', 1e-4, '-e', 1, '--no-eval', ranks=processes)
+        assert status == 0, err
+    one, two = (json.loads((tmp_path / f'{n}.json').read_text()) for n in (1, 2))
+    assert len(one) == 7  # 536 windows
+    assert two == pytest.approx(one, rel=1e-4)
 
 
 @pytest.mark.parametrize('model', MODELS)
