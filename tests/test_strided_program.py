@@ -289,9 +289,12 @@ def test_the_first_stage_learns_keypoints_and_the_second_begins_with_it(run, hum
         torch.testing.assert_close(second.state[key], first.state[key], atol=1e-8, rtol=0)
 
 
-def test_other_models_do_not_begin_with_a_first_stage(refused, states, golden, fill, tmp_path):
+def test_a_first_stage_lifts_no_poses_and_other_models_do_not_begin_with_it(refused, states, golden, fill, tmp_path):
     keys = json.loads((golden / 'zoo' / 'pstmo_pretrain_keys.json').read_text())
     torch.save(fill(keys), tmp_path / 'pretrain.pth')
+    line = refused(1, '-c', tmp_path, '--evaluate', 'pretrain.pth', '--predict', 'clip.npy', '--image-size', 1000, 1000,
+                   '--output', tmp_path / 'p.npz')
+    assert 'pretrain.pth tells keypoints in the picture, and no poses' in line
     line = refused(1, '--data', golden / 'tiny', '-k', 'gt', '-str', 'S1', '--model', 'strided', '--init',
                    tmp_path / 'pretrain.pth', '-c', tmp_path / 'c', '-l', tmp_path / 'l')
     assert 'is a P-STMO, first stage checkpoint, which --model strided contradicts' in line

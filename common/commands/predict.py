@@ -28,6 +28,7 @@ from common.keypoints.clip import Asked, Clip, load_clip
 from common.models import computing, model_class
 from common.models.lifter import LoadedLifter, describe_model, describe_needs
 from common.models.lifting import clip_store, lift_store
+from common.recipe import KEYPOINTS
 from common.skeleton import H36M, H36M16, SKELETONS, Skeleton
 from common.storage.files import atomic_path
 from common.storage.npz import write_npz
@@ -100,6 +101,9 @@ def load_lifter(session: Session) -> LoadedLifter:
     saved = read_evaluated(given)
     name, sizes, how = identify_for(given, saved)
     config = resolve_for(given, name, sizes, saved.settings)
+    if config.data.joints == KEYPOINTS:
+        raise FileError(f'{saved.path} tells keypoints in the picture, and no poses: take a model that was trained on '
+                        f'poses')
     layout = skeleton = None
     if saved.public:
         dataset = config.data.dataset
