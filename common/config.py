@@ -13,13 +13,14 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from common.datasets import DATASETS, DEFAULT_DATASET
-from common.flag import Flag, actions_of, count, file_ending, flag, names_of, number, positive, text
+from common.flag import Flag, actions_of, count, counts, file_ending, flag, names_of, number, positive, text
 from common.keypoints.known import LAYOUTS, layout_or_file
 from common.models import DEFAULT_MODEL, MODELS
 from common.recipe import KEYPOINTS, ROOTS, Recipe
+from common.skeleton import BODIES
 
-TRAIN, EVALUATE, RENDER, PREDICT, CHECK_DATA, INSPECT = COMMANDS = (
-    'train', 'evaluate', 'render', 'predict', 'check_data', 'inspect')
+TRAIN, EVALUATE, RENDER, PREDICT, CHECK_DATA, INSPECT, LIST_MODELS = COMMANDS = (
+    'train', 'evaluate', 'render', 'predict', 'check_data', 'inspect', 'list_models')
 LIFTING = (EVALUATE, RENDER, PREDICT)  # commands that read a checkpoint to use it
 PRECISIONS = ('fp32', 'tf32', 'bf16')
 MOST_FRAMES_PER_STRIDE = 128  # of the default -s, as published
@@ -50,7 +51,7 @@ class Data:
                                            help='actions, by name or unambiguous prefix (default * = all)')
     downsample: int = flag('--downsample', default=1, read=count, metavar='N', stored=True,
                            commands=(TRAIN, EVALUATE, RENDER), help='keep every N-th frame')
-    joints: str | None = flag('--joints', choices=('h36m', 'h36m16', KEYPOINTS), stored=True,
+    joints: str | None = flag('--joints', choices=(*BODIES, KEYPOINTS), stored=True,
                               commands=(TRAIN, EVALUATE, RENDER), help="the body of Human3.6M that is lifted and "
                               "averaged over: its 17 joints, or 16 without the neck; or the 2D keypoints themselves "
                               "(default: as the model was published)")
@@ -85,14 +86,30 @@ class Model:
                             help='a linear embedding in place of the kinematics prior')
     tpa: bool | None = flag('--no-tpa', kind='no', commands=(TRAIN, *LIFTING),
                             help='nothing in place of the trajectory prior')
+    widths: tuple[int, ...] | None = flag('-arc', '--architecture', read=counts, metavar='3,3,3',
+                                          commands=(TRAIN, *LIFTING), help='widths of the convolutions over time, odd '
+                                          'numbers, whose product is the frames of a window')
+    strides: tuple[int, ...] | None = flag('--strides', read=counts, metavar='3,9,13', commands=(TRAIN, *LIFTING),
+                                           help='how many tokens each of the last blocks makes one of (default: as '
+                                           'published for -f)')
+    spacing: int | None = flag('-tds', '--temporal-downsampling', read=count, metavar='N', commands=(TRAIN, *LIFTING),
+                               help='frames of the video from one frame of a window to the next')
+    dense: bool | None = flag('--dense', kind='yes', commands=(TRAIN, *LIFTING),
+                              help='wide convolutions in place of dilated ones')
+    causal: bool | None = flag('--causal', kind='yes', commands=(TRAIN, EVALUATE, PREDICT), help='train a model that '
+                               'reads nothing after the frame it answers for, where it can be one; with --evaluate '
+                               'and --predict, take the last frame of a window that ends at it, as live footage has '
+                               'to, and say how long one frame takes')
     refine: bool | None = flag('--refine', kind='yes', commands=(TRAIN, EVALUATE, RENDER), help='put a refinement '
                                'behind the trained model of --init and train both; it reads the camera and the true '
                                'depth of the root')
+    refinement: str | None = flag('--refinement', read=text, metavar='FILE', commands=(EVALUATE, RENDER), help='the '
+                                  'public file of a refinement behind the public file of --evaluate')
 
     def sizes(self) -> dict[str, Any]:
         """Return the sizes that the command line gave, by their name in a model's Config."""
         return {f.name: getattr(self, f.name) for f in fields(self)
-                if f.name not in ('model', 'refine') and getattr(self, f.name) is not None}
+                if f.name not in ('model', 'refine', 'refinement') and getattr(self, f.name) is not None}
 
 
 @dataclass(frozen=True)
@@ -111,11 +128,11 @@ class Train:
                      help='learning rate')
     lr_decay: float = flag('-lrd', '--lr-decay', read=positive, metavar='X', stored=True, commands=(TRAIN,),
                            help='factor of the rate after each epoch')
-    lr_decay_steps: int = flag('--lr-decay-steps', read=number(int, 0), metavar='N', stored=True, commands=(TRAIN,),
-                               help='apply -lrd after every N steps instead; 0 for after each epoch')
+    lr_decay_steps: int = flag('--lr-decay-steps', default=0, read=number(int, 0), metavar='N', stored=True,
+                               commands=(TRAIN,), help='apply -lrd after every N steps instead; 0 for after each epoch')
     lr_drop_every: int = flag('--lr-drop-every', read=number(int, 0), metavar='N', stored=True, commands=(TRAIN,),
                               help='multiply the rate by --lr-drop after every N-th epoch instead; 0 for never')
-    lr_drop: float = flag('--lr-drop', read=positive, metavar='X', stored=True, commands=(TRAIN,),
+    lr_drop: float = flag('--lr-drop', default=0.5, read=positive, metavar='X', stored=True, commands=(TRAIN,),
                           help='factor of the rate after every N-th epoch of --lr-drop-every')
     weight_decay: float = flag('--weight-decay', read=number(float, 0), metavar='X', stored=True, commands=(TRAIN,),
                                help='weight decay')
@@ -125,8 +142,9 @@ class Train:
                                  commands=(TRAIN,), help='rate at which single values are dropped')
     loss: str = flag('--loss', choices=('weighted', 'mpjpe', 'mse'), stored=True, commands=(TRAIN,),
                      help='weighted MPJPE with two terms on velocities, plain MPJPE, or the mean square of coordinates')
-    l1_share: float = flag('--l1-share', read=number(float, 0, 1), metavar='X', stored=True, commands=(TRAIN,),
-                           help='weight of the mean absolute coordinate in the loss, beside 1 - X of --loss')
+    l1_share: float = flag('--l1-share', default=0.0, read=number(float, 0, 1), metavar='X', stored=True,
+                           commands=(TRAIN,), help='weight of the mean absolute coordinate in the loss, beside 1 - X '
+                           'of --loss')
     objective: str = flag('--objective', choices=('half-square', 'plain'), stored=True, commands=(TRAIN,),
                           help='minimise half the square of the loss, as the published code of KTPFormer does, or the '
                           'loss')
@@ -196,9 +214,6 @@ class Evaluate:
     target: str | None = flag('--target', choices=('centre', 'all'), needs='eval', excludes=('causal',),
                               commands=(TRAIN, EVALUATE), help='3dhp: the table of a window around each frame that '
                               'counts, as published numbers have it (default), or of windows back to back')
-    causal: bool = flag('--causal', default=False, kind='yes', commands=(EVALUATE, PREDICT), help='take the last frame '
-                        'of a window that ends at it, as live footage has to, and say how long one frame takes; with '
-                        '--predict too')
     by_subject: bool = flag('--by-subject', default=False, kind='yes', needs='eval', commands=(TRAIN, EVALUATE),
                             help='also a table for each test subject')
     results: str | None = flag('--results', read=text, metavar='FILE', needs='eval', commands=(TRAIN, EVALUATE),
@@ -312,6 +327,8 @@ class Run:
         'back')
     inspect: str | None = flag('--inspect', read=text, metavar='FILE', starts=True, commands=(INSPECT,),
                                help='say what a checkpoint is')
+    models: bool = flag('--models', default=False, kind='yes', starts=True, commands=(LIST_MODELS,), help='list the '
+                        'models: what they read, their size and their published figures')
     deterministic: bool = flag('--deterministic', default=False, kind='yes', commands=(TRAIN, *LIFTING),
                                help='bit-identical runs on CUDA too, slower')
     device: str = flag('--device', default='auto', choices=('auto', 'cpu', 'cuda'), commands=(TRAIN, *LIFTING),
@@ -340,7 +357,8 @@ class Config:
     @property
     def command(self) -> str:
         """Return the command that the flags ask for."""
-        asked = {CHECK_DATA: self.data.check_data, INSPECT: self.run.inspect, PREDICT: self.predict.predict,
+        asked = {CHECK_DATA: self.data.check_data, INSPECT: self.run.inspect,
+                 LIST_MODELS: self.run.models, PREDICT: self.predict.predict,
                  RENDER: self.render.render, EVALUATE: self.evaluate.evaluate}
         return next((command for command, value in asked.items() if value), TRAIN)
 

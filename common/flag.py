@@ -89,6 +89,14 @@ def names_of(given: str) -> tuple[str, ...]:
     return names
 
 
+def counts(given: str) -> tuple[int, ...]:
+    """Return the whole numbers from 1 to 1000 that commas separate, at most 20."""
+    parts = given.split(',')
+    if len(parts) > 20 or not all(part.strip().isdecimal() and 1 <= int(part) <= 1000 for part in parts):
+        raise ValueError(f'expected up to 20 whole numbers from 1 to 1000 separated by commas, got {given!r}')
+    return tuple(int(part) for part in parts)
+
+
 def actions_of(given: str) -> tuple[str, ...]:
     """Return the names of actions; * is all of them."""
     return () if given == '*' else names_of(given)

@@ -8,6 +8,9 @@ KEYPOINTS = 'keypoints'
 # How the predicted root is taken at test: as it is, set to 0 alone, or subtracted from every joint.
 ROOTS = ('predicted', 'zero', 'subtract')
 
+# The remark of figures of a model with a refinement behind it.
+REFINED = 'refined, which reads the camera and the true depth of the root'
+
 
 @dataclass(frozen=True)
 class Published:

@@ -175,12 +175,9 @@ class TestWindows:
             start = counted - begin[sequence]
             index = answers[len(answers) // 2] if target == 'centre' else answers[-1]
             taken = range(index, index + 1)
-        # A sequence belongs to the rank in whose equal part of all frames it begins.
-        mine = (begin * world.size // len(store) == world.rank)[sequence]
-        sequence, start = sequence[mine], start[mine]
         if target == 'last':
             last = torch.from_numpy(start).to(store.device)
-        return cls._taking(store, frames, answers, taken, sequence, start, last, spacing, once)
+        return cls._taking(store, frames, answers, taken, sequence, start, last, spacing, once).part(store, world)
 
     @classmethod
     def overlapping(cls, store: SequenceStore, frames: int, overlap: int,
@@ -206,9 +203,17 @@ class TestWindows:
         return cls(frames, answers, taken, owner, at - taken.start * spacing, rows, first, rows - begin[owner, None],
                    last, spacing, once)
 
+    def part(self, store: SequenceStore, world: World) -> 'TestWindows':
+        """Return this process's share of the windows: those of the sequences that begin in its part of all frames."""
+        begin = np.cumsum([0, *store.lengths[:-1]])
+        mine = torch.from_numpy(begin * world.size // len(store) == world.rank).to(store.device)
+        return self if world.size == 1 else self._only(mine[self.sequence])
+
     def one(self, index: int) -> 'TestWindows':
         """Return the window of this index alone."""
-        only = slice(index, index + 1)
+        return self._only(slice(index, index + 1))
+
+    def _only(self, only: slice | torch.Tensor) -> 'TestWindows':
         return replace(self, sequence=self.sequence[only], start=self.start[only], rows=self.rows[only],
                        first=self.first[only], frame=self.frame[only],
                        last=None if self.last is None else self.last[only])

@@ -107,6 +107,8 @@ H36M = Skeleton(
 # The same without the neck, as SemGCN, Modulated GCN and GraFormer have it; the head hangs on the thorax.
 H36M16 = Skeleton('h36m16', tuple(name for name in H36M.joints if name != 'neck'),
                   (-1, 0, 1, 2, 0, 4, 5, 0, 7, 8, 8, 10, 11, 8, 13, 14))
+# The bodies of Human3.6M that a model can be trained on.
+BODIES = (H36M.name, H36M16.name)
 # Indices of the 17 joints among Human3.6M's 32 mocap joints.
 H36M_OF_32 = (0, 1, 2, 3, 6, 7, 8, 12, 13, 14, 15, 17, 18, 19, 25, 26, 27)
 

@@ -11,7 +11,7 @@ from common.datasets.h36m import CAMERAS
 from common.datasets.virtual_cameras import surround
 from common.errors import FileError, FlagError
 from common.geometry.camera import normalise
-from common.skeleton import COCO, H36M, H36M_OF_32, MPII
+from common.skeleton import COCO, H36M, H36M16, H36M_OF_32, MPII
 
 
 def load(folder, keypoints='gt'):
@@ -294,3 +294,22 @@ def test_noisy_keypoints_are_gt_plus_five_pixels(tmp_path):
 def test_cameras_around_nan_positions_are_refused():
     with pytest.raises(ValueError, match='NaN or infinite'):
         surround([np.full((2, 17, 3), np.nan)])
+
+
+@pytest.mark.parametrize('keypoints', [17, 16])
+def test_the_body_without_the_neck(tmp_path, keypoints):
+    """The neck goes from poses and keypoints, of files with and without it; nothing else moves."""
+    positions, detections = h36m_trees({'S1': {'Walking': 20}})
+    kept = [joint for joint in range(17) if joint != 9]
+    metadata = None
+    if keypoints == 16:
+        detections = {'S1': {'Walking': [view[:, kept] for view in detections['S1']['Walking']]}}
+        metadata = {'keypoints_symmetry': [list(H36M16.left), list(H36M16.right)]}
+    write_h36m(tmp_path, positions, detections, metadata)
+    whole = load_dataset('h36m', tmp_path, 'gt')
+    body = whole.without('neck', H36M16, replacing=H36M)
+    assert (body.skeleton, body.layout) == (H36M16, H36M16)
+    for few, all_of in zip(body.sequences(['S1']), whole.sequences(['S1']), strict=True):
+        np.testing.assert_array_equal(few.poses, all_of.poses[:, kept])
+        np.testing.assert_array_equal(few.keypoints, all_of.keypoints[:, kept] if keypoints == 17
+                                      else all_of.keypoints)

@@ -79,6 +79,28 @@ def test_prediction_averages_the_mirrored_one_each_side_by_its_own_lists():
     np.testing.assert_allclose(predicted[0], (plain + back) / 2, atol=1e-6)
 
 
+def test_without_mirrored_keypoints_the_plain_prediction_comes_out():
+    random = np.random.default_rng(0)
+    sequence = Sequence('S9', 'Walking', 0, random.normal(size=(9, 17, 2)).astype(np.float32),
+                        random.normal(size=(9, 17, 3)).astype(np.float32))
+    torch.manual_seed(0)
+    model = build_model('ktpformer', {'frames': 9, 'channels': 16, 'depth': 1}, H36M, H36M).eval()
+    store = store_of([sequence])
+    with torch.no_grad():
+        plain = model(torch.from_numpy(sequence.keypoints)[None])
+    windows = TestWindows.of(store, 9)
+    for root in ('predicted', 'zero', 'subtract'):
+        expected = plain.clone()
+        if root == 'subtract':
+            expected = plain - plain[:, :, :1]
+        elif root == 'zero':
+            expected[:, :, 0] = 0
+        predicted = predictions(model, store, windows, root, flip=False)['predicted']
+        torch.testing.assert_close(predicted, expected, atol=1e-6, rtol=0)
+    assert not predicted[0, :, 0].any()
+    assert (predictions(model, store, windows)['predicted'] - plain).abs().max() > 1e-3
+
+
 def test_a_perfect_prediction_scores_zero_and_a_shifted_one_its_shift(sequences):
     store = store_of(sequences)
     windows = TestWindows.of(store, 9)

@@ -17,7 +17,7 @@ from common.losses import bone_symmetry, refinement_loss
 from common.models import build_model, graph, htnet, layers
 from common.models.graph_conv import ModulatedGraphConv
 from common.models.layers import DropPath, dropout, dropped
-from common.models.lifter import recognise
+from common.models.loading import recognise
 from common.models.refine import Refinement, back_project
 from common.skeleton import COCO, H36M, HUMANEVA15, MPI_INF_3DHP, MPII, Skeleton
 

@@ -12,7 +12,8 @@ from common.models import MODELS as MODEL_NAMES
 
 ROOT = Path(__file__).parents[1]
 # Where `predicted` is not the name of a prediction but how the root is taken, or the column of an old file.
-SAY_PREDICTED = ('common.config', 'common.training.loop', 'common.commands.evaluate', 'common.evaluation.figures')
+SAY_PREDICTED = ('common.config', 'common.recipe', 'common.training.loop', 'common.commands.evaluate',
+                 'common.evaluation.figures')
 FOLDERS = ('common', 'data', 'benchmarks')
 FILES = sorted([ROOT / 'run_ktpformer.py', *(path for folder in FOLDERS for path in (ROOT / folder).rglob('*.py'))])
 MODULES = [pytest.param(path, id=str(path.relative_to(ROOT))) for path in FILES]

@@ -66,7 +66,7 @@ def test_pixels_without_a_size_and_gaps_are_refused(lifter):
     pixels = clip(12)[1]
     with pytest.raises(ValueError, match=r'are pixels: say size='):
         lifter.lift_clip(pixels)
-    with pytest.raises(ValueError, match="root is 'none', expected 'zero' or 'predicted'"):
+    with pytest.raises(ValueError, match="root is 'none', expected 'predicted' or 'zero' or 'subtract'"):
         lifter.lift_clip(pixels, size=(1000, 1002), root='none')
     pixels[3, 4] = np.nan
     with pytest.raises(ValueError, match='fill the gaps first'):

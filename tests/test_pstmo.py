@@ -26,7 +26,7 @@ from common.augment import Batch
 from common.errors import FileError
 from common.losses import mean_mpjpe
 from common.models import build_model
-from common.models.lifter import begin_with, recognise
+from common.models.loading import begin_with, recognise
 from common.models.pstmo import PSTMO, PSTMOConfig
 from common.models.pstmo_pretraining import PSTMOPretraining, PSTMOPretrainingConfig, draw_masks
 from common.skeleton import COCO, H36M, HUMANEVA15, MPI_INF_3DHP

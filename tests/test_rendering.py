@@ -11,6 +11,7 @@ from PIL import Image
 
 import run_ktpformer
 from common.commands.render import lift, scene, select
+from common.config import Evaluate
 from common.datasets import load_dataset
 from common.drawing.video import write_film
 from common.errors import FlagError
@@ -216,9 +217,9 @@ def test_a_refinement_needs_truth(h36m_folder):
     sequence = dataset.view('S9', 'Sitting', 0)
     config = {'channels': 48, 'depth': 1, 'heads': 8, 'hidden': 32, 'refine': True}
     model = build_model('htnet', config, H36M, H36M)
-    assert set(lift(model, sequence, dataset, 'zero', torch.device('cpu'))) == {'predicted', 'refined'}
+    assert set(lift(model, sequence, dataset, Evaluate(root='zero'), torch.device('cpu'))) == {'predicted', 'refined'}
     with pytest.raises(FlagError, match='true depth of the root'):
-        lift(model, replace(sequence, poses=None, root=None), dataset, 'zero', torch.device('cpu'))
+        lift(model, replace(sequence, poses=None, root=None), dataset, Evaluate(), torch.device('cpu'))
 
 
 def test_predict_with_render_films_every_frame(trained, run, refused, tmp_path):

@@ -12,7 +12,7 @@ from conftest import SMALL
 
 from common.errors import FileError
 from common.models import build_model
-from common.models.lifter import identify
+from common.models.loading import identify
 from common.skeleton import H36M
 from common.storage import checkpoint
 from common.storage.contents import DIGEST, FIELDS

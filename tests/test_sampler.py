@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from common.distributed import World
-from common.sampler import WindowSampler
+from common.sampler import TestWindows, WindowSampler
 from common.sequences import Sequence
 from common.skeleton import COCO, H36M
 from common.store import SequenceStore
@@ -103,3 +103,43 @@ def test_overlapping_windows_cover_every_frame_with_the_step_asked_for(step):
         assert (np.diff(starts) == step).all()
         assert abs(-starts[0] - (starts[-1] + 9 - length)) <= 1  # the overhang is shared
     assert chunk_starts(100, 9, 9).tolist() == chunk_starts(100, 9).tolist()
+
+
+def test_spaced_windows_and_frames_that_are_learned_from(sequences):
+    """A window of five frames three apart around every frame, whose truth is asked for on all five."""
+    store = SequenceStore(sequences, H36M, H36M, torch.device('cpu'))
+    sampler = WindowSampler(store, 5, flip=False, seed=1, answers=range(2, 3), supervised=range(5), spacing=3)
+    assert len(sampler) == sum(LENGTHS)  # a window for each frame
+    order = sampler.order(0)
+    owners = [(index, frame) for index, length in enumerate(LENGTHS) for frame in range(length)]
+    position = 0
+    for step in sampler.epoch(0, batch=7):
+        assert step.batch.poses.shape[1:] == (5, 17, 3)
+        for x, y in zip(step.batch.keypoints, step.batch.poses, strict=True):
+            index, frame = owners[order[position]]
+            position += 1
+            read = [min(max(frame + 3 * (k - 2), 0), LENGTHS[index] - 1) for k in range(5)]
+            np.testing.assert_array_equal(x.numpy(), sequences[index].keypoints[read])
+            np.testing.assert_array_equal(y.numpy(), sequences[index].poses[read])
+    assert position == len(owners)
+
+
+@pytest.mark.parametrize('target', ['all', 'centre', 'last'])
+def test_spaced_test_windows_read_around_the_frame_that_is_taken(sequences, target):
+    store = SequenceStore(sequences, H36M, H36M, torch.device('cpu'))
+    answers = range(4, 5) if target == 'last' else range(2, 3)
+    windows = TestWindows.of(store, 5, target=target, answers=answers, spacing=3)
+    rows = store.frame_index(windows.sequence, windows.start, 5, windows.last, windows.spacing)
+    begins = np.cumsum([0, *LENGTHS])
+    expected = [[begins[i] + min(max(t + 3 * (k - answers.start), 0), n - 1) for k in range(5)]
+                for i, n in enumerate(LENGTHS) for t in range(n)]
+    assert rows.tolist() == expected
+    assert windows.rows[:, 0].tolist() == list(range(sum(LENGTHS)))
+
+
+def test_wide_windows_count_each_frame_once(sequences):
+    """By the published protocol too: a network that answers for any number of frames lifts each of them once."""
+    store = SequenceStore(sequences, H36M, H36M, torch.device('cpu'))
+    windows = TestWindows.of(store, 12, answers=range(1, 11), once=True)
+    assert windows.rows[windows.counted].tolist() == list(range(sum(LENGTHS)))
+    assert TestWindows.of(store, 12, answers=range(1, 11)).counted.all()

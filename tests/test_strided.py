@@ -12,7 +12,7 @@ from test_ktpformer import relative
 from common.augment import Batch, Mirror
 from common.losses import mean_mpjpe
 from common.models import build_model, layers
-from common.models.lifter import recognise
+from common.models.loading import recognise
 from common.models.strided import StridedTransformerConfig
 from common.skeleton import COCO, H36M, H36M16, HUMANEVA15, MPI_INF_3DHP
 

@@ -16,8 +16,8 @@ from common.datasets import load_dataset
 from common.evaluation.sums import tally, validation_figures
 from common.metrics import METRICS
 from common.models import build_model, load_lifter
-from common.models.lifter import put_weights
 from common.models.lifting import predictions, windows_for
+from common.models.loading import put_weights
 from common.models.pstmo import PSTMO
 from common.sampler import WindowSampler
 from common.skeleton import COCO, H36M, MPI_INF_3DHP

@@ -136,7 +136,7 @@ def flags(h36m_folder, tmp_path):
 
 
 @pytest.mark.parametrize('kind, got, expected', [
-    (ReturnsAll, (2, 9, 17, 3), (2, 1, 17, 3)), (ReturnsOne, (2, 1, 17, 3), (2, 9, 17, 3)),
+    (ReturnsAll, (1, 9, 17, 3), (1, 1, 17, 3)), (ReturnsOne, (1, 1, 17, 3), (1, 9, 17, 3)),
     (ReturnsKeypoints, (2, 1, 16, 3), (2, 1, 17, 3))], ids=lambda value: getattr(value, '__name__', ''))
 @pytest.mark.parametrize('more', [[], ['--no-eval']], ids=['validated', 'not validated'])
 def test_a_wrong_shape_is_refused_at_the_start(refused, flags, tmp_path, kind, got, expected, more):

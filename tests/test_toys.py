@@ -22,6 +22,7 @@ from common.models import MODELS, load_lifter
 from common.storage.npz import read_npz
 
 RUN = 'tests/toys/run.py'
+ONLY_ITS_CENTRE = '--causal: Toy centre net answers for frame 5 of the 9 that it reads'
 SIZES = {'centre': ['-f', 9, '-cs', 16], 'hypotheses': ['-f', 9, '-cs', 16], 'lens': ['-cs', 16]}
 LENS = ['--intrinsics', 1145, 1143, 512, 515]
 CPU = ['--device', 'cpu']
@@ -173,7 +174,7 @@ def test_evaluation_writes_table_json_predictions_and_plots(evaluate, tmp_path, 
         assert 'reads' not in results and 'reads' not in rows
 
 
-@each
+@pytest.mark.parametrize('name', ['hypotheses', 'lens'])
 def test_evaluation_on_another_data_set_and_causal(evaluate, tmp_path, name):
     out = evaluate(name, '-ste', 'S5', '-a', 'Walking', '--subset', 0.2, '--causal', '--results', tmp_path / 'r.json',
                    data=('-d', 'synthetic'))
@@ -183,6 +184,14 @@ def test_evaluation_on_another_data_set_and_causal(evaluate, tmp_path, name):
     results = json.loads((tmp_path / 'r.json').read_text())
     paper, exact = (results['protocols'][protocol]['average'] for protocol in ('paper', 'exact'))
     assert paper['mpjpe'] == pytest.approx(exact['mpjpe'])  # every frame counts once
+
+
+def test_causal_is_refused_for_a_model_that_answers_for_its_centre(refused, trained, h36m_folder, walk, tmp_path):
+    flags = ['-c', trained / 'centre', '--evaluate', 'best.bin', '--causal', *CPU]
+    assert ONLY_ITS_CENTRE in refused(2, *flags, '--data', h36m_folder)
+    assert ONLY_ITS_CENTRE in refused(2, *flags, '--predict', walk, '--output', tmp_path / 'out.npz', '--image-size',
+                                      1000, 1002)
+    assert not (tmp_path / 'out.npz').exists()
 
 
 @pytest.mark.parametrize('name', ['centre', 'hypotheses'])
@@ -196,6 +205,9 @@ def test_marked_frames_are_evaluated(run, tmp_path, name):
     closing = json.loads((tmp_path / 'r.json').read_text())
     for target, flag in (('centre', []), ('all', ['--target', 'all']), ('last', ['--causal'])):
         status, out, err = run(*data, '--evaluate', 'best.bin', '-ste', 'TS1,TS5', *flag)
+        if (name, target) == ('centre', 'last'):
+            assert (status, ONLY_ITS_CENTRE in err) == (2, True)
+            continue
         assert (status, err) == (0, '')
         results = json.loads((tmp_path / 'r.json').read_text())
         for kind in NAMES[1:] if name == 'hypotheses' else ():
@@ -238,8 +250,8 @@ def lift(evaluate, walk, tmp_path):
     return main
 
 
-@each
-@pytest.mark.parametrize('causal', [False, True], ids=['plain', 'causal'])
+@pytest.mark.parametrize('name, causal', [('centre', False), ('hypotheses', False), ('hypotheses', True),
+                                          ('lens', False), ('lens', True)])
 def test_a_clip_is_lifted(lift, trained, name, causal):
     lens = LENS if name == 'lens' else []
     poses, out = lift(name, *lens, *['--causal'] * causal, '--zoom', 1)

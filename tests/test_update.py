@@ -4,7 +4,10 @@ import pytest
 import torch
 
 from common.config import Train
-from common.training.optimiser import FiniteCheck, MovingAverage, learning_rate
+from common.losses import mean_mpjpe
+from common.models import build_model
+from common.skeleton import H36M
+from common.training.optimiser import FiniteCheck, MovingAverage, learning_rate, make_criterion, make_optimizer
 
 
 def recipe(**more):
@@ -22,6 +25,45 @@ def test_cosine_schedule_ends_at_zero():
     assert learning_rate(cosine, 1e-3, 1, 1, 0, 5) == 1e-3
     assert learning_rate(cosine, 1e-3, 1, 6, 0, 5) == pytest.approx(5e-4)
     assert learning_rate(cosine, 1e-3, 1, 10, 4, 5) == pytest.approx(1e-3 * (1 + math.cos(math.pi * 0.98)) / 2)
+
+
+def test_a_staircase_of_steps_counts_over_epochs():
+    """The published rule: at step 1 and at each multiple of D the rate becomes lr * decay ** (step / D)."""
+    stairs = recipe(lr_decay_steps=6)
+    rates = [learning_rate(stairs, 1e-3, 1, 1 + s // 5, s % 5, 5) for s in range(15)]
+    expected, rate = [], None
+    for step in range(1, 16):
+        if step == 1 or step % 6 == 0:
+            rate = 1e-3 * 0.9 ** (step / 6)
+        expected.append(rate)
+    assert rates == pytest.approx(expected, rel=1e-12)
+
+
+def test_drops_take_the_factor_that_the_recipe_gives():
+    dropping = recipe(lr_decay=1.0, lr_drop_every=4, lr_drop=0.9)
+    rates = [learning_rate(dropping, 1.0, 1, epoch, 0, 5) for epoch in (1, 4, 5, 8, 9)]
+    assert rates == pytest.approx([1, 1, 0.9, 0.9, 0.81])
+
+
+def test_the_mean_square_and_a_share_of_the_absolute_error_by_hand():
+    model = build_model('htnet', {'channels': 24, 'depth': 1, 'hidden': 8}, H36M, H36M)
+    target = torch.zeros(1, 1, 17, 3)
+    predicted = target.clone()
+    predicted[..., 0] = 3.0
+    predicted[..., 1] = -4.0
+    losses = {kind: make_criterion(model, kind, H36M, torch.device('cpu'), share)(predicted, target).item()
+              for kind, share in (('mse', 0.1), ('mpjpe', 0.01))}
+    assert losses['mse'] == pytest.approx(0.9 * (9 + 16) / 3 + 0.1 * 7 / 3)
+    assert losses['mpjpe'] == pytest.approx(0.99 * 5 + 0.01 * 7 / 3)
+    assert mean_mpjpe(predicted, target) == 5
+
+
+@pytest.mark.parametrize('name, amsgrad', [('adam', False), ('amsgrad', True)])
+def test_adam_with_and_without_amsgrad(name, amsgrad):
+    optimizer = make_optimizer(torch.nn.Linear(1, 1), recipe(optimizer=name, weight_decay=0.0))
+    assert type(optimizer) is torch.optim.Adam
+    (group,) = optimizer.param_groups
+    assert (group['amsgrad'], group['betas'], group['eps']) == (amsgrad, (0.9, 0.999), 1e-8)
 
 
 def test_warmup_rises_over_its_steps():

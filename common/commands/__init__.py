@@ -7,7 +7,7 @@ import torch
 
 from common import distributed
 from common.commands.session import Session, choose_device
-from common.config import CHECK_DATA, INSPECT, Config
+from common.config import CHECK_DATA, INSPECT, LIST_MODELS, Config
 from common.errors import ContractError, DivergedError, FileError, FlagError
 
 
@@ -17,7 +17,7 @@ def run(config: Config) -> None:
     Raises FileError, FlagError, ContractError, DivergedError, and Stopped on a signal while training.
     """
     command = importlib.import_module(f'common.commands.{config.command}')
-    if config.command in (CHECK_DATA, INSPECT):
+    if config.command in (CHECK_DATA, INSPECT, LIST_MODELS):
         command.run(Session(config, torch.device('cpu'), distributed.ALONE, say))
         return
     device = choose_device(config.run.device)

@@ -72,7 +72,7 @@ def _measure(session: Session, config: Config, model: Lifter) -> None:
 
 def check_causal(config: Config, model: Lifter) -> None:
     """Raise FlagError for --causal where a model's windows do not end with a frame that they answer for."""
-    if config.evaluate.causal and model.answers.stop < model.frames:
+    if config.model.causal and model.answers.stop < model.frames:
         raise FlagError(f'--causal: {model.title} answers for frame {model.answers.stop} of the {model.frames} that it '
                         f'reads, and so needs frames that come after; train a model that answers for the last one')
 
@@ -113,7 +113,7 @@ def close(session: Session, config: Config, model: Lifter, name: str, path: Path
     """
     asked, world = config.evaluate, session.world
     check_causal(config, model)
-    windows = windows_for(model, store, world, target_of(config, dataset))
+    windows = windows_for(model, store, target_of(config, dataset)).part(store, world)
     predicted = predictions(model, store, windows, asked.root, asked.flip)
     if not all(poses.isfinite().all() for poses in predicted.values()):
         raise DivergedError(f'{path} predicts NaN or infinite coordinates: its weights diverged, or the keypoints are '
@@ -122,12 +122,12 @@ def close(session: Session, config: Config, model: Lifter, name: str, path: Path
     _say_how(session, config, store, dataset, reads)
     test = _test_marked if dataset.marks else _test_by_action
     tested = test(session, config, predicted, store, windows, dataset)
-    if asked.causal and world.first:
+    if config.model.causal and world.first:
         session.say(latency(model, store, asked.flip))
     if asked.results and world.first:
         about = {'checkpoint': str(path), 'model': name, 'dataset': dataset.name, 'keypoints': dataset.keypoints,
                  'frames': model.frames}
-        tables.write_results(Path(asked.results), about | _results(tested, reads, asked.causal))
+        tables.write_results(Path(asked.results), about | _results(tested, reads, bool(config.model.causal)))
     if asked.export_predictions or asked.plots:
         shares = world.gather(predictions_by_frame(predicted, store, windows))
         if shares is not None:
@@ -137,7 +137,7 @@ def close(session: Session, config: Config, model: Lifter, name: str, path: Path
 
 def target_of(config: Config, dataset: PoseDataset) -> str:
     """Return which windows the test is made of, and which of their frames are taken, as `TestWindows.of` calls it."""
-    if config.evaluate.causal:
+    if config.model.causal:
         return 'last'
     return (config.evaluate.target or 'centre') if dataset.marks else 'all'
 
@@ -150,7 +150,7 @@ def what_is_read(model: Lifter, predicted: dict[str, torch.Tensor]) -> dict[str,
 def _say_how(session: Session, config: Config, store: SequenceStore, dataset: PoseDataset,
              reads: dict[str, str]) -> None:
     """Say on what was evaluated, and how."""
-    causal = '; causal: each frame is the last of the window it comes from' if config.evaluate.causal else ''
+    causal = '; causal: each frame is the last of the window it comes from' if config.model.causal else ''
     flip = '' if config.evaluate.flip else '; without mirrored keypoints'
     session.say(f'evaluated on {dataset.name}, keypoints {dataset.keypoints}, {describe_store(store)}; predicted root '
                 f'{ROOT_IN_WORDS[config.evaluate.root]}{flip}{causal}')

@@ -5,7 +5,7 @@ from typing import Any
 
 from common.commands.session import Session, needed, read_checkpoint
 from common.models import DEFAULT_MODEL, model_class
-from common.models.lifter import recognise
+from common.models.loading import recognise
 from common.storage.checkpoint import Checkpoint
 from common.storage.files import one_line, shown
 

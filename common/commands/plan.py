@@ -17,7 +17,7 @@ from common.commands.session import (
 from common.config import DEFAULT_MODEL, Config, resolve
 from common.errors import FileError, FlagError
 from common.models import computing, make_config, model_class, recipe_of
-from common.models.lifter import identify
+from common.models.loading import identify
 from common.storage.checkpoint import Checkpoint, OwnCheckpoint
 from common.training.folder import check_folder, load_resumed
 
@@ -74,6 +74,8 @@ def make_plan(session: Session) -> Plan:
     source = resumed or initial
     begun, known = _begun(given, initial)
     if source is None or begun:
+        if begun and given.model.refine:
+            raise FlagError(f'--refine starts from a trained model, and {given.train.init} holds a part of one')
         name = given.model.model or DEFAULT_MODEL
         check_model_flags(given, name)
         sizes = _fresh_sizes(given, name, known)

@@ -26,8 +26,9 @@ from common.evaluation.latency import latency
 from common.geometry.placement import feet_on_floor, floor_below, lens_of_view, root_by_reprojection, upright
 from common.keypoints.clip import Asked, Clip, load_clip
 from common.models import computing, model_class
-from common.models.lifter import LoadedLifter, describe_model, describe_needs
+from common.models.lifter import describe_model, describe_needs
 from common.models.lifting import clip_store, lift_store
+from common.models.loading import LoadedLifter
 from common.recipe import KEYPOINTS
 from common.skeleton import H36M, H36M16, SKELETONS, Skeleton
 from common.storage.files import atomic_path
@@ -111,8 +112,11 @@ def load_lifter(session: Session) -> LoadedLifter:
         if skeleton == H36M and config.data.joints == H36M16.name:
             skeleton = H36M16
         keypoints = config.data.keypoints or DATASETS[dataset].keypoints or ''
+        kind = model_class(name)
+        read = kind.keypoints_of(saved.state)
+        count = len(skeleton) if read == kind.keypoints_in(skeleton) else read  # a model may not read all of a body
         try:
-            layout = keypoint_layout(keypoints, skeleton)({}, model_class(name).keypoints_of(saved.state))
+            layout = keypoint_layout(keypoints, skeleton)({}, count)
         except ValueError as error:
             raise FileError(f'{saved.path} takes {error}: say with -d and -k what it was trained on') from None
     lifter = load_evaluated(session, config, saved, name, sizes, how, layout, skeleton)
@@ -130,7 +134,7 @@ def lift(lifter: LoadedLifter, clip: Clip, session: Session) -> np.ndarray:
     Mirrored and averaged as in evaluation. A model may predict its root elsewhere than at 0: what it predicts is
     subtracted. Raises FlagError for flags, FileError for a model that do not fit a clip.
     """
-    asked, causal, model = session.config.predict, session.config.evaluate.causal, lifter.model
+    asked, causal, model = session.config.predict, bool(session.config.model.causal), lifter.model
     lens = lens_of(session.config, clip)
     if lens and not asked.trajectory and 'intrinsic' not in model.needs:
         raise FlagError('--intrinsics and --fov are for --trajectory, which estimates where the person stands, and for '

@@ -28,8 +28,9 @@ from common.drawing.video import Film, frames_at, read_video
 from common.errors import DivergedError, FileError, FlagError
 from common.geometry import quaternion
 from common.geometry.camera import Camera, denormalise
-from common.models.lifter import Lifter, LoadedLifter, describe_needs
+from common.models.lifter import Lifter, describe_needs
 from common.models.lifting import predictions, windows_for
+from common.models.loading import LoadedLifter
 from common.sequences import Sequence
 from common.storage.files import atomic_path
 from common.storage.npz import write_npz

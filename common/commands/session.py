@@ -7,13 +7,15 @@ from typing import Any
 
 import torch
 
-from common.config import Config, flag_of
+from common.config import TRAIN, Config, flag_of
 from common.datasets import DATASETS
 from common.datasets.poses import PoseDataset
 from common.distributed import World
 from common.errors import FileError, FlagError
 from common.models import model_class
-from common.models.lifter import Lifter, LoadedLifter, assemble, describe_needs, identify
+from common.models.lifter import Lifter, describe_needs
+from common.models.loading import LoadedLifter, assemble, identify, refined_by
+from common.models.stored import base_state
 from common.recipe import KEYPOINTS
 from common.skeleton import H36M, H36M16, SKELETONS, Skeleton
 from common.storage import checkpoint
@@ -57,6 +59,8 @@ def check_model_flags(config: Config, name: str) -> None:
             if value != frames:
                 raise FlagError(f'-f {value}: {name} reads windows of {frames} frame{"" if frames == 1 else "s"}, so '
                                 f'that more of them would change nothing; leave -f out or take another --model')
+        elif size == 'causal' and size not in fields and config.command != TRAIN:
+            continue  # of the test, not of the model
         elif size not in fields:
             raise FlagError(f'{spelling("model", size)} is not for --model {name}: leave it out')
     for rate in ('drop_path', 'dropout'):
@@ -103,9 +107,23 @@ def read_checkpoint(config: Config, name: str) -> Checkpoint:
     return saved
 
 
+def _with_refinement(config: Config, saved: Checkpoint) -> Checkpoint:
+    """Return the public file of --evaluate with that of --refinement behind it, where one is asked for."""
+    if not config.model.refinement:
+        return saved
+    refinement = read_checkpoint(config, config.model.refinement)
+    if not saved.public:
+        raise FileError(f'{saved.path} is a checkpoint of this program, which holds its own refinement: leave '
+                        f'--refinement out')
+    if not refinement.public:
+        raise FileError(f'{refinement.path} is a checkpoint of this program, not a refinement alone: name it with '
+                        f'--evaluate')
+    return refined_by(saved, refinement)
+
+
 def read_evaluated(config: Config) -> Checkpoint:
     """Read the checkpoint that --evaluate names. Raises FileError, and FlagError where the flag is missing."""
-    return read_checkpoint(config, needed(config.evaluate.evaluate, '--evaluate'))
+    return _with_refinement(config, read_checkpoint(config, needed(config.evaluate.evaluate, '--evaluate')))
 
 
 def load_evaluated(session: Session, config: Config, saved: Checkpoint, name: str, sizes: dict[str, Any], how: str,
@@ -114,7 +132,7 @@ def load_evaluated(session: Session, config: Config, saved: Checkpoint, name: st
     """Build the model that a checkpoint was identified as; see `assemble`. Raises FileError."""
     if config.model.refine and not sizes.get('refine'):
         raise FileError(f'{saved.path} holds no refinement: train one behind it with --refine --init '
-                        f'{config.evaluate.evaluate}')
+                        f'{config.evaluate.evaluate}, or name the public file of one with --refinement')
     return assemble(saved, name, sizes, how, session.device, layout, skeleton, measure)
 
 
@@ -122,7 +140,7 @@ def check_layouts(saved: Checkpoint, name: str, dataset: PoseDataset, joints: bo
     """Raise FileError unless a checkpoint's keypoints and, where asked for, joints are those of the data set."""
     if saved.public:
         kind = model_class(name)
-        found, there = kind.keypoints_of(saved.state), kind.keypoints_in(dataset.layout)
+        found, there = kind.keypoints_of(base_state(saved)), kind.keypoints_in(dataset.layout)
         if found != there:
             raise FileError(f'{saved.path} takes {found} keypoints, but {dataset.source_2d} has {there} (layout '
                             f'{dataset.layout.name})')

@@ -22,8 +22,9 @@ from common.datasets.poses import PoseDataset
 from common.errors import ContractError, FileError, FlagError
 from common.evaluation.sums import mean_pose_mpjpe
 from common.models import build_model, computing
-from common.models.lifter import Lifter, begin_with, describe_model, describe_needs, put_weights
+from common.models.lifter import Lifter, describe_model, describe_needs
 from common.models.lifting import check_lifting
+from common.models.loading import begin_with, put_weights
 from common.models.stored import weights_within_memory
 from common.sampler import WindowSampler
 from common.skeleton import Skeleton

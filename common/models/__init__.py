@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from common.models.lifter import Lifter, LoadedLifter
+    from common.models.lifter import Lifter
+    from common.models.loading import LoadedLifter
     from common.recipe import Recipe
     from common.skeleton import Skeleton
 
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 MODELS = {
     'ktpformer': 'common.models.ktpformer:KTPFormer',
     'htnet': 'common.models.htnet:HTNet',
+    'videopose3d': 'common.models.videopose3d:VideoPose3D',
+    'martinez': 'common.models.martinez:Martinez',
+    'graformer': 'common.models.graformer:GraFormer',
     'strided': 'common.models.strided:StridedTransformer',
     'pstmo': 'common.models.pstmo:PSTMO',
     'pstmo_pretraining': 'common.models.pstmo_pretraining:PSTMOPretraining',
@@ -86,7 +90,7 @@ def load_lifter(path: str | Path, device: str = 'cpu', **how: Any) -> LoadedLift
 
     Args:
         path: a checkpoint file. device: where it is to compute, such as 'cuda'.
-        how: what a public file does not tell: see `common.models.lifter.load`.
+        how: what a public file does not tell: see `common.models.loading.load`.
 
     Raises FileError for a file that is missing, broken or of no model that is known.
     """
@@ -94,5 +98,5 @@ def load_lifter(path: str | Path, device: str = 'cpu', **how: Any) -> LoadedLift
 
     import torch
 
-    from common.models.lifter import load
+    from common.models.loading import load
     return load(Path(path), torch.device(device), **how)

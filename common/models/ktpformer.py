@@ -16,7 +16,7 @@ from common.models import graph
 from common.models.layers import FRAMES, JOINTS, Attention, AttentionT, Block, LayerNorm, Mlp, joints_from_keypoints
 from common.models.lifter import Lifter, check_sizes, shape_in
 from common.models.priors import KPA, TPA
-from common.recipe import Recipe
+from common.recipe import Published, Recipe
 from common.skeleton import Skeleton
 
 
@@ -105,6 +105,9 @@ class KTPFormer(Lifter):
     Config = KTPFormerConfig
     recipe = Recipe(epochs=200, batch=1024, optimizer='adamw', lr=8e-5, lr_decay=0.99, weight_decay=0.1, drop_path=0.1,
                     loss='weighted', objective='half-square', root='predicted', seed=1234)
+    paper = 'Peng, Zhou and Mok, CVPR 2024'
+    results = (Published('cpn_ft_h36m_dbb', 243, 40.1, 31.9, 'published'),
+               Published('gt', 243, 19.0, None, 'published'))
     public_keys = ('kpattention.attn.Spatial_pos_embed', 'tpattention.attn.Temporal_pos_embed')
     published = MappingProxyType({('h36m', 'cpn_ft_h36m_dbb'): ('KTPFormer, 243 frames, published P-MPJPE', {
         'Directions': 30.1, 'Discussion': 32.3, 'Eating': 29.6, 'Greeting': 30.8, 'Phoning': 32.3, 'Photo': 37.3,

@@ -6,10 +6,10 @@ Letters: W windows, F frames of a window, A frames taken from it, J joints, T fr
 import numpy as np
 import torch
 
-from common.distributed import ALONE, World
 from common.errors import ContractError, FileError
 from common.geometry.camera import normalise, pinhole_intrinsic
-from common.models.lifter import Lifter, LoadedLifter, check_shape, describe_needs
+from common.models.lifter import Lifter, check_shape, describe_needs
+from common.models.loading import LoadedLifter
 from common.recipe import ROOTS
 from common.sampler import TestWindows
 from common.sequences import Sequence
@@ -32,7 +32,7 @@ def widens(model: Lifter) -> bool:
     return len(model.window_for(len(model.answers) + 1)[1]) > len(model.answers)
 
 
-def windows_for(model: Lifter, store: SequenceStore, world: World = ALONE, target: str = 'all') -> TestWindows:
+def windows_for(model: Lifter, store: SequenceStore, target: str = 'all') -> TestWindows:
     """Return the windows that a model is tested on: `TestWindows.of`, whose targets these are.
 
     A model whose windows can be wider lifts long pieces at once, whatever the target: each frame comes out as from a
@@ -40,8 +40,8 @@ def windows_for(model: Lifter, store: SequenceStore, world: World = ALONE, targe
     """
     if widens(model):
         frames, answers = model.window_for(min(max(store.lengths), PIECE))
-        return TestWindows.of(store, frames, world, answers=answers, once=True)
-    return TestWindows.of(store, model.frames, world, target, model.answers, model.spacing)
+        return TestWindows.of(store, frames, answers=answers, once=True)
+    return TestWindows.of(store, model.frames, target=target, answers=model.answers, spacing=model.spacing)
 
 
 @torch.inference_mode()

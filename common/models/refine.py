@@ -75,7 +75,7 @@ class Refined(Lifter):
             raise ValueError(f'a refinement needs a keypoint for each joint, not {layout.name} for {skeleton.name}')
         self.base, self.refine = base, Refinement(len(skeleton), skeleton.root)
         self.frames, self.answers, self.spacing = base.frames, base.answers, base.spacing
-        self.needs, self.fewest = Refined.needs | base.needs, base.fewest
+        self.needs, self.fewest, self.measured = Refined.needs | base.needs, base.fewest, base.measured
         self.title, self.recipe = f'{base.title} with refinement', base.recipe
         self.register_buffer('bone_pairs', torch.tensor(skeleton.bone_pairs), persistent=False)
 
@@ -104,6 +104,10 @@ class Refined(Lifter):
     def begin_epoch(self, epoch: int, epochs: int) -> None:
         """Let the base make ready for an epoch."""
         self.base.begin_epoch(epoch, epochs)
+
+    def measure(self, keypoints: torch.Tensor, poses: torch.Tensor) -> None:
+        """Show the base all training frames, keypoints (N, J, 2) and poses (N, J, 3)."""
+        self.base.measure(keypoints, poses)
 
     def loss(self, batch: Batch, criterion: Criterion) -> torch.Tensor:
         """Return the criterion of both, and the symmetry of the refined bones."""

@@ -13,7 +13,7 @@ import torch
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from common.errors import FileError
-from common.storage.checkpoint import OwnCheckpoint
+from common.storage.checkpoint import Checkpoint, OwnCheckpoint
 from common.storage.contents import is_real, is_whole
 from common.storage.files import one_line, shown
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 # Sizes that need not show in a shape, such as the frames of a convolution, go up to this.
 _USUAL = 4096
-_BASE = 'base.'  # where a refinement keeps the weights of the model before it
+BASE, REFINE = 'base.', 'refine.'  # where a refined model keeps its two parts
 
 
 def check_config(saved: OwnCheckpoint, kind: type['Lifter'], config: Any) -> None:
@@ -34,7 +34,7 @@ def check_config(saved: OwnCheckpoint, kind: type['Lifter'], config: Any) -> Non
     if not isinstance(saved.config.get('refine', False), bool):
         raise FileError(f'{saved.path} is not a complete checkpoint: its config has refine '
                         f'{shown(saved.config["refine"])}')
-    state = _of_base(saved.state) if saved.config.get('refine') else saved.state
+    state = base_state(saved)
     largest = max((max(value.shape, default=1) for value in state.values()), default=1)
     most = max(_USUAL, largest, len(state))
     for name, value in vars(config).items():
@@ -43,20 +43,22 @@ def check_config(saved: OwnCheckpoint, kind: type['Lifter'], config: Any) -> Non
                             f'no weight has more than {largest:,} rows or columns')
     if not kind.public_keys:
         return
+    untold = getattr(kind.Config, 'not_in_a_file', ())
     try:
-        found = vars(kind.config_of(state))
+        found = vars(kind.config_of(state, {name: getattr(config, name) for name in untold}))
     except (ValueError, ArithmeticError) as error:
         raise FileError(f'{saved.path} does not fit {kind.title}: {one_line(error)}') from None
-    untold = getattr(kind.Config, 'not_in_a_file', ())
     for name, value in found.items():
         if isinstance(value, int) and name not in untold and getattr(config, name) != value:
             raise FileError(f'{saved.path} describes a model that its weights contradict: {name} '
                             f'{shown(getattr(config, name))}, where they have {value}')
 
 
-def _of_base(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Return the weights of the model before a refinement."""
-    return {key.removeprefix(_BASE): value for key, value in state.items() if key.startswith(_BASE)}
+def base_state(saved: Checkpoint) -> dict[str, torch.Tensor]:
+    """Return the weights of a file's model, without those of a refinement behind it."""
+    if not saved.config.get('refine'):
+        return dict(saved.state)
+    return {key.removeprefix(BASE): value for key, value in saved.state.items() if key.startswith(BASE)}
 
 
 def fault_in_types(kind: type['Lifter'], sizes: Mapping[str, Any]) -> str | None:
@@ -66,6 +68,8 @@ def fault_in_types(kind: type['Lifter'], sizes: Mapping[str, Any]) -> str | None
             continue
         value, usual = sizes[field.name], field.default
         fits = type(value) is type(usual)
+        if isinstance(usual, tuple):
+            fits = isinstance(value, (list, tuple)) and all(map(is_whole, value))
         if isinstance(usual, (int, float)) and not isinstance(usual, bool):
             fits = is_real(value) and (isinstance(usual, float) or is_whole(value))
         if not fits and usual is not None:

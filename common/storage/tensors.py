@@ -156,5 +156,6 @@ _STAND_INS: list[Any] = [
       for name in ('multiarray._reconstruct', 'numeric._frombuffer')),
     *((PassedOver, name) for name in (
         'numpy.ndarray', 'numpy.random._mt19937.MT19937', 'numpy.random.mtrand.RandomState',
+        'numpy.random.__RandomState_ctor',  # numpy before 1.17, and so files of 2019
         'numpy.random._pickle.__randomstate_ctor', 'numpy.random._pickle.__bit_generator_ctor', 'argparse.Namespace')),
 ]

@@ -255,7 +255,7 @@ def _check_weights(weights: dict[str, torch.Tensor], at: Progression) -> None:
 def _judged(trainer: Trainer, judges: Judges) -> dict[str, tuple[SequenceStore, TestWindows]]:
     """Return the sequences that epochs are judged on, and this process's windows of them, by name of the judge."""
     stores = {'valid': judges.valid, 'train': judges.train}
-    return {name: (store, windows_for(trainer.model, store, trainer.world))
+    return {name: (store, windows_for(trainer.model, store).part(store, trainer.world))
             for name, store in stores.items() if store is not None}
 
 
