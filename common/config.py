@@ -94,6 +94,11 @@ class Model:
                                            'published for -f)')
     spacing: int | None = flag('-tds', '--temporal-downsampling', read=count, metavar='N', commands=(TRAIN, *LIFTING),
                                help='frames of the video from one frame of a window to the next')
+    masked_frames: float | None = flag('--masked-frames', read=number(float, 0, 1), metavar='SHARE',
+                                       commands=(TRAIN, *LIFTING), help='share of the frames of a window that are '
+                                       'hidden, for a model that learns to tell what is hidden')
+    masked_keypoints: int | None = flag('--masked-keypoints', read=number(int, 0, 1_000), metavar='N',
+                                        commands=(TRAIN, *LIFTING), help='keypoints of each frame that are hidden')
     dense: bool | None = flag('--dense', kind='yes', commands=(TRAIN, *LIFTING),
                               help='wide convolutions in place of dilated ones')
     causal: bool | None = flag('--causal', kind='yes', commands=(TRAIN, EVALUATE, PREDICT), help='train a model that '

@@ -9,8 +9,8 @@ from collections.abc import Callable
 import torch
 
 from common.metrics import mpjpe
+from common.recipe import RefinementRecipe
 
-SYMMETRY_WEIGHT = 0.01
 TEMPORAL_CONSISTENCY_WEIGHT = 0.5
 VELOCITY_WEIGHT = 2.0
 
@@ -56,9 +56,23 @@ def mean_mpjpe(predicted: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
 
 
 def refinement_loss(base: torch.Tensor, refined: torch.Tensor, target: torch.Tensor, pairs: torch.Tensor,
+                    weights: RefinementRecipe,
                     criterion: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] = mean_mpjpe) -> torch.Tensor:
-    """Return the criterion of the base and of the refined poses (B, A, J, 3), and the refined bones' symmetry."""
-    return criterion(base, target) + criterion(refined, target) + SYMMETRY_WEIGHT * bone_symmetry(refined, pairs)
+    """Return the MPJPE of refined poses, their bones' symmetry and the criterion of the base's poses, as weighed.
+
+    Args:
+        base, refined, target: (B, A, J, 3) metres.
+        pairs: as `bone_symmetry` takes them.
+        weights: of base and symmetry.
+    """
+    if not len(refined):  # a process without windows takes part with 0
+        return refined.sum() + base.sum()
+    loss = mean_mpjpe(refined, target)
+    if weights.base:
+        loss = loss + weights.base * criterion(base, target)
+    if weights.symmetry:
+        loss = loss + weights.symmetry * bone_symmetry(refined, pairs)
+    return loss
 
 
 def gradient_factor(total: torch.Tensor, kind: str) -> torch.Tensor | float:

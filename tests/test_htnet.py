@@ -14,11 +14,12 @@ from test_ktpformer import relative
 
 from common.augment import mirror, mirror_intrinsic
 from common.losses import bone_symmetry, refinement_loss
-from common.models import build_model, graph, htnet, layers
+from common.models import build_model, graph, htnet, layers, model_class
 from common.models.graph_conv import ModulatedGraphConv
 from common.models.layers import DropPath, dropout, dropped
 from common.models.loading import recognise
 from common.models.refine import Refinement, back_project
+from common.recipe import RefinementRecipe
 from common.skeleton import COCO, H36M, HUMANEVA15, MPI_INF_3DHP, MPII, Skeleton
 
 ROOT = Path(__file__).parents[1]
@@ -324,6 +325,15 @@ def test_refinement_loss_equals_the_naive_one():
     assert sorted(H36M.bone_pairs) == sorted(naive_htnet.H36M_BONE_PAIRS)
     expected = naive_htnet.bone_symmetry(refined, naive_htnet.H36M_BONE_PAIRS)
     torch.testing.assert_close(bone_symmetry(refined, pairs), expected)
-    torch.testing.assert_close(refinement_loss(base, refined, target, pairs),
+    torch.testing.assert_close(refinement_loss(base, refined, target, pairs, RefinementRecipe()),
                                naive_htnet.refinement_loss(base, refined, target))
     torch.testing.assert_close(bone_symmetry(mirror(refined, torch.tensor(H36M.mirror)), pairs), expected)
+
+
+@pytest.mark.parametrize('name, sizes', [('htnet', {'channels': 30, 'heads': 5, 'depth': 1, 'hidden': 8}),
+                                         ('ktpformer', {'channels': 12, 'heads': 3, 'depth': 1, 'frames': 3})])
+def test_heads_other_than_the_usual_ones_are_no_fault_of_a_checkpoint(name, sizes):
+    """A file does not tell the heads; that 8 of them could not be is then no reason to refuse it."""
+    state = build_model(name, sizes, H36M, H36M).state_dict()
+    config = model_class(name).config_of(state)
+    assert (config.channels, config.channels % config.heads) == (sizes['channels'], 0)

@@ -12,10 +12,13 @@ from test_htnet_program import decided
 from test_ktpformer import relative
 from test_resume import assert_same_run
 
+from common.augment import Batch
 from common.datasets import load_dataset
+from common.errors import FileError
 from common.evaluation.sums import tally, validation_figures
+from common.losses import mean_mpjpe
 from common.metrics import METRICS
-from common.models import build_model, load_lifter
+from common.models import build_model, load_lifter, recipe_of
 from common.models.lifting import predictions, windows_for
 from common.models.loading import put_weights
 from common.models.pstmo import PSTMO
@@ -70,15 +73,20 @@ def check_table(got, expected):
 
 
 @pytest.mark.parametrize('model', MODELS)
-def test_public_files_give_the_published_programs_table(run, golden, public, tables, tmp_path, model):
+def test_public_files_give_the_published_programs_table(run, golden, public, states, tables, tmp_path, model):
+    """With the public file of a refinement behind it, which is the headline."""
+    torch.save({f'module.{key}': value for key, value in states['refine'].items()}, tmp_path / 'refine_10_4690.pth')
     status, out, err = run('--data', golden / 'tiny', '-k', 'cpn_ft_h36m_dbb', '-c', public[model].parent, '--evaluate',
-                           public[model].name, '--results', tmp_path / 'r.json', '--device', 'cpu')
+                           public[model].name, '--refinement', tmp_path / 'refine_10_4690.pth', '--results',
+                           tmp_path / 'r.json', '--device', 'cpu')
     assert status == 0, err
     assert 'a public file; computing in fp32' in out
     assert 'predicted root set to 0' in out
     results = json.loads((tmp_path / 'r.json').read_text())
+    assert results['headline'] == 'refined'
     for protocol in ('paper', 'exact'):  # each frame counts once in both
-        check_table(results['protocols'][protocol]['actions'], tables[model, 'cpn_ft_h36m_dbb', False])
+        for told, refined in ((results['protocols'], False), (results['refined'], True)):
+            check_table(told[protocol]['actions'], tables[model, 'cpn_ft_h36m_dbb', refined])
 
 
 def tabled(predicted, store, windows):
@@ -91,22 +99,21 @@ def tabled(predicted, store, windows):
             for action, table in sums.items()}
 
 
-@pytest.mark.parametrize('keypoints', ['cpn_ft_h36m_dbb', 'gt'])
 @pytest.mark.parametrize('model', MODELS)
-def test_refined_and_plain_predictions_give_the_published_programs_tables(golden, states, tables, model, keypoints):
+def test_refined_and_plain_predictions_give_the_published_programs_tables(golden, states, tables, model):
     """The refinement reads the flip average, its root where it is predicted, with the keypoints as they are."""
     refined = build_model(model, SIZES[model] | {'refine': True}, H36M, H36M)
     refined.base.load_state_dict(states[model])
     refined.refine.load_state_dict(states['refine'])
-    dataset = load_dataset('h36m', golden / 'tiny', keypoints)
+    dataset = load_dataset('h36m', golden / 'tiny', 'gt')
     store = SequenceStore(dataset.sequences(['S9', 'S11']), H36M, H36M, torch.device('cpu'))
     windows = windows_for(refined, store)
     predicted = predictions(refined, store, windows, 'zero')
     for name, after in (('predicted', False), ('refined', True)):
-        check_table(tabled(predicted[name], store, windows), tables[model, keypoints, after])
+        check_table(tabled(predicted[name], store, windows), tables[model, 'gt', after])
 
 
-def test_3dhp_in_millimetres_gives_the_published_programs_poses(golden, states, tmp_path):
+def test_3dhp_in_millimetres_gives_the_published_programs_poses(run, golden, states, tmp_path):
     """P-STMO's test program of MPI-INF-3DHP, frames one apart: poses, and MPJPE pooled over the frames that count."""
     golden_data = np.load(golden / 'zoo' / 'pstmo_3dhp.npz')
     names = ('TS1', 'TS5')
@@ -122,6 +129,10 @@ def test_3dhp_in_millimetres_gives_the_published_programs_poses(golden, states, 
     expected = np.concatenate([golden_data[f'{name}/prediction_mm'] for name in names])
     assert relative(1000 * predicted[:, 0], expected) < 1e-5
     assert validation_figures(predicted, store, windows)['mpjpe'] == pytest.approx(805.66, abs=0.006)
+    status, out, err = run('-d', '3dhp', '--data', tmp_path, '-ste', ','.join(names), '-c', tmp_path, '--evaluate',
+                           'p.pth', '-tds', '1', '--device', 'cpu')
+    assert status == 0, err
+    assert '805.66' in next(line for line in out.splitlines() if line.startswith('C, frames pooled'))
 
 
 # ---- training ----------------------------------------------------------------------------------------------------
@@ -142,6 +153,20 @@ def test_the_recipes_are_the_published_ones():
     config = decided('--model', 'pstmo', model='pstmo')
     assert (config.train.epochs, config.train.windows, config.train.lr, config.evaluate.root) == (79, 160, 7e-4, 'zero')
     assert learning_rate(config.train, 7e-4, 1, 79, 0, 100) == pytest.approx(7e-4 * 0.97 ** 78)
+
+
+@pytest.mark.parametrize('model', MODELS)
+def test_a_refinement_is_trained_on_the_centre_alone(model):
+    config = decided('--model', model, '--refine', '--init', 'x', model=model)
+    assert (config.train.lr, config.train.loss, config.train.epochs) == (1e-5, 'refinement',
+                                                                         recipe_of(model).epochs)
+    refined = build_model(model, SIZES[model] | {'refine': True}, H36M, H36M, dropout=0.0).eval()
+    frames = refined.frames
+    lens = torch.tensor([1.1, 1.1, 0.0, 0.0, 0, 0, 0, 0, 0]).expand(3, 9)
+    batch = Batch(torch.randn(3, frames, 17, 2), torch.randn(3, 1, 17, 3), lens, torch.full((3, 1), 4.0))
+    assert refined.supervised in (None, refined.answers) and len(refined.answers) == 1
+    expected = (refined.refined(refined(batch.keypoints), batch) - batch.truth).norm(dim=-1).mean()
+    torch.testing.assert_close(refined.loss(batch, mean_mpjpe), expected)
 
 
 def test_windows_and_their_truth_are_spaced_and_clamped(h36m_folder):
@@ -240,6 +265,21 @@ def test_frames_without_published_strides_are_refused(refused, h36m_folder, tmp_
     line = refused(2, '-k', 'gt', '--data', h36m_folder, '-str', 'S1', '--model', 'strided', '-f', '81', '-cs', '16',
                    '-c', tmp_path / 'c', '-l', tmp_path / 'l', '--device', 'cpu')
     assert 'no strides are published for 81 frames' in line
+
+
+def test_strides_may_be_told(run, h36m_folder, tmp_path):
+    """In training, and for a public file of as many frames."""
+    assert run('-k', 'gt', '--data', h36m_folder, '-str', 'S1', '-a', 'Directions', '--model', 'strided', '-f', '15',
+               '--strides', '5,3', *TINY, '-e', '1', '-c', tmp_path / 'c', '-l', tmp_path / 'l', '--no-eval')[0] == 0
+    own = checkpoint.load(tmp_path / 'c' / 'last.bin')
+    assert tuple(own.config['strides']) == (5, 3)
+    torch.save(dict(own.state), tmp_path / 'no_refine.pth')
+    clip = np.random.default_rng(0).uniform(-0.5, 0.5, (20, 17, 2)).astype(np.float32)
+    poses = [load_lifter(path, **how).lift_clip(clip, root='zero') for path, how in (
+        (tmp_path / 'c' / 'last.bin', {}), (tmp_path / 'no_refine.pth', {'sizes': {'strides': (5, 3)}}))]
+    np.testing.assert_array_equal(*poses)
+    with pytest.raises(FileError, match='no strides are published for 15 frames'):
+        load_lifter(tmp_path / 'no_refine.pth')
 
 
 def test_a_public_file_of_3dhp_is_scaled_when_it_is_put_into_a_model(states, tmp_path):

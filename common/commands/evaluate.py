@@ -64,7 +64,10 @@ def run(session: Session) -> None:
 def _measure(session: Session, config: Config, model: Lifter) -> None:
     """Show a model of a public file the training frames, whose statistics its file lacks."""
     dataset = with_joints(load_dataset(config.data.dataset, Path(config.data.folder), config.data.keypoints), config)
-    subjects = config.data.subjects_train or dataset.subjects_train
+    subjects = [subject for subject in dataset.subjects_train if subject in dataset.detections]
+    if not subjects:
+        raise FileError(f'the statistics that the file lacks are those of the training data, and {dataset.source_2d} '
+                        f'has none of the training subjects {",".join(dataset.subjects_train)}')
     store = make_store(session, config, dataset, subjects, 1.0, model.needs, model.title, test=False)
     model.measure(store.keypoints, store.truth)
     session.say(f'the statistics that its file lacks are those of {describe_store(store)}')

@@ -24,6 +24,8 @@ MODELS = {
     'videopose3d': 'common.models.videopose3d:VideoPose3D',
     'martinez': 'common.models.martinez:Martinez',
     'graformer': 'common.models.graformer:GraFormer',
+    'mgcn': 'common.models.mgcn:ModulatedGCN',
+    'mgcn16': 'common.models.mgcn:ModulatedGCN16',
     'strided': 'common.models.strided:StridedTransformer',
     'pstmo': 'common.models.pstmo:PSTMO',
     'pstmo_pretraining': 'common.models.pstmo_pretraining:PSTMOPretraining',
@@ -54,8 +56,8 @@ def make_config(name: str, sizes: Mapping[str, Any]) -> Any:
 def recipe_of(name: str, refined: bool = False) -> Recipe:
     """Return the published recipe of a model, or of a refinement trained behind it."""
     from common.models.refine import refinement_recipe
-    recipe = model_class(name).recipe
-    return refinement_recipe(recipe) if refined else recipe
+    kind = model_class(name)
+    return refinement_recipe(kind) if refined else kind.recipe
 
 
 def build_model(name: str, config: Mapping[str, Any], skeleton: Skeleton, layout: Skeleton,

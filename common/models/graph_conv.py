@@ -1,4 +1,4 @@
-"""The modulated graph convolution, part of KTPFormer's priors and of HTNet's local joint layers.
+"""The modulated graph convolution, of which Modulated GCN, KTPFormer's priors and HTNet's local joint layers are made.
 
 Source: Zou and Tang, "Modulated Graph Convolutional Network for 3D Human Pose Estimation", ICCV 2021: a weight
 modulation per node and a learned correction of the graph. Letters: B batch, N nodes, K copies of the graph that share
@@ -10,6 +10,8 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import nn
+
+from common.models.layers import dropout
 
 FEW_CHANNELS = 4  # with so few input channels, products are bound by memory, not arithmetic
 
@@ -24,7 +26,7 @@ class ModulatedGraphConv(nn.Module):
 
         Args:
             adjacency: (N, N) normalised graph, kept as a constant; `adj2` learns a correction.
-            random_modulation: initialise M Xavier-uniformly, as in HTNet, instead of with 1.
+            random_modulation: initialise M Xavier-uniformly, as in HTNet and Modulated GCN, instead of with 1.
         """
         super().__init__()
         n = len(adjacency)
@@ -66,3 +68,21 @@ class ModulatedGraphConv(nn.Module):
         # The product mixes nodes only.
         mixed = torch.baddbmm(own.flatten(2), off_diagonal.expand(len(x), -1, -1), others.flatten(2))
         return mixed.view_as(own)
+
+
+class GraphLayer(nn.Module):
+    """Graph convolution, batch normalisation over all tokens, ReLU, and dropout of single values, if any."""
+
+    def __init__(self, channels_in: int, channels_out: int, adjacency: torch.Tensor, random_modulation: bool = False,
+                 dropout: float = 0.0):
+        """Initialise the weights. Graph and modulation are those of `ModulatedGraphConv`; `dropout` is a rate."""
+        super().__init__()
+        self.gconv = ModulatedGraphConv(channels_in, channels_out, adjacency, random_modulation)
+        self.bn = nn.BatchNorm1d(channels_out)
+        self.dropout = dropout
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Convolve, normalise and rectify x (B, N, K, C_in) -> (B, N, K, C_out), nodes N, copies K."""
+        x = self.gconv(x)
+        x = torch.relu(self.bn(x.flatten(0, 2))).view_as(x)
+        return dropout(x, self.dropout) if self.training else x

@@ -6,6 +6,7 @@ before. Letters: B windows, F frames, K keypoints in, J joints out, C channels. 
 checkpoints, which therefore load as they are.
 """
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -42,14 +43,15 @@ class HTNetConfig:
 
     @classmethod
     def from_state(cls, state: dict[str, torch.Tensor]) -> 'HTNetConfig':
-        """Read the sizes from the shapes of a public state dict, which does not tell the heads: the usual 8.
+        """Read the sizes from the shapes of a public state dict, which does not tell the heads: the usual 8, or fewer
+        where 8 do not divide the channels.
 
         Raises ValueError when the weights are not HTNet's.
         """
         shape_in(state, 'pos_embed', 3)
         hidden, channels = shape_in(state, 'Hiremixer.blocks.0.mlp.fc1.weight', 2)
         depth = len({key.split('.')[2] for key in state if key.startswith('Hiremixer.blocks.')})
-        return cls(channels, depth, 8, hidden)
+        return cls(channels, depth, math.gcd(channels // 3, 8), hidden)
 
 
 class LJC(nn.Module):

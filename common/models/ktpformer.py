@@ -6,6 +6,7 @@ Letters: B windows, F frames, K keypoints in, J joints out, C channels. Paramete
 checkpoints, which therefore load as they are.
 """
 
+import math
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -50,7 +51,8 @@ class KTPFormerConfig:
 
     @classmethod
     def from_state(cls, state: dict[str, torch.Tensor]) -> 'KTPFormerConfig':
-        """Read the sizes from the shapes of a public state dict, which does not tell the heads: the usual 8.
+        """Read the sizes from the shapes of a public state dict, which does not tell the heads: the usual 8, or fewer
+        where 8 do not divide the channels.
 
         Raises ValueError when the weights are not KTPFormer's.
         """
@@ -58,8 +60,8 @@ class KTPFormerConfig:
         shape_in(state, 'kpattention.attn.Spatial_pos_embed', 3)
         hidden, _ = shape_in(state, 'kpattention.mlp.fc1.weight', 2)
         depth = len({key.split('.')[1] for key in state if key.startswith('STEblocks.')})
-        return cls(frames, channels, depth, 8, hidden / channels, 'kpattention.attn.kpa.gconv.W' in state,
-                   'tpattention.attn.tpa.gconv1.gconv.W' in state)
+        return cls(frames, channels, depth, math.gcd(channels, 8), hidden / channels,
+                   'kpattention.attn.kpa.gconv.W' in state, 'tpattention.attn.tpa.gconv1.gconv.W' in state)
 
 
 class KPAttention(Attention):

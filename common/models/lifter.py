@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from common.augment import Batch, Mirror
 from common.errors import ContractError
-from common.recipe import Published, Recipe
+from common.recipe import Published, Recipe, RefinementRecipe
 from common.skeleton import Skeleton
 
 Criterion = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
@@ -63,8 +63,10 @@ class Lifter(nn.Module):
         title: its name in print.
         Config: a `ModelConfig`, with a default for each size; it is what a checkpoint stores.
         recipe: the training of its publication.
+        refinement: the training of a refinement behind it; that of HTNet's unless the model says otherwise.
         public_keys: keys that all public files of the model have, and no other model's; empty where there are none.
             With them goes `Config.from_state(state)`, which reads the sizes from a public state dict.
+        absent_keys: keys that no public file of the model has, where another model has all of its `public_keys`.
         fewest: windows that a training step needs at least: 2 for a model whose batch norms see one position of each
             window. A shorter rest at the end of an epoch joins the step before it.
         measured: whether it is shown all training frames before a training (`measure`).
@@ -88,7 +90,9 @@ class Lifter(nn.Module):
     title: str
     Config: ClassVar[type[ModelConfig]]
     recipe: Recipe
+    refinement: ClassVar[RefinementRecipe] = RefinementRecipe()
     public_keys: ClassVar[tuple[str, ...]] = ()
+    absent_keys: ClassVar[tuple[str, ...]] = ()
     fewest: int = 1
     measured: bool = False
     measured_keys: ClassVar[tuple[str, ...]] = ()

@@ -17,7 +17,7 @@ from common.errors import ContractError, FileError
 from common.models import DEFAULT_MODEL, MODELS, build_model, make_config, model_class
 from common.models.lifter import Lifter, describe_model
 from common.models.stored import BASE, REFINE, base_state, check_config, fault_in_types, no_more_weights_than
-from common.skeleton import H36M, Skeleton
+from common.skeleton import H36M, SKELETONS, Skeleton
 from common.storage.checkpoint import Checkpoint, PublicCheckpoint, load_weights
 from common.storage.checkpoint import load as read_checkpoint
 from common.storage.files import one_line
@@ -85,8 +85,9 @@ class LoadedLifter:
 def recognise(state: Mapping[str, torch.Tensor]) -> str | None:
     """Return the model that a public state dict is of, by keys that each has; None where it has none of them."""
     for name in MODELS:
-        keys = model_class(name).public_keys
-        if keys and all(key in state for key in keys):
+        kind = model_class(name)
+        if kind.public_keys and all(key in state for key in kind.public_keys) \
+                and not any(key in state for key in kind.absent_keys):
             return name
     return None
 
@@ -146,7 +147,7 @@ def load(path: Path, device: torch.device, model: str | None = None, layout: Ske
 
     Args:
         model: the model that the file is said to be of; it is recognised by itself.
-        layout, skeleton: of a public file, which does not tell them: Human3.6M's 17 joints by default.
+        layout, skeleton: of a public file, which does not tell them: the joints that the model was published with.
         sizes: of a public file, what it does not tell of its model's config, such as `heads`.
 
     Raises FileError for a file that is missing, broken, of no model that is known, or that does not fit.
@@ -167,8 +168,9 @@ def assemble(saved: Checkpoint, name: str, config: dict[str, Any], how: str, dev
     Raises FileError.
     """
     if saved.public:
-        layout, skeleton = layout or skeleton or H36M, skeleton or H36M
         kind = model_class(name)
+        usual = SKELETONS.get(kind.recipe.joints or '', H36M)
+        layout, skeleton = layout or skeleton or usual, skeleton or usual
         found, there = kind.keypoints_of(base_state(saved)), kind.keypoints_in(layout)
         if found != there:
             raise FileError(f'{saved.path} takes {found} keypoints, but layout {layout.name} has {there}: say what it '

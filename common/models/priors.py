@@ -7,21 +7,7 @@ Estimation", CVPR 2024, §3.2 and §3.3. Letters: B windows, F frames, J joints,
 import torch
 from torch import nn
 
-from common.models.graph_conv import ModulatedGraphConv
-
-
-class GraphLayer(nn.Module):
-    """Graph convolution, batch normalisation over all tokens, ReLU."""
-
-    def __init__(self, channels_in: int, channels_out: int, adjacency: torch.Tensor):
-        super().__init__()
-        self.gconv = ModulatedGraphConv(channels_in, channels_out, adjacency)
-        self.bn = nn.BatchNorm1d(channels_out)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Convolve, normalise and rectify x (B, N, K, C_in) -> (B, N, K, C_out), nodes N, copies K."""
-        x = self.gconv(x)
-        return torch.relu(self.bn(x.flatten(0, 2))).view_as(x)
+from common.models.graph_conv import GraphLayer
 
 
 class KPA(GraphLayer):

@@ -12,7 +12,7 @@ from torch import nn
 
 from common.augment import Batch, Mirror
 from common.losses import refinement_loss
-from common.models.lifter import Criterion, Lifter
+from common.models.lifter import Criterion, Lifter, check_shape
 from common.recipe import Recipe
 from common.skeleton import Skeleton
 
@@ -94,7 +94,8 @@ class Refined(Lifter):
         """
         if view.intrinsic is None or view.root_depth is None:
             raise ValueError('expected windows with intrinsic and root_depth, which a refinement reads')
-        keypoints = view.keypoints[:, self.answers.start:self.answers.stop, :, :2]
+        _, answers = self.window_for(base.shape[1])  # those of the window, which may be a wider one
+        keypoints = view.keypoints[:, answers.start:answers.stop, :, :2]
         return self.refine(base, keypoints, view.intrinsic, view.root_depth)
 
     def window_for(self, count: int) -> tuple[int, range]:
@@ -110,9 +111,11 @@ class Refined(Lifter):
         self.base.measure(keypoints, poses)
 
     def loss(self, batch: Batch, criterion: Criterion) -> torch.Tensor:
-        """Return the criterion of both, and the symmetry of the refined bones."""
+        """Return what the base's `refinement` weighs: the criterion of its poses, and the refined ones' symmetry."""
         base = self.read(batch)
-        return refinement_loss(base, self.refined(base, batch), batch.truth, self.bone_pairs, criterion)
+        check_shape(self.base, base, tuple(batch.truth.shape))
+        return refinement_loss(base, self.refined(base, batch), batch.truth, self.bone_pairs, self.base.refinement,
+                               criterion)
 
     def lift(self, view: Batch, mirror: Mirror | None) -> dict[str, torch.Tensor]:
         """Refine once, the base's headline prediction, with the keypoints as seen; its other ones come as they are."""
@@ -128,6 +131,6 @@ class Refined(Lifter):
         return self.base.without_truth()
 
 
-def refinement_recipe(recipe: Recipe) -> Recipe:
-    """Return how a refinement is trained behind a model of this recipe."""
-    return replace(recipe, lr=1e-5, loss='refinement', objective='plain', root='zero')
+def refinement_recipe(kind: type[Lifter]) -> Recipe:
+    """Return how a refinement is trained behind a model of this class."""
+    return replace(kind.recipe, lr=kind.refinement.lr, loss='refinement', objective='plain', root='zero')

@@ -20,6 +20,7 @@ from common.augment import Batch
 from common.models.annotated import SampleNorm, SplitAttention
 from common.models.layers import Linear, dropout
 from common.models.lifter import Criterion, Lifter, check_sizes, shape_in
+from common.recipe import RefinementRecipe
 from common.skeleton import Skeleton
 
 REFINED = 'with refinement'  # what published figures say that rest on the camera and the true depth of the root
@@ -205,6 +206,7 @@ class FullToSingle(Lifter):
     A model of this kind says in `embed` how keypoints become tokens, and makes `encoder` for it.
     """
 
+    refinement = RefinementRecipe(base=0, symmetry=0)
     fewest = 2  # the batch norm before the centre's head sees one position of each window
 
     def __init__(self, config: StridedConfig, skeleton: Skeleton, layout: Skeleton, dropout: float):
