@@ -216,7 +216,7 @@ def test_naive_first_stage_and_its_dropout(monkeypatch, training):
     """At a rate, with the masks that ours draws; the encoder sees hidden frames too."""
     model, drawn = small_first_stage(0.2, COCO).train(training), recorded(monkeypatch)
     x = torch.randn(3, 27, 17, 2).double()
-    masks = draw_masks(27, 21, 17, 2, x.device)
+    masks = draw_masks(27, 21, 17, 2)
     ours = model.complete(x, *masks)
     places = [*ENCODER_PLACES, *dropout_places(2, 0), *dropout_places(1, 0, 'Transformer_dec')] if training else []
     drop, left = replayed(drawn, places)
@@ -232,7 +232,7 @@ def test_naive_first_stage_and_its_dropout(monkeypatch, training):
 
 
 def test_masks_hide_as_many_as_they_should():
-    frames, points = draw_masks(243, 194, 17, 3, torch.device('cpu'))
+    frames, points = draw_masks(243, 194, 17, 3)
     assert frames.sum() == 194
     assert (points.sum(dim=1) == 3).all()
     assert not points[:, -1].any()
@@ -241,8 +241,8 @@ def test_masks_hide_as_many_as_they_should():
     assert PSTMOPretrainingConfig(27).hidden_frames == 21
     assert PSTMOPretrainingConfig(15, masked_frames=0.6).hidden_frames == 9
     for sure in (0, 4, 8):
-        assert draw_masks(9, 1, 17, 2, torch.device('cpu'), sure=sure)[0].nonzero().tolist() == [[sure]]
-    none, points = draw_masks(9, 0, 17, 0, torch.device('cpu'), sure=4)
+        assert draw_masks(9, 1, 17, 2, sure=sure)[0].nonzero().tolist() == [[sure]]
+    none, points = draw_masks(9, 0, 17, 0, sure=4)
     assert not none.any() and not points.any()
 
 
@@ -268,7 +268,7 @@ def test_first_stage_loss_reads_no_pose():
     torch.manual_seed(3)
     loss = model.loss(Batch(x), mean_mpjpe)
     torch.manual_seed(3)
-    expected = (model.complete(x, *draw_masks(27, 21, 17, 2, x.device)) - x).norm(dim=-1).mean()
+    expected = (model.complete(x, *draw_masks(27, 21, 17, 2)) - x).norm(dim=-1).mean()
     torch.testing.assert_close(loss, expected)
     loss.backward()
     assert all(p.grad is not None for p in model.parameters())

@@ -26,6 +26,7 @@ MODELS = {
     'graformer': 'common.models.graformer:GraFormer',
     'mgcn': 'common.models.mgcn:ModulatedGCN',
     'mgcn16': 'common.models.mgcn:ModulatedGCN16',
+    'mhformer': 'common.models.mhformer:MHFormer',
     'strided': 'common.models.strided:StridedTransformer',
     'pstmo': 'common.models.pstmo:PSTMO',
     'pstmo_pretraining': 'common.models.pstmo_pretraining:PSTMOPretraining',

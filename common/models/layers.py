@@ -16,7 +16,7 @@ from torch import nn
 
 from common.skeleton import Skeleton, correspondence
 
-JOINTS, FRAMES = 'joints', 'frames'
+JOINTS, FRAMES, WINDOWS = 'joints', 'frames', 'windows'
 # Tokens as heads for attention over an axis. Both are views of the same memory.
 AS_HEADS = {JOINTS: 'b f j (h d) -> (b f) h j d', FRAMES: 'b f j (h d) -> b (j h) f d'}
 # On a CPU, plain products are faster than the fused kernel for short sequences and narrow heads (measured, see
@@ -151,9 +151,10 @@ class DropPath(nn.Module):
     """Stochastic depth: in training, drop a branch with probability `rate`, and scale it by 1 / (1 - rate) otherwise.
 
     Attributes:
-        kept: draws of `draw` for the next forward pass, True where the branch is kept: (B, F, 1, 1) over joints, one
-            draw for all tokens of a frame, or (B, 1, J, 1) over frames, one for all tokens of a track. None: `forward`
-            draws from torch's default generator.
+        over: what a draw goes through: JOINTS, one for all tokens of a frame; FRAMES, one for all tokens of a track;
+            WINDOWS, one for all tokens of a window.
+        kept: draws of `draw` for the next forward pass, True where the branch is kept: (B, F, 1, 1) over joints,
+            (B, 1, J, 1) over frames, (B, 1, 1, 1) over windows. None: `forward` draws from torch's default generator.
     """
 
     def __init__(self, rate: float, over: str):
@@ -162,7 +163,12 @@ class DropPath(nn.Module):
         self.kept: torch.Tensor | None = None
 
     def shape(self, windows: int, frames: int, joints: int) -> tuple[int, int, int, int]:
-        """Return the shape of the draws for tokens (B, F, J, C): the published code draws for a batch of B*F or B*J."""
+        """Return the shape of the draws for tokens (B, F, J, C): the published code draws for a batch of B*F, B*J or B.
+
+        Over windows it does not depend on F and J, which a model is then free to lay its tokens out by.
+        """
+        if self.over == WINDOWS:
+            return windows, 1, 1, 1
         return (windows, frames, 1, 1) if self.over == JOINTS else (windows, 1, joints, 1)
 
     def forward(self, x: torch.Tensor, beside: torch.Tensor | None = None) -> torch.Tensor:
@@ -198,11 +204,16 @@ AttentionT = TypeVar('AttentionT', bound=Attention)
 class Block(nn.Module, Generic[AttentionT]):
     """x + DropPath(attention(norm1(x))), then x + DropPath(MLP(norm2(x)))."""
 
-    def __init__(self, attn: AttentionT, norm1: nn.Module, norm2: nn.Module, mlp: Mlp, drop_path: float):
+    def __init__(self, attn: AttentionT, norm1: nn.Module, norm2: nn.Module, mlp: Mlp, drop_path: float,
+                 drop_over: str | None = None):
+        """Put the parts together.
+
+        Args:
+            drop_path: rate of both drop paths. drop_over: what they draw over; None for what attention runs over.
+        """
         super().__init__()
         self.norm1, self.attn, self.norm2, self.mlp = norm1, attn, norm2, mlp
-        self.drop_attn = DropPath(drop_path, attn.over)
-        self.drop_mlp = DropPath(drop_path, attn.over)
+        self.drop_attn, self.drop_mlp = (DropPath(drop_path, drop_over or attn.over) for _ in range(2))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Apply to tokens x (B, F, J, C) -> (B, F, J, C)."""

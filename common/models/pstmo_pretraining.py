@@ -150,9 +150,9 @@ class PSTMOPretraining(Lifter):
                              f'{tuple(keypoints.shape)}')
         generator, sure = None, None
         if not self.training:
-            generator, sure = torch.Generator(keypoints.device).manual_seed(TEST_SEED), self.answers.start
+            generator, sure = torch.Generator().manual_seed(TEST_SEED), self.answers.start
         masks = draw_masks(self.frames, self.config.hidden_frames, self.keypoints, self.config.masked_keypoints,
-                           keypoints.device, generator, sure)
+                           generator, sure)
         return F.pad(self.complete(keypoints, *masks), DEPTH)
 
     def complete(self, keypoints: torch.Tensor, hidden_frames: torch.Tensor,
@@ -161,12 +161,14 @@ class PSTMOPretraining(Lifter):
 
         Args:
             keypoints: (B, F, K, 2).
-            hidden_frames: (F,) True where a frame is hidden. hidden_keypoints: (F, K) True where a keypoint is.
+            hidden_frames: (F,) True where a frame is hidden. hidden_keypoints: (F, K) True where a keypoint is. Both
+                lie on the CPU, so that nothing waits for the device to tell how many there are.
         """
-        x = torch.where(hidden_keypoints[..., None], self.spatial_mask_token, keypoints)
+        device = keypoints.device
+        x = torch.where(hidden_keypoints[..., None].to(device), self.spatial_mask_token, keypoints)
         # Hidden frames take part in the statistics of the encoder's batch norms, as in the published code.
         x = self.encoder(x.flatten(2).mT).mT + self.Transformer.pos_embedding  # (B, F, C)
-        seen = (~hidden_frames).nonzero()[:, 0]  # (V,)
+        seen = (~hidden_frames).nonzero()[:, 0].to(device)  # (V,)
         x = x[:, seen].to(self.tokens or x.dtype)
         for block in self.Transformer.model.layers:
             x = self.through(block, x)
@@ -179,7 +181,7 @@ class PSTMOPretraining(Lifter):
         return self.fcn_dec(tokens.to(keypoints.dtype).mT).mT.unflatten(-1, (self.keypoints, 2))
 
 
-def draw_masks(frames: int, hidden_frames: int, keypoints: int, hidden_keypoints: int, device: torch.device,
+def draw_masks(frames: int, hidden_frames: int, keypoints: int, hidden_keypoints: int,
                generator: torch.Generator | None = None, sure: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
     """Draw which frames of a window are hidden, (F,) bool, and which keypoints of each frame, (F, K) bool.
 
@@ -189,11 +191,11 @@ def draw_masks(frames: int, hidden_frames: int, keypoints: int, hidden_keypoints
         generator: torch's default one where None.
         sure: a frame that is among the hidden ones, if there are any.
     """
-    order = torch.randperm(frames, generator=generator, device=device)
+    order = torch.randperm(frames, generator=generator)
     if sure is not None:
         order = torch.cat([order[order == sure], order[order != sure]])
-    hidden = torch.zeros(frames, dtype=torch.bool, device=device)
+    hidden = torch.zeros(frames, dtype=torch.bool)
     hidden[order[:hidden_frames]] = True
-    order = torch.rand(frames, keypoints - 1, generator=generator, device=device).argsort(dim=1)
-    points = torch.zeros(frames, keypoints, dtype=torch.bool, device=device)
+    order = torch.rand(frames, keypoints - 1, generator=generator).argsort(dim=1)
+    points = torch.zeros(frames, keypoints, dtype=torch.bool)
     return hidden, points.scatter(1, order[:, :hidden_keypoints], True)
