@@ -338,3 +338,11 @@ def test_a_first_stage_lifts_no_poses_and_other_models_do_not_begin_with_it(refu
     line = refused(1, '--data', golden / 'tiny', '-k', 'gt', '-str', 'S1', '--model', 'strided', '--init',
                    tmp_path / 'pretrain.pth', '-c', tmp_path / 'c', '-l', tmp_path / 'l')
     assert 'is a P-STMO, first stage checkpoint, which --model strided contradicts' in line
+
+
+@pytest.mark.parametrize('model, joints, sentence', [
+    ('pstmo_pretraining', 'h36m', 'tells keypoints that are hidden, and no poses'),
+    ('pstmo', 'keypoints', 'lifts to poses')])
+def test_poses_and_keypoints_are_not_taken_for_each_other(refused, model, joints, sentence):
+    line = refused(2, '-d', 'synthetic', '--model', model, '--joints', joints)
+    assert f'--joints {joints}: {model} {sentence}; leave the flag out' in line

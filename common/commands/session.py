@@ -63,6 +63,10 @@ def check_model_flags(config: Config, name: str) -> None:
             continue  # of the test, not of the model
         elif size not in fields:
             raise FlagError(f'{spelling("model", size)} is not for --model {name}: leave it out')
+    asked = config.data.joints
+    if config.has('data.joints') and (asked == KEYPOINTS) != (kind.recipe.joints == KEYPOINTS):
+        lifts = 'tells keypoints that are hidden, and no poses' if asked != KEYPOINTS else 'lifts to poses'
+        raise FlagError(f'--joints {asked}: {name} {lifts}; leave the flag out')
     for rate in ('drop_path', 'dropout'):
         if config.has(f'train.{rate}') and getattr(kind.recipe, rate) is None:
             raise FlagError(f'{spelling("train", rate)} is not for --model {name}: leave it out')
