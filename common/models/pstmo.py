@@ -17,8 +17,8 @@ from torch import nn
 
 from common.models.layers import dropout
 from common.models.lifter import check_sizes, shape_in
-from common.models.strided_parts import REFINED, FullToSingle, StridedConfig, sizes_in
-from common.recipe import Published, Recipe
+from common.models.strided_parts import FullToSingle, StridedConfig, sizes_in
+from common.recipe import REFINED, Published, Recipe
 from common.skeleton import MPI_INF_3DHP, Skeleton
 
 SLOPE = 0.2  # of the encoder's rectifiers below 0

@@ -16,8 +16,8 @@ from torch import nn
 
 from common.models.layers import dropout as drop
 from common.models.lifter import shape_in
-from common.models.strided_parts import REFINED, FullToSingle, StridedConfig, sizes_in
-from common.recipe import Published, Recipe
+from common.models.strided_parts import FullToSingle, StridedConfig, sizes_in
+from common.recipe import REFINED, Published, Recipe
 from common.skeleton import Skeleton
 
 ENCODER_SHARE = 2.5  # the rate of dropout in the encoder over that of the transformers, as published: 0.25 and 0.1

@@ -23,7 +23,6 @@ from common.models.lifter import Criterion, Lifter, check_sizes, shape_in
 from common.recipe import RefinementRecipe
 from common.skeleton import Skeleton
 
-REFINED = 'with refinement'  # what published figures say that rest on the camera and the true depth of the root
 POSITIONS = 3  # tables of positions in front of the first strided blocks, as many as the public files have
 
 
