@@ -24,7 +24,7 @@ from common.training import loop
 
 CPU = ['--device', 'cpu']
 SMALL = ['-cs', 16, '-dep', 1, '-b', 64]
-FEW = ['-cs', 16, '--hidden', 16, '--window-step', 4, '-b', 30]
+FEW = ['-cs', 16, '--hidden', 16, '--window-step', 8, '-b', 14]
 # Sizes small enough to train in a second, by --model.
 SIZES = {
     'ktpformer': ['-f', 9, *SMALL],
@@ -43,7 +43,7 @@ SIZES = {
 SHOWN = {
     'resumed': {'ktpformer'},  # test_resume.py
     'two processes': {'ktpformer', 'htnet', 'martinez', 'mgcn', 'mhformer', 'pstmo'},
-    'bf16': {'ktpformer'},  # test_computing.py
+    'bf16': {'ktpformer', 'htnet', 'mhformer'},  # test_computing.py, test_mhformer.py
     'compiled': {'ktpformer', 'htnet'},  # test_computing.py
     'other data': {'ktpformer'},  # test_mpi_inf_3dhp.py, test_humaneva.py
 }
@@ -126,7 +126,7 @@ def test_humaneva_is_lifted_from_detections_of_other_joints(run, humaneva_folder
     """COCO's 17 keypoints to 15 joints."""
     status, out, err = run('--model', name, *SIZES[name], '-d', 'humaneva15', '-k', 'detectron_pt_coco', '--data',
                            humaneva_folder, '-str', 'Train/S1', '-ste', 'Validate/S1', '-a', 'Walking', '--downsample',
-                           8, *CPU, '-e', 1, '-c', tmp_path / 'c', '-l', tmp_path / 'l')
+                           16, *CPU, '-e', 1, '-c', tmp_path / 'c', '-l', tmp_path / 'l')
     assert (status, err) == (0, '')
     check_again(run, out)
 
@@ -155,10 +155,10 @@ def test_a_run_stopped_inside_an_epoch_resumes_exactly(trained, flags, run, monk
 
 
 def without_draws(name):
-    """Return the flags that turn dropout off, which ranks and compiled code draw in ways of their own."""
-    rates = ('drop_path', 'dropout')
-    return [part for rate in rates if getattr(recipe_of(name), rate) is not None
-            for part in (f'--{rate.replace("_", "-")}', 0)]
+    """Return the flags that turn dropout and masks off, which ranks and compiled code draw in ways of their own."""
+    off = [rate for rate in ('drop_path', 'dropout') if getattr(recipe_of(name), rate) is not None]
+    off += [size for size in model_class(name).Config.__dataclass_fields__ if size.startswith('masked_')]
+    return [part for name in off for part in (f'--{name.replace("_", "-")}', 0)]
 
 
 def assert_near(one, two, rel):
@@ -181,8 +181,8 @@ def test_two_processes_are_one_run(flags, run, tmp_path, name):
 
 @each('bf16')
 def test_tokens_in_bf16_give_nearly_the_same(trained, flags, run, tmp_path, name):
-    """Weights and optimizer stay float32; a resumed run goes on in bf16."""
-    status, out, err = run(*flags(name, 'c', '-e', 1, '--precision', 'bf16', '--activation-checkpointing'))
+    """Weights and optimizer stay float32."""
+    status, out, err = run(*flags(name, 'c', '-e', 1, '--precision', 'bf16', '--activation-checkpointing', '--no-eval'))
     assert (status, err) == (0, '')
     assert 'computing in bf16' in out
     (rounded,), exact = epochs_of(tmp_path / 'c-log'), epochs_of(trained(name)[0].parent / 'c-log')[0]
@@ -191,9 +191,6 @@ def test_tokens_in_bf16_give_nearly_the_same(trained, flags, run, tmp_path, name
     stored = torch.load(tmp_path / 'c' / 'last.bin')
     kept = [*stored['model_pos'].values(), *(v for s in stored['optimizer']['state'].values() for v in s.values())]
     assert {value.dtype for value in kept if value.is_floating_point()} == {torch.float32}
-    status, out, err = run(*flags(name, 'c', '-e', 2, '--resume', '--no-eval'))
-    assert (status, err) == (0, '')
-    assert 'computing in bf16' in out
 
 
 @pytest.mark.slow
@@ -213,11 +210,11 @@ def test_a_compiled_run_is_the_eager_one(flags, run, tmp_path, name):
 @each()
 def test_a_file_is_not_another_model_s(trained, public, refused, h36m_folder, name):
     """Neither one of ours nor a public one, which is recognised by its keys."""
-    title = model_class(name).title
-    for other in {*MODELS} - {name}:
-        for path in (trained(name)[0] / 'last.bin', public(name)):
-            line = refused(1, '-k', 'gt', '--data', h36m_folder, '--model', other, '--evaluate', path, *CPU)
-            assert f'{path} is a {title} checkpoint, which --model {other} contradicts' in line
+    names = list(MODELS)
+    other = names[names.index(name) - 1]
+    for path in (trained(name)[0] / 'last.bin', public(name)):
+        line = refused(1, '-k', 'gt', '--data', h36m_folder, '--model', other, '--evaluate', path, *CPU)
+        assert f'{path} is a {model_class(name).title} checkpoint, which --model {other} contradicts' in line
 
 
 @each()
@@ -249,6 +246,16 @@ def test_a_file_of_16_joints_does_not_take_17_keypoints(trained, public, refused
 def test_a_file_of_17_joints_does_not_take_16_keypoints(public, refused, h36m_folder):
     line = refused(1, '-k', 'gt', '--data', h36m_folder, '--joints', H36M16.name, *CPU, '--evaluate', public('mgcn'))
     assert 'mgcn.pth takes 17 keypoints, but ' in line and line.endswith('has 16 (layout h36m16)')
+
+
+def test_a_first_stage_is_not_evaluated_as_a_model_of_poses(public, run, refused, h36m_folder):
+    """Its own figures are not called millimetres."""
+    flags = ['-k', 'gt', '--data', h36m_folder, '-ste', 'S9', *CPU, '--evaluate', public('pstmo_pretraining')]
+    assert 'is a P-STMO, first stage checkpoint, which --model pstmo contradicts' in \
+        refused(1, *flags, '--model', 'pstmo')
+    status, out, _ = run(*flags)
+    assert status == 0
+    assert 'figures are of keypoints in the picture, in thousandths of half its width: not millimetres' in out
 
 
 @pytest.mark.parametrize('more', [['--evaluate'], ['--refine', '-str', 'S1', '--init']], ids=['evaluate', 'init'])
