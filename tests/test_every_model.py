@@ -199,7 +199,7 @@ def test_a_compiled_run_is_the_eager_one(flags, run, tmp_path, name):
     for how in ('eager', 'compiled'):
         status, _, err = run(*flags(name, how, '-e', 1, '-lr', 1e-4, *without_draws(name)),
                              *['--compile'] * (how == 'compiled'))
-        assert (status, err) == (0, '')
+        assert status == 0, err  # torch may speak of CUDA there
     (one,), (two,) = (epochs_of(tmp_path / f'{how}-log') for how in ('eager', 'compiled'))
     assert_near(one, two, rel=1e-4)
 
