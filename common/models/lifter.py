@@ -71,6 +71,7 @@ class Lifter(nn.Module):
             window. A shorter rest at the end of an epoch joins the step before it.
         measured: whether it is shown all training frames before a training (`measure`).
         measured_keys: buffers that `measure` fills and public files lack.
+        begins_with: the other models whose weights a fresh one may begin with, and what the keys of those begin with.
         paper: authors, title or venue, and year of its publication.
         results: its published figures, for --models.
         published: (data set, keypoints) -> (source, {action: P-MPJPE in millimetres}), for plots.
@@ -95,6 +96,7 @@ class Lifter(nn.Module):
     fewest: int = 1
     measured: bool = False
     measured_keys: ClassVar[tuple[str, ...]] = ()
+    begins_with: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     paper: ClassVar[str] = ''
     results: ClassVar[tuple[Published, ...]] = ()
     published: ClassVar[Mapping[tuple[str, str], tuple[str, dict[str, float]]]] = {}
