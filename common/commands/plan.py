@@ -12,12 +12,13 @@ from common.commands.session import (
     check_test_flags,
     identify_for,
     read_checkpoint,
-    spelling,
+    said,
 )
 from common.config import DEFAULT_MODEL, Config, resolve
 from common.errors import FileError, FlagError
 from common.models import computing, make_config, model_class, recipe_of
 from common.models.loading import identify
+from common.recipe import KEYPOINTS
 from common.storage.checkpoint import Checkpoint, OwnCheckpoint
 from common.training.folder import check_folder, load_resumed
 
@@ -83,6 +84,9 @@ def make_plan(session: Session) -> Plan:
         name, sizes, _ = identify_for(given, source)
         if given.model.refine and resumed and not sizes.get('refine'):
             raise FlagError(f'--refine starts from a trained model: say --init {given.train.resume}, not --resume')
+        if given.model.refine and model_class(name).recipe.joints == KEYPOINTS:
+            raise FlagError(f'--refine stands behind a model of poses, and {source.path} tells keypoints: train '
+                            f'one with --model and --init {given.train.init} first')
         if given.model.refine:
             sizes = sizes | {'refine': True}
     refined = bool(sizes.get('refine'))
@@ -96,7 +100,7 @@ def make_plan(session: Session) -> Plan:
 
 def _begun(given: Config, initial: Checkpoint | None) -> tuple[str | None, dict[str, Any]]:
     """Return the other model that --init is of, where the one of --model may begin with a part of it, and its sizes."""
-    if initial is None or given.model.model is None:
+    if initial is None or given.model.model is None or not model_class(given.model.model).begins_with:
         return None, {}
     found, sizes, _ = identify(initial, sizes=given.model.sizes())
     return (found, sizes) if found in model_class(given.model.model).begins_with else (None, {})
@@ -109,7 +113,7 @@ def _fresh_sizes(config: Config, name: str, known: dict[str, Any]) -> dict[str, 
     try:
         return asdict(make_config(name, {size: v for size, v in wanted.items() if size in own}))
     except ValueError as error:
-        given = [f'{spelling("model", size)} {value}' for size, value in config.model.sizes().items()]
+        given = [said(size, value) for size, value in config.model.sizes().items()]
         raise FlagError(f'{" ".join(given)}: {error}') from None
 
 
