@@ -193,7 +193,6 @@ def random_model(skeleton=H36M, layout=H36M, rate=0.0, seed=0, **sizes):
     Norms see small variances, so that a wrong eps shows.
     """
     sizes = {'widths': (3, 5, 1, 3), 'channels': 12, **sizes}
-    torch.manual_seed(seed)
     model = build_model('videopose3d', sizes, skeleton, layout, dropout=rate).double()
     random = torch.Generator().manual_seed(seed)
     with torch.no_grad():
