@@ -197,7 +197,7 @@ def test_tokens_in_bf16_give_nearly_the_same(trained, flags, run, tmp_path, name
 @each('compiled')
 def test_a_compiled_run_is_the_eager_one(flags, run, tmp_path, name):
     for how in ('eager', 'compiled'):
-        status, _, err = run(*flags(name, how, '-e', 1, '-lr', 1e-4, *without_draws(name)),
+        status, _, err = run(*flags(name, how, '-e', 1, '-lr', 1e-6, *without_draws(name)),
                              *['--compile'] * (how == 'compiled'))
         assert status == 0, err  # torch may speak of CUDA there
     (one,), (two,) = (epochs_of(tmp_path / f'{how}-log') for how in ('eager', 'compiled'))
