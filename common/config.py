@@ -189,6 +189,13 @@ class Train:
     export_training_curves: bool = flag('--export-training-curves', default=False, kind='yes', commands=(TRAIN,),
                                         help='draw curves.png into the run folder')
 
+    unlabelled: tuple[str, ...] | None = flag(
+        '--unlabelled', read=names_of, metavar='A,B', stored=True, excludes=('refine',), commands=(TRAIN,),
+        help='learn from the 2D of these subjects too, by where predicted poses project to, where the model can; '
+        'their 3D is not read, and they are taken out of the default training subjects')
+    warmup_epochs: int = flag('--warmup-epochs', default=1, read=number(int, 0), metavar='N', stored=True,
+                              commands=(TRAIN,), help='epochs before the subjects of --unlabelled join in')
+
     @property
     def windows(self) -> int:
         """Return how many windows a step has."""
@@ -385,7 +392,7 @@ def flag_of(section: str, name: str) -> Flag:
 
 
 # Settings that belong to a data set: another one does not take them over from a checkpoint.
-OF_A_DATASET = ('keypoints', 'subjects_train', 'subjects_test', 'subjects_valid', 'actions', 'root')
+OF_A_DATASET = ('keypoints', 'subjects_train', 'subjects_test', 'subjects_valid', 'unlabelled', 'actions', 'root')
 
 
 def resolve(config: Config, recipe: Recipe, answers: int, saved: Mapping[str, Any] | None = None) -> Config:
