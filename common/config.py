@@ -192,7 +192,7 @@ class Train:
     unlabelled: tuple[str, ...] | None = flag(
         '--unlabelled', read=names_of, metavar='A,B', stored=True, excludes=('refine',), commands=(TRAIN,),
         help='learn from the 2D of these subjects too, by where predicted poses project to, where the model can; '
-        'their 3D is not read, and they are taken out of the default training subjects')
+        'their 3D is not read, and they are taken out of the default training subjects (default: none)')
     warmup_epochs: int = flag('--warmup-epochs', default=1, read=number(int, 0), metavar='N', stored=True,
                               commands=(TRAIN,), help='epochs before the subjects of --unlabelled join in')
 
