@@ -138,7 +138,7 @@ def test_each_step_is_the_published_one(flags, folder, run, watched):
     status, out, err = run(*flags('run', '--unlabelled', 'S6,S7', '--dropout', 0))
     assert (status, err) == (0, '')
     assert '2D alone: subjects S6,S7, 12 sequences, 326 frames, 652 windows, from epoch 2 on' in out
-    assert f'training alone reads {NEEDS["root"]} of the labelled ones, and {NEEDS["intrinsic"]} of these' in out
+    assert f'training reads {NEEDS["root"]} of labelled windows and {NEEDS["intrinsic"]} of those of 2D alone' in out
     assert len(watched) == 45
     sizes = set()
     for (epoch, step, model, loss), beside in zip(watched, windows_by_hand(folder), strict=False):

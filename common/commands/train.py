@@ -332,8 +332,10 @@ def _announce(session: Session, config: Config, trainer: Trainer, split: _Split)
         say(f'besides the keypoints, {model.title} reads {describe_needs(model.needs)}')
     if split.beside is not None and trainer.beside is not None:
         say(f'2D alone: {describe_store(split.beside)}, {len(trainer.beside):,} windows, from epoch '
-            f'{train.warmup_epochs + 1} on; training alone reads {describe_needs(model.needs_to_learn - model.needs)} '
-            f'of the labelled ones, and {describe_needs(model.needs_beside - model.needs)} of these')
+            f'{train.warmup_epochs + 1} on')
+        say(f'besides the keypoints, training reads {describe_needs(model.needs_to_learn - model.needs)} of labelled '
+            f'windows and {describe_needs(model.needs_beside - model.needs)} of those of 2D alone; what is trained does '
+            f'not')
     if at.epoch >= train.epochs:
         say(f'epoch {at.epoch} is finished already, nothing is left to train up to -e {train.epochs}')
 
