@@ -334,8 +334,8 @@ def _announce(session: Session, config: Config, trainer: Trainer, split: _Split)
         say(f'2D alone: {describe_store(split.beside)}, {len(trainer.beside):,} windows, from epoch '
             f'{train.warmup_epochs + 1} on')
         say(f'besides the keypoints, training reads {describe_needs(model.needs_to_learn - model.needs)} of labelled '
-            f'windows and {describe_needs(model.needs_beside - model.needs)} of those of 2D alone; what is trained does '
-            f'not')
+            f'windows and {describe_needs(model.needs_beside - model.needs)} of those of 2D alone; what is trained '
+            f'does not')
     if at.epoch >= train.epochs:
         say(f'epoch {at.epoch} is finished already, nothing is left to train up to -e {train.epochs}')
 
