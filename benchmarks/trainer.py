@@ -43,7 +43,9 @@ def make_trainer(flags: list[str], store: SequenceStore, skeleton: Skeleton, wor
         make_batch_norms_global(model)
     if set_up:
         computing.set_up(model, store.device, config.run.compile, config.run.activation_checkpointing)
-    sampler = WindowSampler(store, model.frames, recipe.augment, recipe.seed, answers=model.answers)
-    criterion = make_criterion(model, recipe.loss, skeleton, store.device)
+    frames, answers = model.window_for(recipe.stride)
+    sampler = WindowSampler(store, frames, recipe.augment, recipe.seed, answers=answers, fewest=model.fewest,
+                            supervised=model.supervised if answers == model.answers else answers, spacing=model.spacing)
+    criterion = make_criterion(model, recipe.loss, skeleton, store.device, recipe.l1_share)
     return Trainer(model, make_optimizer(model, recipe), sampler, criterion, recipe, Progression(), world,
-                   config.run.precision, config.evaluate.root)
+                   config.run.precision, config.evaluate.root, config.evaluate.flip)

@@ -16,7 +16,7 @@ from common.datasets import DATASETS, DEFAULT_DATASET
 from common.flag import Flag, actions_of, count, counts, file_ending, flag, names_of, number, positive, text
 from common.keypoints.known import LAYOUTS, layout_or_file
 from common.models import DEFAULT_MODEL, MODELS
-from common.recipe import ROOTS, Recipe
+from common.recipe import KEYPOINTS, ROOTS, Recipe
 from common.skeleton import BODIES
 
 TRAIN, EVALUATE, RENDER, PREDICT, CHECK_DATA, INSPECT, LIST_MODELS = COMMANDS = (
@@ -51,9 +51,10 @@ class Data:
                                            help='actions, by name or unambiguous prefix (default * = all)')
     downsample: int = flag('--downsample', default=1, read=count, metavar='N', stored=True,
                            commands=(TRAIN, EVALUATE, RENDER), help='keep every N-th frame')
-    joints: str | None = flag('--joints', choices=BODIES, stored=True, commands=(TRAIN, EVALUATE, RENDER),
-                              help="the body of Human3.6M that is lifted and averaged over: its 17 joints, or 16 "
-                              "without the neck (default: as the model was published)")
+    joints: str | None = flag('--joints', choices=(*BODIES, KEYPOINTS), stored=True,
+                              commands=(TRAIN, EVALUATE, RENDER), help="the body of Human3.6M that is lifted and "
+                              "averaged over: its 17 joints, or 16 without the neck; or the 2D keypoints themselves "
+                              "(default: as the model was published)")
     subset: float = flag('--subset', default=1.0, read=number(float, 0, 1, low_included=False), metavar='FRACTION',
                          stored=True, commands=(TRAIN, EVALUATE), help='keep this fraction of each training take, a '
                          'stretch from its middle; with --evaluate, of each test take')
@@ -67,20 +68,16 @@ class Model:
                              'published recipe the other defaults are (default '
                              f'{DEFAULT_MODEL}, or what a checkpoint says)')
     frames: int | None = flag('-f', '--number-of-frames', read=number(int, 1, 10_000), metavar='N',
-                              commands=(TRAIN, *LIFTING),
-                              help='frames of a window')
+                              commands=(TRAIN, *LIFTING), help='frames of a window')
     channels: int | None = flag('-cs', '--channels', read=number(int, 1, 16_384), metavar='N',
-                                commands=(TRAIN, *LIFTING),
-                                help='channels of a token')
+                                commands=(TRAIN, *LIFTING), help='channels of a token')
     depth: int | None = flag('-dep', '--depth', read=number(int, 1, 1_000), metavar='N',
                              commands=(TRAIN, *LIFTING),
                              help='blocks of the network, or pairs of blocks where these alternate')
     heads: int | None = flag('-num_heads', '--num-heads', read=number(int, 1, 1_024), metavar='N',
-                             commands=(TRAIN, *LIFTING),
-                             help='attention heads')
+                             commands=(TRAIN, *LIFTING), help='attention heads')
     hidden: int | None = flag('--hidden', read=number(int, 1, 65_536), metavar='N',
-                              commands=(TRAIN, *LIFTING),
-                              help='width of the MLPs')
+                              commands=(TRAIN, *LIFTING), help='width of the MLPs')
     kpa: bool | None = flag('--no-kpa', kind='no', commands=(TRAIN, *LIFTING),
                             help='a linear embedding in place of the kinematics prior')
     tpa: bool | None = flag('--no-tpa', kind='no', commands=(TRAIN, *LIFTING),
@@ -93,6 +90,11 @@ class Model:
                                            'published for -f)')
     spacing: int | None = flag('-tds', '--temporal-downsampling', read=count, metavar='N', commands=(TRAIN, *LIFTING),
                                help='frames of the video from one frame of a window to the next')
+    masked_frames: float | None = flag('--masked-frames', read=number(float, 0, 1), metavar='SHARE',
+                                       commands=(TRAIN, *LIFTING), help='share of the frames of a window that are '
+                                       'hidden, for a model that learns to tell what is hidden')
+    masked_keypoints: int | None = flag('--masked-keypoints', read=number(int, 0, 1_000), metavar='N',
+                                        commands=(TRAIN, *LIFTING), help='keypoints of each frame that are hidden')
     dense: bool | None = flag('--dense', kind='yes', commands=(TRAIN, *LIFTING),
                               help='wide convolutions in place of dilated ones')
     causal: bool | None = flag('--causal', kind='yes', commands=(TRAIN, EVALUATE, PREDICT), help='train a model that '
@@ -191,8 +193,8 @@ class Train:
 
     unlabelled: tuple[str, ...] | None = flag(
         '--unlabelled', read=names_of, metavar='A,B', stored=True, excludes=('refine',), commands=(TRAIN,),
-        help='learn from the 2D of these subjects too, by where predicted poses project to, where the model can; '
-        'their 3D is not read, and they are taken out of the default training subjects (default: none)')
+        help='learn from the 2D of these subjects too, where the model can; their 3D is not read, and they are taken out '
+        'of the default training subjects (default: none)')
     warmup_epochs: int = flag('--warmup-epochs', default=1, read=number(int, 0), metavar='N', stored=True,
                               commands=(TRAIN,), help='epochs before the subjects of --unlabelled join in')
 

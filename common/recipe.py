@@ -3,6 +3,8 @@
 from dataclasses import dataclass, fields
 from typing import Any
 
+# What is lifted and judged where it is not a body: the keypoints, at depth 0.
+KEYPOINTS = 'keypoints'
 # How the predicted root is taken at test: as it is, set to 0 alone, or subtracted from every joint.
 ROOTS = ('predicted', 'zero', 'subtract')
 
@@ -37,7 +39,7 @@ class Recipe:
         lr_decay_steps: steps over which the rate falls by lr_decay, in a staircase; 0 for after every epoch.
         drop_path, dropout: None for a model without.
         flip: whether mirrored keypoints are lifted too at test.
-        joints: the body of Human3.6M that is lifted and averaged over; None for all that the data have.
+        joints: the body of Human3.6M that is lifted and averaged over, or KEYPOINTS; None for all that the data have.
     """
 
     epochs: int

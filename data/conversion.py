@@ -18,6 +18,8 @@ from common.storage.ending import EXIT_STATUS, Terminated, keep_standard_streams
 from common.storage.files import atomic_path, one_line, open_regular, readable, shown
 from common.storage.npz import read_npz
 
+MOST_MEMORY = 2 * 2**30  # bytes that reading one raw file may take; the largest take has some megabytes
+
 
 def make_parser(script: str, description: str, folder: str) -> Parser:
     """Make a parser of the flags that every converter has: FOLDER, described by `folder`, and --data DIR."""
@@ -89,13 +91,33 @@ def package(name: str) -> Any:
 def reading(path: Path, kind: str) -> Iterator[None]:
     """Guard a foreign reader: turn anything it raises over a damaged file into FileError, and silence its warnings.
 
-    Only regular files come to it, so that it waits for no pipe.
+    Only regular files come to it, so that it waits for no pipe, and it gets no more than MOST_MEMORY beside what the
+    process has already: some kilobytes of compressed zeros could otherwise fill all there is.
     """
     with readable(path, kind):
         open_regular(path).close()
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _memory_bounded():
             warnings.simplefilter('ignore')
             yield
+
+
+@contextlib.contextmanager
+def _memory_bounded() -> Iterator[None]:
+    """Let allocations beyond MOST_MEMORY raise MemoryError, where the system can bound those of a process."""
+    try:
+        import resource  # not on Windows
+        pages = int(Path('/proc/self/statm').read_text().split()[0])  # not on a Mac
+    except (ImportError, OSError):
+        yield
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    most = pages * resource.getpagesize() + MOST_MEMORY
+    bounds = [bound for bound in (most, soft, hard) if bound != resource.RLIM_INFINITY]
+    resource.setrlimit(resource.RLIMIT_AS, (min(bounds), hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 
 def numbers(where: str, value: Any, shape: tuple, finite: bool = True) -> np.ndarray:

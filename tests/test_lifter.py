@@ -1,5 +1,6 @@
 """The Python interface: a checkpoint opened in one line, a clip lifted in another."""
 
+import dataclasses
 import re
 
 import numpy as np
@@ -89,3 +90,14 @@ def test_needs_are_told_in_words():
 def test_the_models_of_the_registry_keep_the_contract(lifter):
     check_contract(lifter.model)
     assert isinstance(lifter.model, Lifter)
+
+
+@pytest.mark.parametrize('causal', [False, True])
+def test_a_clip_is_lifted_without_mirrored_keypoints_where_the_run_was_tested_so(lifter, causal):
+    """-no-tta is a setting of the run: what comes out is what the model says of the keypoints as they are."""
+    screen = normalise(clip(F)[1].astype(np.float64), 1000, 1002)
+    plain = dataclasses.replace(lifter, settings=lifter.settings | {'flip': False})
+    with torch.no_grad():
+        alone = lifter.model(torch.from_numpy(screen.astype(np.float32))[None])[0, -1].numpy()
+    np.testing.assert_allclose(plain.lift_clip(screen, causal=causal, root='predicted')[-1], alone, atol=1e-5)
+    assert np.abs(lifter.lift_clip(screen, causal=causal, root='predicted')[-1] - alone).max() > 1e-3

@@ -444,6 +444,20 @@ def test_bf16_is_near_fp32_and_stays_inside():
     assert torch.cosine_similarity(slopes, rounded_slopes, dim=0) > 0.995
 
 
+def test_bf16_does_not_round_the_screen():
+    """Where encoders add nothing, all three hypotheses are the keypoints to the last digit."""
+    model, seen = random_model(frames=27).float(), []
+    x = torch.randn(2, 27, 17, 2)
+    for n in (1, 2, 3):
+        for p in getattr(model, f'Transformer_encoder_{n}').norm.parameters():
+            torch.nn.init.zeros_(p)
+        getattr(model, f'embedding_{n}').register_forward_hook(lambda module, args, out: seen.append(args[0]))
+    with computing.computing_in(model, 'bf16'):
+        model(x)
+    assert len(seen) == 3
+    assert all(torch.equal(hypothesis, x.flatten(2).mT) for hypothesis in seen)
+
+
 @pytest.mark.parametrize('precision', ['fp32', 'bf16'])
 def test_recomputing_blocks_changes_nothing(precision):
     results = []

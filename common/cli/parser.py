@@ -7,7 +7,7 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, asdict
 from typing import Any, NoReturn
 
 from common.cli import rules
@@ -84,19 +84,19 @@ def model_defaults(name: str) -> dict[str, Any]:
     """Return the sizes and the recipe of a model: field -> value."""
     from common.models import model_class
     kind = model_class(name)
-    sizes = {f.name: f.default for f in fields(kind.Config)}
-    return kind.recipe.values() | sizes
+    return kind.recipe.values() | asdict(kind.Config())
 
 
 def help_text(section: str, name: str, flag: Flag, defaults: dict[str, Any]) -> str:
     """Return the help of a flag, with its default where the help does not tell it."""
     value = defaults.get(name, SECTIONS[section].__dataclass_fields__[name].default)
     tells = '(default' in flag.help and name not in defaults
-    if tells or flag.kind in ('yes', 'no', 'either') or value in (None, MISSING):
+    if tells or flag.kind in ('yes', 'no', 'either') or value in (None, MISSING, ()):
         from_recipe = section == 'train' and flag.kind == 'value' and value is None and not tells and not flag.starts
         untold = from_recipe and name != 'save_every_steps' and name != 'checkpoint_frequency'
         return f'{flag.help} (default: as the model was published)' if untold else flag.help
-    return f'{flag.help.partition(" (default")[0]} (default {value})'
+    shown = ','.join(map(str, value)) if isinstance(value, tuple) else value
+    return f'{flag.help.partition(" (default")[0]} (default {shown})'
 
 
 def parse(argv: list[str] | None = None) -> Config:

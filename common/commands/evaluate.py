@@ -31,6 +31,7 @@ from common.evaluation.sums import join_shares, predictions_by_frame, tally
 from common.models import computing, recipe_of
 from common.models.lifter import Lifter, describe_needs
 from common.models.lifting import predictions, windows_for
+from common.recipe import KEYPOINTS
 from common.sampler import TestWindows
 from common.skeleton import H36M, H36M16
 from common.storage.checkpoint import Checkpoint
@@ -159,6 +160,8 @@ def _say_how(session: Session, config: Config, store: SequenceStore, dataset: Po
     if dataset.skeleton == H36M16:
         session.say(f'figures are means over {len(H36M16)} joints, without the neck: not to be compared with means '
                     f'over {len(H36M)}')
+    if config.data.joints == KEYPOINTS:
+        session.say('figures are of keypoints in the picture, in thousandths of half its width: not millimetres')
     for kind, words in reads.items():
         session.say(f'{kind}: besides the keypoints it reads {words}, from {dataset.source_3d}')
 

@@ -21,7 +21,7 @@ def run(session: Session) -> None:
 def describe(name: str) -> str:
     """Return what there is to say of a model, in a few lines."""
     kind = model_class(name)
-    skeleton = SKELETONS[kind.recipe.joints or H36M.name]
+    skeleton = SKELETONS.get(kind.recipe.joints or '', H36M)
     model = build_model(name, {}, skeleton, skeleton)
     answered = len(model.answers)
     spaced = f', {model.spacing} apart,' if model.spacing > 1 else ''

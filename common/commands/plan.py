@@ -17,6 +17,7 @@ from common.commands.session import (
 from common.config import DEFAULT_MODEL, Config, resolve
 from common.errors import FileError, FlagError
 from common.models import computing, make_config, model_class, recipe_of
+from common.models.loading import identify
 from common.storage.checkpoint import Checkpoint, OwnCheckpoint
 from common.training.folder import check_folder, load_resumed
 
@@ -38,6 +39,7 @@ class Plan:
         name, sizes: the model, and the config that a checkpoint stores of it.
         resumed: the checkpoint that is continued. initial: the one whose weights are taken.
         folder: of the run's checkpoints.
+        begun: the model that `initial` is of, where it is another one, of which this one takes a part.
         run_id: what stays the same however often a run is resumed.
     """
 
@@ -48,6 +50,7 @@ class Plan:
     initial: Checkpoint | None
     folder: Path
     run_id: str
+    begun: str | None = None
 
     @property
     def source(self) -> Checkpoint | None:
@@ -70,10 +73,13 @@ def make_plan(session: Session) -> Plan:
     resumed = load_resumed(given.train.resume, folder, session.say) if given.train.resume else None
     initial = read_checkpoint(given, given.train.init) if given.train.init else None
     source = resumed or initial
-    if source is None:
+    begun, known = _begun(given, initial)
+    if source is None or begun:
+        if begun and given.model.refine:
+            raise FlagError(f'--refine starts from a trained model, and {given.train.init} holds a part of one')
         name = given.model.model or DEFAULT_MODEL
         check_model_flags(given, name)
-        sizes = _fresh_sizes(given, name)
+        sizes = _fresh_sizes(given, name, known)
     else:
         name, sizes, _ = identify_for(given, source)
     sizes = _with_parts(given, sizes, resumed)
@@ -84,7 +90,7 @@ def make_plan(session: Session) -> Plan:
     if sizes.get('trajectory') and not config.train.unlabelled:
         raise FlagError(f'{given.train.resume} learns from subjects whose 2D alone is used: name those of '
                         f'-d {config.data.dataset} with --unlabelled')
-    plan = Plan(config, name, sizes, resumed, initial, folder, run_id)
+    plan = Plan(config, name, sizes, resumed, initial, folder, run_id, begun)
     _check(session, plan, refined)
     return plan
 
@@ -106,11 +112,20 @@ def _with_parts(given: Config, sizes: dict[str, Any], resumed: Checkpoint | None
     return sizes
 
 
-def _fresh_sizes(config: Config, name: str) -> dict[str, Any]:
-    """Return the config of a new model. Raises FlagError for sizes that cannot be."""
+def _begun(given: Config, initial: Checkpoint | None) -> tuple[str | None, dict[str, Any]]:
+    """Return the other model that --init is of, where the one of --model may begin with a part of it, and its sizes."""
+    if initial is None or given.model.model is None:
+        return None, {}
+    found, sizes, _ = identify(initial, sizes=given.model.sizes())
+    return (found, sizes) if found in model_class(given.model.model).begins_with else (None, {})
+
+
+def _fresh_sizes(config: Config, name: str, known: dict[str, Any]) -> dict[str, Any]:
+    """Return the config of a new model: as flags have it, else as `known`. Raises FlagError where it cannot be."""
     own = model_class(name).Config.__dataclass_fields__
+    wanted = known | config.model.sizes()
     try:
-        return asdict(make_config(name, {size: v for size, v in config.model.sizes().items() if size in own}))
+        return asdict(make_config(name, {size: v for size, v in wanted.items() if size in own}))
     except ValueError as error:
         given = [f'{spelling("model", size)} {value}' for size, value in config.model.sizes().items()]
         raise FlagError(f'{" ".join(given)}: {error}') from None

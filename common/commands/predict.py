@@ -29,6 +29,7 @@ from common.models import computing, model_class
 from common.models.lifter import describe_model, describe_needs
 from common.models.lifting import clip_store, lift_store
 from common.models.loading import LoadedLifter
+from common.recipe import KEYPOINTS
 from common.skeleton import H36M, H36M16, SKELETONS, Skeleton
 from common.storage.files import atomic_path
 from common.storage.npz import write_npz
@@ -101,6 +102,9 @@ def load_lifter(session: Session) -> LoadedLifter:
     saved = read_evaluated(given)
     name, sizes, how = identify_for(given, saved)
     config = resolve_for(given, name, sizes, saved.settings)
+    if config.data.joints == KEYPOINTS:
+        raise FileError(f'{saved.path} tells keypoints in the picture, and no poses: take a model that was trained on '
+                        f'poses')
     layout = skeleton = None
     if saved.public:
         dataset = config.data.dataset

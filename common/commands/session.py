@@ -16,6 +16,7 @@ from common.models import model_class
 from common.models.lifter import Lifter, describe_needs
 from common.models.loading import LoadedLifter, assemble, identify, refined_by
 from common.models.stored import base_state
+from common.recipe import KEYPOINTS
 from common.sequences import Sequence as Take
 from common.skeleton import H36M, H36M16, SKELETONS, Skeleton
 from common.storage import checkpoint
@@ -65,6 +66,10 @@ def check_model_flags(config: Config, name: str) -> None:
             raise FlagError(f'{spelling("model", size)} is not for --model {name}: leave it out')
     if config.train.unlabelled and not kind.semi_supervised:
         raise FlagError(f'{spelling("train", "unlabelled")} is not for --model {name}: leave it out')
+    asked = config.data.joints
+    if config.has('data.joints') and (asked == KEYPOINTS) != (kind.recipe.joints == KEYPOINTS):
+        lifts = 'tells keypoints that are hidden, and no poses' if asked != KEYPOINTS else 'lifts to poses'
+        raise FlagError(f'--joints {asked}: {name} {lifts}; leave the flag out')
     for rate in ('drop_path', 'dropout'):
         if config.has(f'train.{rate}') and getattr(kind.recipe, rate) is None:
             raise FlagError(f'{spelling("train", rate)} is not for --model {name}: leave it out')
@@ -138,8 +143,8 @@ def load_evaluated(session: Session, config: Config, saved: Checkpoint, name: st
     return assemble(saved, name, sizes, how, session.device, layout, skeleton, measure)
 
 
-def check_layouts(saved: Checkpoint, name: str, dataset: PoseDataset) -> None:
-    """Raise FileError unless a checkpoint's joints and keypoints are those of the data set."""
+def check_layouts(saved: Checkpoint, name: str, dataset: PoseDataset, joints: bool = True) -> None:
+    """Raise FileError unless a checkpoint's keypoints and, where asked for, joints are those of the data set."""
     if saved.public:
         kind = model_class(name)
         found, there = kind.keypoints_of(base_state(saved)), kind.keypoints_in(dataset.layout)
@@ -149,7 +154,7 @@ def check_layouts(saved: Checkpoint, name: str, dataset: PoseDataset) -> None:
         return
     for things, its, others, source in (('joints', saved.skeleton, dataset.skeleton, dataset.source_3d),
                                         ('keypoints', saved.layout, dataset.layout, dataset.source_2d)):
-        if its != others:
+        if its != others and (joints or things == 'keypoints'):
             but = f'a {others.name} with another order or tree'
             if its.name != others.name:
                 but = f'layout {others.name}'
@@ -157,11 +162,13 @@ def check_layouts(saved: Checkpoint, name: str, dataset: PoseDataset) -> None:
 
 
 def with_joints(dataset: PoseDataset, config: Config) -> PoseDataset:
-    """Return the data set with the body that --joints or the model's recipe asks for.
+    """Return the data set with what --joints or the model's recipe asks for in the place of its joints.
 
     Raises FlagError where the flag asks for another body than the data set can have.
     """
     asked = config.data.joints
+    if asked == KEYPOINTS:
+        return dataset.flattened()
     if dataset.skeleton == H36M and asked == H36M16.name:
         return dataset.without('neck', H36M16, replacing=H36M)
     if config.has('data.joints') and dataset.skeleton != SKELETONS[str(asked)]:

@@ -32,7 +32,7 @@ from common.evaluation.sums import mean_pose_mpjpe
 from common.models import AROUND, build_model, computing
 from common.models.lifter import Lifter, describe_model, describe_needs
 from common.models.lifting import check_lifting
-from common.models.loading import put_weights
+from common.models.loading import begin_with, put_weights
 from common.models.stored import base_of, weights_within_memory
 from common.sampler import WindowSampler
 from common.skeleton import Skeleton
@@ -64,7 +64,7 @@ def _run(session: Session, plan: Plan) -> None:
                                        plan.config.data.keypoints), plan.config)
     config = plan.config = with_names(plan.config, dataset)
     if plan.source is not None:
-        check_layouts(plan.source, plan.name, dataset)
+        check_layouts(plan.source, plan.begun or plan.name, dataset, joints=plan.begun is None)
     torch.manual_seed(config.train.seed)
     model = _build(session, plan, dataset.skeleton, dataset.layout)
     split = _split(session, config, dataset, model)
@@ -117,7 +117,11 @@ def _start(session: Session, plan: Plan, model: Lifter, train: SequenceStore, sk
     if model.measured:
         model.measure(train.keypoints, train.truth)
     initial = plan.initial
-    if initial is not None:
+    if initial is not None and plan.begun:
+        begin_with(model, initial, plan.begun)
+        session.say(f'starting from a part of {initial.path}, {", ".join(model.begins_with[plan.begun])}*; the other '
+                    f'weights are fresh')
+    elif initial is not None:
         base_only = any(bool(plan.sizes.get(part)) != bool(initial.config.get(part)) for part in AROUND)
         put_weights(model.without_truth() if base_only else model, base_of(initial) if base_only else initial, skeleton)
         fresh = ', with a fresh refinement behind them' if base_only and plan.sizes.get('refine') else ''

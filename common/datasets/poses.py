@@ -46,6 +46,7 @@ class PoseDataset:
             the number of an activity, or -1.
         unlabeled: further detections, of subjects without 3D: they can be drawn and trained on beside others that have
             it, not tested on.
+        flat: whether the poses of its sequences are their keypoints at depth 0, and not the 3D.
     """
 
     name: str
@@ -62,6 +63,11 @@ class PoseDataset:
     source_2d: str
     marks: dict = field(default_factory=dict)
     unlabeled: dict = field(default_factory=dict)
+    flat: bool = False
+
+    def flattened(self) -> 'PoseDataset':
+        """Return the data set with its keypoints, at depth 0, in place of its poses."""
+        return replace(self, skeleton=self.layout, flat=True)
 
     def without(self, joint: str, body: Skeleton, replacing: Skeleton) -> 'PoseDataset':
         """Return the data set without a joint of its body, in its poses and, where it is theirs, its keypoints.
@@ -202,7 +208,8 @@ class PoseDataset:
         positions = self.positions[subject][take]
         cameras, views = self.cameras[subject], self.detections[subject][take]
         self._check_views(subject, take, views)
-        _check_numbers(self.source_3d, where, positions, self.skeleton, MOST_METRES)
+        if not self.flat:
+            _check_numbers(self.source_3d, where, positions, self.skeleton, MOST_METRES)
         kept = _frames_kept(len(positions), downsample, subset)
         marks = self.marks.get(subject, {}).get(take)
         for index, (camera, pixels) in enumerate(zip(cameras, views, strict=True)):
@@ -217,10 +224,14 @@ class PoseDataset:
             # Some videos run on for a few frames after the motion ends: the tail is cut, as VideoPose3D does.
             pixels = pixels[:len(positions)]
             _check_numbers(self.source_2d, f'{where} camera {index}', pixels[..., :2], self.layout, MOST_PIXELS)
-            poses = camera.from_world(positions[kept])
-            root = poses[:, [self.skeleton.root]]
             keypoints, confidence = _on_screen(pixels[kept], camera)
-            yield Sequence(subject, take, index, keypoints, poses - root, root[:, 0], camera.intrinsic,
+            if self.flat:
+                poses, root = np.pad(keypoints, ((0, 0), (0, 0), (0, 1))), None
+            else:
+                poses = camera.from_world(positions[kept])
+                root = poses[:, self.skeleton.root]
+                poses = poses - root[:, None]
+            yield Sequence(subject, take, index, keypoints, poses, root, camera.intrinsic,
                            None if marks is None else marks[kept], confidence)
 
 

@@ -27,6 +27,9 @@ MODELS = {
     'mgcn': 'common.models.mgcn:ModulatedGCN',
     'mgcn16': 'common.models.mgcn:ModulatedGCN16',
     'mhformer': 'common.models.mhformer:MHFormer',
+    'strided': 'common.models.strided:StridedTransformer',
+    'pstmo': 'common.models.pstmo:PSTMO',
+    'pstmo_pretraining': 'common.models.pstmo_pretraining:PSTMOPretraining',
 }
 DEFAULT_MODEL = 'ktpformer'
 # What a config may ask for around a model beside its sizes: a refinement behind it, a network for the root beside it.

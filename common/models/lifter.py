@@ -73,6 +73,7 @@ class Lifter(nn.Module):
         measured_keys: buffers that `measure` fills and public files lack.
         semi_supervised: whether windows without truth can teach it too, by where its poses project to, beside a second
             network of its class that finds the root.
+        begins_with: the other models whose weights a fresh one may begin with, and what the keys of those begin with.
         paper: authors, title or venue, and year of its publication.
         results: its published figures, for --models.
         published: (data set, keypoints) -> (source, {action: P-MPJPE in millimetres}), for plots.
@@ -100,6 +101,7 @@ class Lifter(nn.Module):
     measured: bool = False
     measured_keys: ClassVar[tuple[str, ...]] = ()
     semi_supervised: ClassVar[bool] = False
+    begins_with: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     paper: ClassVar[str] = ''
     results: ClassVar[tuple[Published, ...]] = ()
     published: ClassVar[Mapping[tuple[str, str], tuple[str, dict[str, float]]]] = {}

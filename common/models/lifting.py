@@ -174,7 +174,7 @@ def lift_store(lifter: LoadedLifter, store: SequenceStore, root: str, overlap: i
     windows = TestWindows.overlapping(store, model.frames, overlap, model.answers, model.spacing)
     start = windows.frame[:, 0].cpu().numpy()
     return {name: blend(poses.cpu().numpy(), start, len(store), overlap) for name, poses in
-            predictions(model, store, windows, root).items()}, windows
+            predictions(model, store, windows, root, flip).items()}, windows
 
 
 def lift_clip(lifter: LoadedLifter, keypoints: np.ndarray, size: tuple[float, float] | None, overlap: int | None,

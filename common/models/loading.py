@@ -169,7 +169,7 @@ def assemble(saved: Checkpoint, name: str, config: dict[str, Any], how: str, dev
     """
     if saved.public:
         kind = model_class(name)
-        usual = SKELETONS[kind.recipe.joints or H36M.name]
+        usual = SKELETONS.get(kind.recipe.joints or '', H36M)
         layout, skeleton = layout or skeleton or usual, skeleton or usual
         found, there = kind.keypoints_of(base_state(saved)), kind.keypoints_in(layout)
         if found != there:
@@ -204,6 +204,16 @@ def put_weights(model: Lifter, saved: Checkpoint, skeleton: Skeleton) -> bool:
         state = state | {key: own[key].cpu() for key in lacking}
     load_weights(model, dataclasses.replace(saved, state=state))
     return not lacking
+
+
+def begin_with(model: Lifter, saved: Checkpoint, of: str) -> None:
+    """Put into a fresh model what it may begin with of a checkpoint of the model called `of`.
+
+    Raises FileError, naming both sides, where that has another shape.
+    """
+    begun = {key: value for key, value in saved.state.items() if key.startswith(model.begins_with[of])}
+    fresh = {key: value.cpu() for key, value in model.state_dict().items()}
+    load_weights(model, dataclasses.replace(saved, state=fresh | begun))
 
 
 def config_for(path: Path, name: str, sizes: Mapping[str, Any]) -> Any:

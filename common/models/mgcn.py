@@ -18,10 +18,8 @@ from common.models import graph
 from common.models.graph_conv import GraphLayer, ModulatedGraphConv
 from common.models.layers import joints_from_keypoints
 from common.models.lifter import Lifter, check_sizes, shape_in
-from common.recipe import Published, Recipe, RefinementRecipe
+from common.recipe import REFINED, Published, Recipe, RefinementRecipe
 from common.skeleton import Skeleton
-
-REFINED = 'with refinement, which reads camera and true root depth'
 
 ConfigT = TypeVar('ConfigT', bound='GraphNetConfig')
 
@@ -161,9 +159,9 @@ class ModulatedGCN(GraphNet):
     refinement = RefinementRecipe(lr=5e-3)
     public_keys = ('gconv_input.0.gconv.adj2', 'gconv_input.0.gconv.M', 'non_local.g.weight')
     results = (
-        Published('cpn', 1, 49.4, None, 'paper', REFINED),
+        Published('cpn_ft_h36m_dbb', 1, 49.4, None, 'paper', REFINED),
         Published('gt', 1, 33.5, None, "HTNet's readme", REFINED),
-        Published('cpn', 1, 50.73, None, 'issue'))
+        Published('cpn_ft_h36m_dbb', 1, 50.73, None, 'issue'))
 
     def __init__(self, config: ModulatedGCNConfig, skeleton: Skeleton, layout: Skeleton, dropout: float = 0.2):
         """Build the model with fresh weights. `dropout` is the rate of single values after each layer but the last."""
