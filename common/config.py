@@ -190,11 +190,10 @@ class Train:
                        commands=(TRAIN,), help='the checkpoint of the closing table')
     export_training_curves: bool = flag('--export-training-curves', default=False, kind='yes', commands=(TRAIN,),
                                         help='draw curves.png into the run folder')
-
     unlabelled: tuple[str, ...] | None = flag(
         '--unlabelled', read=names_of, metavar='A,B', stored=True, excludes=('refine',), commands=(TRAIN,),
-        help='learn from the 2D of these subjects too, where the model can; their 3D is not read, and they are taken out '
-        'of the default training subjects (default: none)')
+        help='learn from the 2D of these subjects too, where the model can; their 3D is not read, and they are taken '
+        'out of the default training subjects (default: none)')
     warmup_epochs: int = flag('--warmup-epochs', default=1, read=number(int, 0), metavar='N', stored=True,
                               commands=(TRAIN,), help='epochs before the subjects of --unlabelled join in')
 
@@ -287,10 +286,9 @@ class Predict:
     layout: str = flag('--layout', default='auto', read=layout_or_file, metavar='NAME', commands=(PREDICT,),
                        help=f'the order of the keypoints: {", ".join(LAYOUTS)}, or a text file with the name of a '
                        'joint on each line (auto: as the file says, by the lengths of bones, and by the kind of file)')
-    image_size: tuple[float, float] | None = flag('--image-size', read=number(float, 1, 1e6), nargs=2,
-                                                  metavar=('W', 'H'), commands=(PREDICT,),
-                                                  help='of the picture in pixels, where the file '
-                                                  'does not say')
+    image_size: tuple[float, float] | None = flag(
+        '--image-size', read=number(float, 1, 1e6), nargs=2, metavar=('W', 'H'), commands=(PREDICT,),
+        help='of the picture in pixels, where the file does not say')
     fps: float | None = flag('--fps', read=number(float, 0.001, 1e5), metavar='N', commands=(PREDICT,),
                              help="frames per second of the video (default: the file's, that of --viz-video, or 30)")
     person: int | None = flag('--person', read=number(int, 0), metavar='N', commands=(PREDICT,), help="the file's own "
