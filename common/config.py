@@ -122,7 +122,8 @@ class Train:
     batch: int = flag('-b', '--batch', read=count, metavar='N', stored=True, commands=(TRAIN,),
                       help='predicted frames of a step: a step is max(1, N // stride) windows')
     stride: int = flag('-s', '--stride', read=count, metavar='N', stored=True, commands=(TRAIN,),
-                       help='what -b is divided by (default: the frames that a window answers for, at most 128)')
+                       help='what -b is divided by, and the frames that a window answers for where these can be any '
+                       'number (default: the frames that a window answers for, at most 128)')
     optimizer: str = flag('--optimizer', choices=('adamw', 'adam', 'amsgrad'), stored=True, commands=(TRAIN,),
                           help='AdamW, Adam, or Adam with amsgrad')
     lr: float = flag('-lr', '--learning-rate', read=positive, metavar='X', stored=True, commands=(TRAIN,),

@@ -301,7 +301,7 @@ def test_the_first_stage_learns_keypoints_and_the_second_begins_with_it(run, hum
     status, out, err = run(*common, '--model', 'pstmo_pretraining', '-c', tmp_path / 'first', '-e', '1', '--results',
                            tmp_path / 'r.json')
     assert status == 0, err
-    assert 'in thousandths of half its width: not millimetres' in out
+    assert 'in thousandths of half the width: not millimetres' in out
     first = checkpoint.load(tmp_path / 'first' / 'last.bin')
     assert first.skeleton == first.layout == COCO
     # What epochs are judged on: the centre's keypoints, from windows that hide it.
@@ -346,3 +346,20 @@ def test_a_first_stage_lifts_no_poses_and_other_models_do_not_begin_with_it(refu
 def test_poses_and_keypoints_are_not_taken_for_each_other(refused, model, joints, sentence):
     line = refused(2, '-d', 'synthetic', '--model', model, '--joints', joints)
     assert f'--joints {joints}: {model} {sentence}; leave the flag out' in line
+
+
+def test_a_first_stage_is_told_in_its_own_unit_and_never_drawn(run, refused, tmp_path):
+    flags = ['-d', 'synthetic', '--subset', 0.02, '-c', tmp_path / 'c', '--device', 'cpu']
+    status, out, err = run(*flags, '--model', 'pstmo_pretraining', '-f', 9, '-tds', 1, '-cs', 16, '--hidden', 16,
+                           '-dep', 2, '-e', 1, '-l', tmp_path / 'l')
+    assert (status, err) == (0, '')
+    assert 'figures are of keypoints in the picture, in thousandths of half the width: not millimetres' in out
+    table = out[out.index('Protocol paper'):]
+    assert table.startswith('Protocol paper, thousandths of half the width')
+    assert 'MPJVE' in table and ' mm' not in table and 'warning' not in table
+    saved = ['-d', 'synthetic', '-c', tmp_path / 'c', '--evaluate', 'best.bin', '--device', 'cpu']
+    for drawn in (['--render', '--viz-output', tmp_path / 'a.gif'], ['--plots', tmp_path / 'plots']):
+        assert 'tells keypoints in the picture, and no poses that could be drawn' in refused(1, *saved, *drawn)
+    assert '--refine stands behind a model of poses' in refused(
+        2, *flags, '--refine', '--init', 'best.bin', '-e', 1, '--overwrite')
+    assert not (tmp_path / 'a.gif').exists() and not (tmp_path / 'plots').exists()

@@ -126,7 +126,6 @@ def test_frames_and_widths_tell_each_other():
     ({'widths': (3, -3)}, 'is -3, expected odd numbers'),
     ({'widths': ('3',)}, 'is 3, expected odd numbers'),
     ({'frames': 28}, '28 frames are no power of 3'),
-    ({'frames': 1}, '1 frames are no power of 3'),
     ({'frames': -1}, 'frames is -1'),
     ({'frames': 27, 'widths': (3, 3)}, 'not those of the widths 3,3, whose product is 9'),
     ({'channels': 0}, 'channels is 0'),
@@ -355,3 +354,10 @@ def test_wrong_keypoints_are_refused():
     for shape in ((2, 44, 17, 2), (2, 45, 16, 2), (2, 45, 17, 3), (45, 17, 2)):
         with pytest.raises(ValueError, match=r'expected keypoints \(B, at least 45 frames, 17, 2\), got \('):
             model(torch.zeros(shape).double())
+
+
+def test_a_single_frame_is_a_window_too():
+    """The ablation of the paper that reads one frame: a convolution of width 1."""
+    model = build_model('videopose3d', {'frames': 1, 'channels': 8}, H36M, H36M)
+    assert (model.widths, model.answers) == ((1,), range(1))
+    assert model.eval()(torch.randn(2, 1, 17, 2)).shape == (2, 1, 17, 3)

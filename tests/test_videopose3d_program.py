@@ -8,6 +8,7 @@ import torch
 
 from common.augment import mirror
 from common.models import build_model, load_lifter, make_config
+from common.models.lifting import piece
 from common.skeleton import H36M
 from common.storage import checkpoint
 
@@ -125,3 +126,14 @@ def test_a_resumed_run_equals_an_undisturbed_one(golden, run, tmp_path):
     assert whole['epoch'] == parts['epoch'] == 3
     for key, value in whole['model_pos'].items():
         assert torch.equal(value, parts['model_pos'][key]), key
+
+
+@pytest.mark.parametrize('lengths, size', [([1100, 900], 1100), ([40], 40), ([2000], 2000), ([6000, 50], 1216)])
+def test_long_sequences_are_lifted_in_pieces_of_the_least_work(lengths, size):
+    """The last piece overlaps the one before: pieces of 1024 would read 3798 frames of the first two sequences."""
+    model = build_model('videopose3d', {'frames': 243, 'channels': 4}, H36M, H36M)
+
+    def frames_read(count):
+        return sum(-(-length // count) * (count + 242) for length in lengths)
+    assert piece(model, lengths) == size
+    assert frames_read(size) <= min(frames_read(min(count, max(lengths))) for count in range(64, 2049, 64))

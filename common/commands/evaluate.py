@@ -38,6 +38,7 @@ from common.storage.checkpoint import Checkpoint
 from common.storage.npz import write_npz
 from common.store import SequenceStore
 
+OF_KEYPOINTS = 'thousandths of half the width'  # the unit of figures where keypoints are lifted to themselves
 ROOT_IN_WORDS = {'zero': 'set to 0', 'predicted': 'taken as it is', 'subtract': 'subtracted from all joints'}
 
 
@@ -89,6 +90,9 @@ def open_evaluated(given: Config) -> tuple[Checkpoint, tuple[str, dict[str, Any]
     saved = read_evaluated(given)
     name, sizes, how = identify_for(given, saved)
     config = resolve_for(given, name, sizes, saved.settings)
+    if config.data.joints == KEYPOINTS and (given.render.render or given.evaluate.plots):
+        raise FileError(f'{saved.path} tells keypoints in the picture, and no poses that could be drawn: take a model '
+                        f'that was trained on poses')
     check_test_flags(config)
     check_outputs(config)  # again: now the data set is known
     return saved, (name, sizes, how), config
@@ -161,7 +165,7 @@ def _say_how(session: Session, config: Config, store: SequenceStore, dataset: Po
         session.say(f'figures are means over {len(H36M16)} joints, without the neck: not to be compared with means '
                     f'over {len(H36M)}')
     if config.data.joints == KEYPOINTS:
-        session.say('figures are of keypoints in the picture, in thousandths of half its width: not millimetres')
+        session.say(f'figures are of keypoints in the picture, in {OF_KEYPOINTS}: not millimetres')
     for kind, words in reads.items():
         session.say(f'{kind}: besides the keypoints it reads {words}, from {dataset.source_3d}')
 
@@ -204,7 +208,7 @@ def _test_by_action(session: Session, config: Config, predicted: dict[str, torch
     protocol = config.evaluate.protocol or 'paper'
     summaries = {kind: tables.summarise(tally(poses, store, windows, session.world), config.evaluate.by_subject)
                  for kind, poses in predicted.items()}
-    session.say(tables.table(summaries, protocol))
+    session.say(tables.table(summaries, protocol, OF_KEYPOINTS if config.data.joints == KEYPOINTS else None))
     return _Tested('protocols', summaries,
                    {kind: protocols[protocol]['actions'] for kind, protocols in summaries.items()},
                    {kind: protocols[protocol]['average'] for kind, protocols in summaries.items()},

@@ -4,7 +4,7 @@ from dataclasses import asdict
 from typing import Any
 
 from common.commands.session import Session, needed, read_checkpoint
-from common.models import DEFAULT_MODEL, model_class
+from common.models import DEFAULT_MODEL, MODELS, model_class
 from common.models.loading import recognise
 from common.storage.checkpoint import Checkpoint
 from common.storage.files import one_line, shown
@@ -32,7 +32,7 @@ def describe_file(saved: Checkpoint) -> str:
                  'config': asdict(config), 'keypoints': kind.keypoints_of(saved.state), **untold, 'epoch': saved.epoch,
                  'lr': saved.lr}
     else:
-        stored = saved.stored
+        stored, name = saved.stored, saved.model
         step = f', step {stored["step"]} of the next' if stored['step'] else ''
         facts = {'kind': 'a checkpoint of this program', 'model': saved.model, 'config': saved.config,
                  'skeleton': f'{saved.skeleton.name}, {len(saved.skeleton)} joints: {", ".join(saved.skeleton.joints)}',
@@ -40,7 +40,9 @@ def describe_file(saved: Checkpoint) -> str:
                  'epoch': f'{saved.epoch}{step}', 'metrics': stored['metrics'], 'best': saved.best,
                  'settings': saved.settings, 'run': one_line(saved.run, 5000),
                  'versions': shown(stored.get('versions'), 200)}
+    measured = () if name not in MODELS else model_class(name).measured_keys
     parameters = sum(v.numel() for key, v in saved.state.items()
-                     if 'running_' not in key and 'num_batches' not in key)
+                     if 'running_' not in key and 'num_batches' not in key
+                     and key.rpartition('base.')[2] not in measured)
     facts['parameters'] = f'{parameters:,}'
     return '\n'.join(lines + [f'{name:<10} {fact}' for name, fact in facts.items()])

@@ -6,7 +6,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from common.commands.session import Session
 from common.models import MODELS, build_model, model_class
 from common.models.lifter import Lifter, describe_needs
-from common.recipe import Published
+from common.recipe import KEYPOINTS, Published
 from common.skeleton import H36M, SKELETONS
 
 
@@ -25,12 +25,13 @@ def describe(name: str) -> str:
     model = build_model(name, {}, skeleton, skeleton)
     answered = len(model.answers)
     spaced = f', {model.spacing} apart,' if model.spacing > 1 else ''
+    what = 'keypoints' if kind.recipe.joints == KEYPOINTS else 'joints'
     reads = f'; besides the keypoints it reads {describe_needs(model.needs)}' if model.needs else ''
     parameters = sum(p.numel() for p in model.parameters())
     products = multiply_adds(model, len(skeleton)) / 1e6
     lines = [f'{name}: {kind.title}, {kind.paper}',
              f'  reads {model.frames} frame{"" if model.frames == 1 else "s"}{spaced} and answers for '
-             f'{"all of them" if answered == model.frames > 1 else answered}{reads}; {len(skeleton)} joints',
+             f'{"all of them" if answered == model.frames > 1 else answered}{reads}; {len(skeleton)} {what}',
              f'  {parameters:,} parameters, {products:,.1f} M multiply-adds for a frame']
     if kind.semi_supervised:
         lines.append('  learns from the 2D of further subjects too (--unlabelled)')
@@ -39,7 +40,8 @@ def describe(name: str) -> str:
 
 def told(figure: Published) -> str:
     """Return a published figure as a line."""
-    values = ' / '.join('–' if value is None else f'{value:.1f}' for value in (figure.mpjpe, figure.p_mpjpe))
+    values = ' / '.join('–' if value is None else f'{value:.{1 if round(value, 1) == value else 2}f}'
+                        for value in (figure.mpjpe, figure.p_mpjpe))
     remark = f', {figure.remark}' if figure.remark else ''
     frames = f'{figure.frames} frame{"" if figure.frames == 1 else "s"}'
     return f'{values:>13}  {figure.keypoints}, {frames}{remark} [{figure.source}]'

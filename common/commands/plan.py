@@ -12,12 +12,13 @@ from common.commands.session import (
     check_test_flags,
     identify_for,
     read_checkpoint,
-    spelling,
+    said,
 )
 from common.config import DEFAULT_MODEL, Config, resolve
 from common.errors import FileError, FlagError
 from common.models import computing, make_config, model_class, recipe_of
 from common.models.loading import identify
+from common.recipe import KEYPOINTS
 from common.storage.checkpoint import Checkpoint, OwnCheckpoint
 from common.training.folder import check_folder, load_resumed
 
@@ -82,6 +83,9 @@ def make_plan(session: Session) -> Plan:
         sizes = _fresh_sizes(given, name, known)
     else:
         name, sizes, _ = identify_for(given, source)
+        if given.model.refine and initial and model_class(name).recipe.joints == KEYPOINTS:
+            raise FlagError(f'--refine stands behind a model of poses, and {source.path} tells keypoints: train '
+                            f'one with --model and --init {given.train.init} first')
     sizes = _with_parts(given, sizes, resumed)
     refined = bool(sizes.get('refine'))
     _, answers = model_class(name).window(make_config(name, sizes))
@@ -127,7 +131,7 @@ def _fresh_sizes(config: Config, name: str, known: dict[str, Any]) -> dict[str, 
     try:
         return asdict(make_config(name, {size: v for size, v in wanted.items() if size in own}))
     except ValueError as error:
-        given = [f'{spelling("model", size)} {value}' for size, value in config.model.sizes().items()]
+        given = [said(size, value) for size, value in config.model.sizes().items()]
         raise FlagError(f'{" ".join(given)}: {error}') from None
 
 

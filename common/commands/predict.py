@@ -155,7 +155,7 @@ def lift(lifter: LoadedLifter, clip: Clip, session: Session) -> np.ndarray:
     else:
         shared = int(windows.start[0] + len(windows.answers) - windows.start[1]) if len(windows) > 1 else 0
         frames, many = 'frame' if len(poses) == 1 else 'frames', 'window' if len(windows) == 1 else 'windows'
-        session.say(f'lifted {len(poses):,} {frames} in {len(windows):,} {many} of {model.frames}' +
+        session.say(f'lifted {len(poses):,} {frames} in {len(windows):,} {many} of {windows.frames}' +
                     (f', {shared} shared with the next' if shared > 0 else ''))
     return poses
 

@@ -80,6 +80,16 @@ def spelling(section: str, name: str) -> str:
     return flag_of(section, name).name
 
 
+def listed(value: Any) -> str:
+    """Return a size as the command line has it: several numbers with commas between them."""
+    return ','.join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+
+
+def said(size: str, value: Any) -> str:
+    """Return the flag that gives a size this value."""
+    return spelling('model', size) + ('' if isinstance(value, bool) else f' {listed(value)}')
+
+
 def needed(value: str | None, flag: str) -> str:
     """Return the value of a flag that the command cannot do without. Raises FlagError where it is missing."""
     if not value:
@@ -99,11 +109,8 @@ def identify_for(config: Config, saved: Checkpoint) -> tuple[str, dict[str, Any]
     kind = model_class(name)
     for size, given in sizes.items():
         if size in kind.Config.__dataclass_fields__ and given != stored.get(size, getattr(kind.Config(), size)):
-            asked = spelling('model', size)
-            if not isinstance(given, bool):
-                asked += f' {given}'
-            raise FileError(f'{saved.path} was made with {size} {stored[size]}, which {asked} contradicts: leave the '
-                            f'flag out or name another file')
+            raise FileError(f'{saved.path} was made with {size} {listed(stored[size])}, which {said(size, given)} '
+                            f'contradicts: leave the flag out or name another file')
     return name, stored, how
 
 

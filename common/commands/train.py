@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from common import distributed
-from common.commands.evaluate import close
+from common.commands.evaluate import OF_KEYPOINTS, close
 from common.commands.plan import JUDGE_SETTINGS, STEP_SETTINGS, Plan, changed_settings, make_plan
 from common.commands.session import (
     Session,
@@ -34,6 +34,7 @@ from common.models.lifter import Lifter, describe_model, describe_needs
 from common.models.lifting import check_lifting
 from common.models.loading import begin_with, put_weights
 from common.models.stored import base_of, weights_within_memory
+from common.recipe import KEYPOINTS
 from common.sampler import WindowSampler
 from common.skeleton import Skeleton
 from common.storage import checkpoint
@@ -332,6 +333,11 @@ def _announce(session: Session, config: Config, trainer: Trainer, split: _Split)
     if split.test is not None:
         say(f'test: {describe_store(split.test)}; predicting the mean training pose gives {split.baseline:.1f} mm '
             f'MPJPE')
+    if config.data.joints == KEYPOINTS:
+        say(f'figures are of keypoints in the picture, in {OF_KEYPOINTS}: not millimetres')
+    if train.loss == 'mse':
+        say(f'train_loss is 1000 times the mean square of coordinates, in the unit in which {model.title} learns them: '
+            f'no length')
     if model.needs:
         say(f'besides the keypoints, {model.title} reads {describe_needs(model.needs)}')
     if split.beside is not None and trainer.beside is not None:

@@ -66,24 +66,25 @@ def write_results(path: Path, results: dict[str, Any]) -> None:
         temporary.write_text(json.dumps(results, indent=1) + '\n')
 
 
-def table(summaries: dict[str, dict[str, Any]], protocol: str) -> str:
+def table(summaries: dict[str, dict[str, Any]], protocol: str, unit: str | None = None) -> str:
     """Return the table of one protocol: a row per action and the average, then the other subjects' tables if any.
 
     It closes with the averages of both protocols, and a warning where they look like wrong data.
 
     Args:
         summaries: name of a prediction -> its figures as `summarise` lays them out; they stand side by side.
+        unit: of figures that are not of poses in millimetres.
     """
     chosen = {name: protocols[protocol] for name, protocols in summaries.items()}
-    parts = [_rows(f'Protocol {protocol}, mm', chosen)]
+    parts = [_rows(f'Protocol {protocol}, {unit or "mm"}', chosen)]
     for subject in next(iter(chosen.values())).get('subjects', {}):
-        parts.append(_rows(f'{subject}, protocol {protocol}, mm',
+        parts.append(_rows(f'{subject}, protocol {protocol}, {unit or "mm"}',
                            {name: figures['subjects'][subject] for name, figures in chosen.items()}))
     for kind, protocols in summaries.items():
         for name in PROTOCOL_NAMES:
             average = protocols[name]['average']
-            parts.append(f'{prefix(kind)}average, protocol {name}: ' + told(BY_ACTION, average))
-        if doubt := suspicion(protocols[protocol]['average']):
+            parts.append(f'{prefix(kind)}average, protocol {name}: ' + told(BY_ACTION, average, unit))
+        if unit is None and (doubt := suspicion(protocols[protocol]['average'])):
             parts.append(doubt)
     return '\n'.join(parts)
 
@@ -93,12 +94,12 @@ def prefix(name: str) -> str:
     return '' if name == ONLY else f'{name} '
 
 
-def told(metrics: Sequence[Metric], figures: Figures) -> str:
+def told(metrics: Sequence[Metric], figures: Figures, unit: str | None = None) -> str:
     """Return figures as a sentence has them: a unit after each, or once at the end where all have the same."""
     if len({metric.unit for metric in metrics}) > 1:
         return ', '.join(metric.told(figures[metric.name]) for metric in metrics)
     figures_told = ', '.join(f'{metric.title} {metric.text(figures[metric.name])}' for metric in metrics)
-    return f'{figures_told} {metrics[0].unit}'
+    return f'{figures_told} {unit or metrics[0].unit}'
 
 
 def suspicion(figures: Figures) -> str | None:

@@ -19,7 +19,7 @@ from common.windows import blend_weights
 
 # Frames in one forward pass, mirrored ones not counted: enough to fill the device, little enough to fit.
 FRAMES_PER_BATCH = {'cpu': 1024, 'cuda': 4096}
-PIECE = 1024  # frames that a window answers for where it can answer for any number
+PIECE = 2048  # frames that a window answers for at most where it can answer for any number
 # What results files and exported predictions call other things.
 RESERVED = frozenset({
     'checkpoint', 'model', 'dataset', 'keypoints', 'frames', 'causal', 'reads', 'protocols', 'targets', 'predictions',
@@ -32,6 +32,15 @@ def widens(model: Lifter) -> bool:
     return len(model.window_for(len(model.answers) + 1)[1]) > len(model.answers)
 
 
+def piece(model: Lifter, lengths: list[int]) -> int:
+    """Return how many frames a window answers for so that sequences of these lengths are lifted with the least work.
+
+    The last window of a sequence overlaps the one before it, and each reads frames around those it answers for.
+    """
+    sizes = sorted({min(size, max(lengths)) for size in range(PIECE // 32, PIECE + 1, PIECE // 32)})
+    return min(sizes, key=lambda size: sum(-(-length // size) for length in lengths) * model.window_for(size)[0])
+
+
 def windows_for(model: Lifter, store: SequenceStore, target: str = 'all') -> TestWindows:
     """Return the windows that a model is tested on: `TestWindows.of`, whose targets these are.
 
@@ -39,7 +48,7 @@ def windows_for(model: Lifter, store: SequenceStore, target: str = 'all') -> Tes
     window of its own, at a fraction of the arithmetic, and counts once.
     """
     if widens(model):
-        frames, answers = model.window_for(min(max(store.lengths), PIECE))
+        frames, answers = model.window_for(piece(model, store.lengths))
         return TestWindows.of(store, frames, answers=answers, once=True)
     return TestWindows.of(store, model.frames, target=target, answers=model.answers, spacing=model.spacing)
 

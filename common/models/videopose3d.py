@@ -92,8 +92,8 @@ class VideoPose3DConfig:
 
 def _threes(frames: int) -> tuple[int, ...]:
     """Return the threes whose product is `frames`. Raises ValueError where there are none."""
-    widths = (3,) * round(math.log(frames, 3))
-    if not widths or math.prod(widths) != frames:
+    widths = (3,) * round(math.log(frames, 3)) or (1,)
+    if math.prod(widths) != frames:
         raise ValueError(f'{frames} frames are no power of 3: say the widths of the convolutions, odd numbers whose '
                          f'product they are')
     return widths
