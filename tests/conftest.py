@@ -25,6 +25,12 @@ H36M_SYMMETRY = [[4, 5, 6, 11, 12, 13], [1, 2, 3, 14, 15, 16]]
 SMALL = ['-f', '9', '-cs', '32', '-dep', '1', '-b', '90', '-s', '9', '-lr', '1e-3', '--device', 'cpu']
 
 
+@pytest.fixture(autouse=True)
+def seeded():
+    """Draw the same numbers in a test whatever ran before it."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture(scope='session')
 def golden():
     """The folder of golden outputs of the published programs."""

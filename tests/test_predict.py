@@ -437,7 +437,7 @@ def test_unwritable_output_is_refused(refused, trained, tmp_path):
     (['--predict', 'x', '--evaluate', 'y', '--output', 'o.npz', '--subset', '0.5'], '--subset is not for --predict'),
     (['--predict', 'x', '--evaluate', 'y', '--output', 'o.npz', '--image-size', '0', '5'],
      'a number of at least 1 up to'),
-    (['--causal'], '--causal needs the checkpoint'),
+    (['-d', 'synthetic', '--causal'], '--causal is not for --model ktpformer: leave it out'),
     (['--causal', '--evaluate', 'x', '--target', 'all'], 'exclude each other'),
 ], ids=lambda x: ' '.join(x) if isinstance(x, list) else '')
 def test_contradicting_flags_are_refused(refused, flags, message):

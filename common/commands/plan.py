@@ -118,7 +118,7 @@ def _with_parts(given: Config, sizes: dict[str, Any], resumed: Checkpoint | None
 
 def _begun(given: Config, initial: Checkpoint | None) -> tuple[str | None, dict[str, Any]]:
     """Return the other model that --init is of, where the one of --model may begin with a part of it, and its sizes."""
-    if initial is None or given.model.model is None:
+    if initial is None or given.model.model is None or not model_class(given.model.model).begins_with:
         return None, {}
     found, sizes, _ = identify(initial, sizes=given.model.sizes())
     return (found, sizes) if found in model_class(given.model.model).begins_with else (None, {})
