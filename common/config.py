@@ -68,20 +68,16 @@ class Model:
                              'published recipe the other defaults are (default '
                              f'{DEFAULT_MODEL}, or what a checkpoint says)')
     frames: int | None = flag('-f', '--number-of-frames', read=number(int, 1, 10_000), metavar='N',
-                              commands=(TRAIN, *LIFTING),
-                              help='frames of a window')
+                              commands=(TRAIN, *LIFTING), help='frames of a window')
     channels: int | None = flag('-cs', '--channels', read=number(int, 1, 16_384), metavar='N',
-                                commands=(TRAIN, *LIFTING),
-                                help='channels of a token')
+                                commands=(TRAIN, *LIFTING), help='channels of a token')
     depth: int | None = flag('-dep', '--depth', read=number(int, 1, 1_000), metavar='N',
                              commands=(TRAIN, *LIFTING),
                              help='blocks of the network, or pairs of blocks where these alternate')
     heads: int | None = flag('-num_heads', '--num-heads', read=number(int, 1, 1_024), metavar='N',
-                             commands=(TRAIN, *LIFTING),
-                             help='attention heads')
+                             commands=(TRAIN, *LIFTING), help='attention heads')
     hidden: int | None = flag('--hidden', read=number(int, 1, 65_536), metavar='N',
-                              commands=(TRAIN, *LIFTING),
-                              help='width of the MLPs')
+                              commands=(TRAIN, *LIFTING), help='width of the MLPs')
     kpa: bool | None = flag('--no-kpa', kind='no', commands=(TRAIN, *LIFTING),
                             help='a linear embedding in place of the kinematics prior')
     tpa: bool | None = flag('--no-tpa', kind='no', commands=(TRAIN, *LIFTING),
@@ -195,6 +191,12 @@ class Train:
                        commands=(TRAIN,), help='the checkpoint of the closing table')
     export_training_curves: bool = flag('--export-training-curves', default=False, kind='yes', commands=(TRAIN,),
                                         help='draw curves.png into the run folder')
+    unlabelled: tuple[str, ...] | None = flag(
+        '--unlabelled', read=names_of, metavar='A,B', stored=True, excludes=('refine',), commands=(TRAIN,),
+        help='learn from the 2D of these subjects too, where the model can; their 3D is not read, and they are taken '
+        'out of the default training subjects (default: none)')
+    warmup_epochs: int = flag('--warmup-epochs', default=1, read=number(int, 0), metavar='N', stored=True,
+                              commands=(TRAIN,), help='epochs before the subjects of --unlabelled join in')
 
     @property
     def windows(self) -> int:
@@ -285,10 +287,9 @@ class Predict:
     layout: str = flag('--layout', default='auto', read=layout_or_file, metavar='NAME', commands=(PREDICT,),
                        help=f'the order of the keypoints: {", ".join(LAYOUTS)}, or a text file with the name of a '
                        'joint on each line (auto: as the file says, by the lengths of bones, and by the kind of file)')
-    image_size: tuple[float, float] | None = flag('--image-size', read=number(float, 1, 1e6), nargs=2,
-                                                  metavar=('W', 'H'), commands=(PREDICT,),
-                                                  help='of the picture in pixels, where the file '
-                                                  'does not say')
+    image_size: tuple[float, float] | None = flag(
+        '--image-size', read=number(float, 1, 1e6), nargs=2, metavar=('W', 'H'), commands=(PREDICT,),
+        help='of the picture in pixels, where the file does not say')
     fps: float | None = flag('--fps', read=number(float, 0.001, 1e5), metavar='N', commands=(PREDICT,),
                              help="frames per second of the video (default: the file's, that of --viz-video, or 30)")
     person: int | None = flag('--person', read=number(int, 0), metavar='N', commands=(PREDICT,), help="the file's own "
@@ -392,7 +393,7 @@ def flag_of(section: str, name: str) -> Flag:
 
 
 # Settings that belong to a data set: another one does not take them over from a checkpoint.
-OF_A_DATASET = ('keypoints', 'subjects_train', 'subjects_test', 'subjects_valid', 'actions', 'root')
+OF_A_DATASET = ('keypoints', 'subjects_train', 'subjects_test', 'subjects_valid', 'unlabelled', 'actions', 'root')
 
 
 def resolve(config: Config, recipe: Recipe, answers: int, saved: Mapping[str, Any] | None = None) -> Config:

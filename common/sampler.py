@@ -4,6 +4,7 @@ A window reads F frames and answers for A of them, which tile the sequences. Let
 S sequences.
 """
 
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -24,12 +25,14 @@ class Step(NamedTuple):
     Attributes:
         number: of the step in its epoch.
         whole, before: windows of the whole step, and those of them before this part.
+        beside: windows without truth that teach too; None where there are none.
     """
 
     number: int
     whole: int
     before: int
     batch: Batch
+    beside: Batch | None = None
 
 
 class WindowSampler:
@@ -41,7 +44,7 @@ class WindowSampler:
 
     def __init__(self, store: SequenceStore, frames: int, flip: bool, seed: int, step: int | None = None,
                  answers: range | None = None, needs: frozenset[str] = frozenset(), fewest: int = 1,
-                 supervised: range | None = None, spacing: int = 1):
+                 supervised: range | None = None, spacing: int = 1, truth: bool = True):
         """Lay the windows out so that the frames they answer for tile each sequence.
 
         Args:
@@ -52,10 +55,11 @@ class WindowSampler:
             step: frames from window to window, as many as it answers for if None.
             needs: what batches tell besides keypoints and poses, which the store must then know.
             fewest: windows that a step needs at least, which must be no more than a step is asked to have.
+            truth: whether batches hold the true poses.
         """
         self.store, self.frames, self.seed, self.needs, self.fewest = store, frames, seed, needs, fewest
         self.answers = range(frames) if answers is None else answers
-        self.supervised, self.spacing = supervised or self.answers, spacing
+        self.supervised, self.spacing, self.truth = supervised or self.answers, spacing, truth
         sequence, start = windows_of(store.lengths, len(self.answers), partial(chunk_starts, step=step))
         table = np.stack([sequence, start - self.answers.start * spacing, np.zeros_like(start)], axis=1)
         if flip:
@@ -98,6 +102,16 @@ class WindowSampler:
             begin, end = share(len(windows))
             yield Step(step, len(windows), begin, self.gather(windows[begin:end]))
 
+    def endless(self, batch: int, first_step: int) -> Iterator[Batch]:
+        """Yield the windows of the steps of a whole run, epoch after epoch, from a step counted from 0 on.
+
+        Nothing but that number says where they begin, so that a resumed run needs no more to go on.
+        """
+        draw, within = divmod(first_step, self.steps(batch))
+        for later in itertools.count():
+            for step in self.epoch(draw + later, batch, first_step=0 if later else within):
+                yield step.batch
+
     def steps(self, batch: int) -> int:
         """Return the number of steps in an epoch."""
         whole, rest = divmod(len(self), batch)
@@ -107,7 +121,7 @@ class WindowSampler:
         """Return the batch of windows given as rows (B, 3) of sequence, start and mirrored or not."""
         store = self.store
         rows = store.frame_index(windows[:, 0], windows[:, 1], self.frames, spacing=self.spacing)
-        plain = store.batch(windows[:, 0], rows, self.answers, self.needs, self.supervised)
+        plain = store.batch(windows[:, 0], rows, self.answers, self.needs, self.supervised if self.truth else None)
         return plain.where(windows[:, 2].bool(), store.mirror.batch(plain))
 
 

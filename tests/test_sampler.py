@@ -39,7 +39,7 @@ def test_an_epoch_is_the_published_one(sequences, frames, layout):
     for draw in (0, 1):
         expected = [windows[i] for i in naive.epoch_order(len(windows), draw)]
         position = 0
-        for _, _, _, batch in sampler.epoch(draw, batch=4):
+        for batch in (step.batch for step in sampler.epoch(draw, batch=4)):
             for x, y in zip(batch.keypoints.numpy(), batch.poses.numpy(), strict=True):
                 index, start, flip = expected[position]
                 position += 1
@@ -79,7 +79,7 @@ def test_ranks_share_every_step_without_overlap_or_loss(sequences, size):
     whole = list(sampler.epoch(1, 6))
     shares = [list(sampler.epoch(1, 6, World(rank, size).share)) for rank in range(size)]
     assert len(sampler) % 6  # the last step is short
-    for number, (_, _, _, batch) in enumerate(whole):
+    for number, batch in enumerate(step.batch for step in whole):
         parts = [share[number] for share in shares]
         assert torch.equal(torch.cat([part.batch.keypoints for part in parts]), batch.keypoints)
         assert torch.equal(torch.cat([part.batch.poses for part in parts]), batch.poses)

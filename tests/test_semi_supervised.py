@@ -9,7 +9,7 @@ from common.datasets.h36m import CAMERAS
 from common.geometry import camera
 from common.losses import mean_mpjpe
 from common.models import build_model, semi_supervised
-from common.models.videopose3d import VideoPose3DConfig
+from common.models.videopose3d import VideoPose3D, VideoPose3DConfig
 from common.skeleton import COCO, H36M
 
 BONES = torch.tensor(H36M.edges)
@@ -72,7 +72,7 @@ def models(dropout=0.0, **sizes):
     config = VideoPose3DConfig(widths=(3, 3), channels=8, **sizes)
     torch.manual_seed(0)
     pose = build_model('videopose3d', vars(config), H36M, H36M, dropout=dropout).double()
-    return pose, semi_supervised.trajectory_model(config, H36M, dropout).double()
+    return pose, VideoPose3D(config, semi_supervised.ROOT_ALONE, H36M, dropout).double()
 
 
 def labelled_and_not(answers, frames):
@@ -86,7 +86,7 @@ def labelled_and_not(answers, frames):
 @pytest.mark.parametrize('frames, count', [(27, 8_506_371), (81, 12_704_771), (243, 16_903_171)])
 def test_parameter_counts_of_the_published_trajectory_models(frames, count):
     with torch.device('meta'):
-        model = semi_supervised.trajectory_model(VideoPose3DConfig(frames), H36M)
+        model = VideoPose3D(VideoPose3DConfig(frames), semi_supervised.ROOT_ALONE, H36M)
     assert sum(p.numel() for p in model.parameters()) == count
 
 

@@ -24,7 +24,8 @@ from common.training.folder import check_folder, load_resumed
 
 # The settings that decide of which windows the steps of an epoch are made, and what is added up over them.
 STEP_SETTINGS = ('dataset', 'keypoints', 'subjects_train', 'subjects_valid', 'actions', 'subset', 'downsample', 'seed',
-                 'batch', 'stride', 'augment', 'window_step', 'loss', 'l1_share', 'objective', 'joints')
+                 'batch', 'stride', 'augment', 'window_step', 'loss', 'l1_share', 'objective', 'joints', 'unlabelled',
+                 'warmup_epochs')
 # The settings that decide on which frames an epoch is judged.
 JUDGE_SETTINGS = ('dataset', 'keypoints', 'subjects_valid', 'subjects_test', 'actions', 'downsample', 'root', 'flip',
                   'joints')
@@ -82,20 +83,37 @@ def make_plan(session: Session) -> Plan:
         sizes = _fresh_sizes(given, name, known)
     else:
         name, sizes, _ = identify_for(given, source)
-        if given.model.refine and resumed and not sizes.get('refine'):
-            raise FlagError(f'--refine starts from a trained model: say --init {given.train.resume}, not --resume')
-        if given.model.refine and model_class(name).recipe.joints == KEYPOINTS:
+        if given.model.refine and initial and model_class(name).recipe.joints == KEYPOINTS:
             raise FlagError(f'--refine stands behind a model of poses, and {source.path} tells keypoints: train '
                             f'one with --model and --init {given.train.init} first')
-        if given.model.refine:
-            sizes = sizes | {'refine': True}
+    sizes = _with_parts(given, sizes, resumed)
     refined = bool(sizes.get('refine'))
     _, answers = model_class(name).window(make_config(name, sizes))
     config = resolve(given, recipe_of(name, refined), len(answers), resumed.settings if resumed else None)
     run_id = session.world.told(uuid.uuid4().hex) if resumed is None or resumed.public else resumed.run_id
+    if sizes.get('trajectory') and not config.train.unlabelled:
+        raise FlagError(f'{given.train.resume} learns from subjects whose 2D alone is used: name those of '
+                        f'-d {config.data.dataset} with --unlabelled')
     plan = Plan(config, name, sizes, resumed, initial, folder, run_id, begun)
     _check(session, plan, refined)
     return plan
+
+
+def _with_parts(given: Config, sizes: dict[str, Any], resumed: Checkpoint | None) -> dict[str, Any]:
+    """Return the config of a model with what flags put around it: a refinement, or what unlabelled subjects need.
+
+    The weights of --init are taken without what only unlabelled subjects need. Raises FlagError for what a resumed run
+    cannot become.
+    """
+    if resumed is None:
+        sizes = {name: value for name, value in sizes.items() if name != 'trajectory'}
+    for asked, part, flag in ((given.model.refine, 'refine', '--refine starts'),
+                              (given.train.unlabelled, 'trajectory', '--unlabelled begins')):
+        if asked and resumed and not sizes.get(part):
+            raise FlagError(f'{flag} from a trained model: say --init {given.train.resume}, not --resume')
+        if asked:
+            sizes = sizes | {part: True}
+    return sizes
 
 
 def _begun(given: Config, initial: Checkpoint | None) -> tuple[str | None, dict[str, Any]]:
@@ -131,6 +149,10 @@ def _check(session: Session, plan: Plan, refined: bool) -> None:
     initial = plan.initial
     if initial is not None and given.train.overwrite and initial.path.parent.resolve() == plan.folder.resolve():
         raise FileError(f'--overwrite would delete {initial.path}, which --init starts from: choose another -c')
+    if train.unlabelled:
+        session.alone('--unlabelled')
+    elif given.has('train.warmup_epochs'):
+        raise FlagError('--warmup-epochs needs --unlabelled')
     computing.check(plan.config.run.precision, session.device)
     if train.windows < session.world.size:
         raise FlagError(f'a step of {train.windows} windows cannot be shared by {session.world.size} processes: raise '
@@ -157,7 +179,7 @@ def _check_recipe(given: Config, plan: Plan, refined: bool) -> None:
 
 def _saved(resumed: OwnCheckpoint, name: str, setting: str) -> Any:
     """Return a setting of a checkpoint of ours; files from before there was a choice have that of their model."""
-    return resumed.settings.get(setting, recipe_of(name).values().get(setting))
+    return resumed.settings.get(setting, recipe_of(name).values().get(setting, Config().settings()[setting]))
 
 
 def changed_settings(plan: Plan, names: tuple[str, ...]) -> list[str]:

@@ -121,8 +121,8 @@ def load_lifter(session: Session) -> LoadedLifter:
             raise FileError(f'{saved.path} takes {error}: say with -d and -k what it was trained on') from None
     lifter = load_evaluated(session, config, saved, name, sizes, how, layout, skeleton)
     model, said = lifter.model.without_truth(), ''
-    if model is not lifter.model:
-        said = f'; its part that reads {describe_needs(lifter.model.needs - model.needs)} is left out'
+    if left_out := lifter.model.needs - model.needs:
+        said = f'; its part that reads {describe_needs(left_out)} is left out'
     session.say(f'{saved.path}: {describe_model(model)}, keypoints of layout {lifter.layout.name}, joints of '
                 f'{lifter.skeleton.name}{said}')
     return replace(lifter, model=model, settings=config.settings())

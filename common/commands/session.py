@@ -17,6 +17,7 @@ from common.models.lifter import Lifter, describe_needs
 from common.models.loading import LoadedLifter, assemble, identify, refined_by
 from common.models.stored import base_state
 from common.recipe import KEYPOINTS
+from common.sequences import Sequence as Take
 from common.skeleton import H36M, H36M16, SKELETONS, Skeleton
 from common.storage import checkpoint
 from common.storage.checkpoint import Checkpoint
@@ -63,6 +64,8 @@ def check_model_flags(config: Config, name: str) -> None:
             continue  # of the test, not of the model
         elif size not in fields:
             raise FlagError(f'{spelling("model", size)} is not for --model {name}: leave it out')
+    if config.train.unlabelled and not kind.semi_supervised:
+        raise FlagError(f'{spelling("train", "unlabelled")} is not for --model {name}: leave it out')
     asked = config.data.joints
     if config.has('data.joints') and (asked == KEYPOINTS) != (kind.recipe.joints == KEYPOINTS):
         lifts = 'tells keypoints that are hidden, and no poses' if asked != KEYPOINTS else 'lifts to poses'
@@ -192,14 +195,32 @@ def make_store(session: Session, config: Config, dataset: PoseDataset, subjects:
     """
     data = config.data
     sequences = dataset.sequences(subjects, data.actions or None, data.downsample, subset)
-    store = SequenceStore(sequences, dataset.layout, dataset.skeleton, session.device)
-    if missing := store.lacks(model_needs):
-        raise FlagError(f'{title} reads {describe_needs(frozenset({missing}))}, which {dataset.name} does not tell for '
-                        f'{",".join(subjects)}: it needs a data set with calibrated cameras')
+    store = _store_of(session, dataset, sequences, subjects, model_needs, title)
     if 'confidence' in model_needs and store.confidence is None:
         session.say(f'{dataset.source_2d} tells no confidence: it is 1 for each keypoint')
     if test:
         _check_marks(store, subjects)
+    return store
+
+
+def make_unlabelled_store(session: Session, config: Config, dataset: PoseDataset, needs: frozenset[str],
+                          title: str) -> SequenceStore:
+    """Return the 2D alone of the subjects of --unlabelled, whole takes of it, on the device.
+
+    Raises FlagError where training with it reads what the data set does not tell, and FileError for 2D that is broken.
+    """
+    data, subjects = config.data, config.train.unlabelled or ()
+    sequences = dataset.unlabelled(subjects, data.actions or None, data.downsample)
+    return _store_of(session, dataset, sequences, subjects, needs, title)
+
+
+def _store_of(session: Session, dataset: PoseDataset, takes: Sequence[Take], subjects: Sequence[str],
+              needs: frozenset[str], title: str) -> SequenceStore:
+    """Return takes of some subjects on the device. Raises FlagError where they do not tell what is read."""
+    store = SequenceStore(takes, dataset.layout, dataset.skeleton, session.device)
+    if missing := store.lacks(needs):
+        raise FlagError(f'{title} reads {describe_needs(frozenset({missing}))}, which {dataset.name} does not tell for '
+                        f'{",".join(subjects)}: it needs a data set with calibrated cameras')
     return store
 
 

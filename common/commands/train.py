@@ -15,17 +15,25 @@ import torch
 from common import distributed
 from common.commands.evaluate import OF_KEYPOINTS, close
 from common.commands.plan import JUDGE_SETTINGS, STEP_SETTINGS, Plan, changed_settings, make_plan
-from common.commands.session import Session, check_layouts, describe_store, make_store, with_joints, with_names
+from common.commands.session import (
+    Session,
+    check_layouts,
+    describe_store,
+    make_store,
+    make_unlabelled_store,
+    with_joints,
+    with_names,
+)
 from common.config import Config
 from common.datasets import load_dataset
 from common.datasets.poses import PoseDataset
 from common.errors import ContractError, FileError, FlagError
 from common.evaluation.sums import mean_pose_mpjpe
-from common.models import build_model, computing
+from common.models import AROUND, build_model, computing
 from common.models.lifter import Lifter, describe_model, describe_needs
 from common.models.lifting import check_lifting
 from common.models.loading import begin_with, put_weights
-from common.models.stored import weights_within_memory
+from common.models.stored import base_of, weights_within_memory
 from common.recipe import KEYPOINTS
 from common.sampler import WindowSampler
 from common.skeleton import Skeleton
@@ -66,7 +74,7 @@ def _run(session: Session, plan: Plan) -> None:
     stale: list[Path] = []
     log, run_folder = _open_log(session, plan, trainer, split.baseline, stale)
     _announce(session, config, trainer, split)
-    about = _about(plan, dataset, run_folder, fingerprint(trainer.sampler))
+    about = _about(plan, dataset, run_folder, fingerprint(trainer.sampler, trainer.beside))
     at = trainer.at
     judges = Judges(split.valid, split.train if config.train.eval_train else None)
     begun, first_epoch = time.perf_counter(), at.epoch
@@ -96,7 +104,7 @@ def _build(session: Session, plan: Plan, skeleton: Skeleton, layout: Skeleton) -
     except ContractError:
         raise
     except ValueError as error:
-        if plan.source is None or session.config.model.refine:
+        if plan.source is None or session.config.model.refine or session.config.train.unlabelled:
             raise FlagError(str(error)) from None
         raise FileError(f'{plan.source.path} describes a model that cannot be built: {error}') from None
     return model.to(session.device)
@@ -115,17 +123,22 @@ def _start(session: Session, plan: Plan, model: Lifter, train: SequenceStore, sk
         session.say(f'starting from a part of {initial.path}, {", ".join(model.begins_with[plan.begun])}*; the other '
                     f'weights are fresh')
     elif initial is not None:
-        base_only = plan.sizes.get('refine') and not initial.config.get('refine')
-        put_weights(model.without_truth() if base_only else model, initial, skeleton)
-        fresh = ', with a fresh refinement behind them' if base_only else ''
+        base_only = any(bool(plan.sizes.get(part)) != bool(initial.config.get(part)) for part in AROUND)
+        put_weights(model.without_truth() if base_only else model, base_of(initial) if base_only else initial, skeleton)
+        fresh = ', with a fresh refinement behind them' if base_only and plan.sizes.get('refine') else ''
         session.say(f'starting from the weights of {initial.path}{fresh}')
 
 
 @dataclass
 class _Split:
-    """The sequences to train on, to pick the best epoch by and to test on, and the error of the mean training pose."""
+    """The sequences to train on, to pick the best epoch by and to test on, and the error of the mean training pose.
+
+    Attributes:
+        beside: sequences without 3D that are trained on too.
+    """
 
     train: SequenceStore
+    beside: SequenceStore | None = None
     valid: SequenceStore | None = None
     test: SequenceStore | None = None
     baseline: float | None = None
@@ -137,12 +150,19 @@ def _split(session: Session, config: Config, dataset: PoseDataset, model: Lifter
     data, train = config.data, config.train
 
     def store(subjects: Sequence[str], subset: float = 1.0, test: bool = True) -> SequenceStore:
-        return make_store(session, config, dataset, subjects, subset, model.needs, model.title, test)
+        needs = model.needs if test else model.needs_to_learn
+        return make_store(session, config, dataset, subjects, subset, needs, model.title, test)
 
     subjects_train = data.subjects_train or dataset.subjects_train
-    if train.subjects_valid and data.subjects_train is None:
-        subjects_train = tuple(s for s in subjects_train if s not in train.subjects_valid)
+    others = (*(train.subjects_valid or ()), *(train.unlabelled or ()))
+    if data.subjects_train is None:
+        subjects_train = tuple(s for s in subjects_train if s not in others)
+    if not subjects_train:
+        raise FlagError('--unlabelled and --subjects-valid leave no training subject: name some with -str')
     split = _Split(store(subjects_train, data.subset, test=False))
+    if train.unlabelled:
+        _check_unlabelled(config, dataset, subjects_train)
+        split.beside = make_unlabelled_store(session, config, dataset, model.needs_beside, model.title)
     if train.eval:
         split.test = split.valid = store(data.subjects_test or dataset.subjects_test)
         split.baseline = mean_pose_mpjpe(split.train, split.test)
@@ -153,6 +173,19 @@ def _split(session: Session, config: Config, dataset: PoseDataset, model: Lifter
             split.valid = store(train.subjects_valid)
             split.picked_on = f'the validation subjects {",".join(train.subjects_valid)}'
     return split
+
+
+def _check_unlabelled(config: Config, dataset: PoseDataset, subjects_train: Sequence[str]) -> None:
+    """Raise FlagError for a subject of --unlabelled that is on another side too."""
+    train = config.train
+    sides: list[tuple[str, str, Sequence[str]]] = [('training', '-str', subjects_train)]
+    if train.eval:
+        sides += [('validation', '--subjects-valid', train.subjects_valid or ()),
+                  ('test', '-ste', config.data.subjects_test or dataset.subjects_test)]
+    for side, flag, subjects in sides:
+        if shared := [subject for subject in train.unlabelled or () if subject in subjects]:
+            raise FlagError(f'--unlabelled {shared[0]} is a {side} subject too: leave it out of one of --unlabelled '
+                            f'and {flag}')
 
 
 def _trainer(session: Session, plan: Plan, model: Lifter, split: _Split, dataset: PoseDataset) -> Trainer:
@@ -168,15 +201,18 @@ def _trainer(session: Session, plan: Plan, model: Lifter, split: _Split, dataset
     at = _restore(session, plan, model, optimizer, dataset.skeleton)
     world.same_weights(model)
     supervised = model.supervised if answers == model.answers else answers
-    sampler = WindowSampler(split.train, frames, train.augment, train.seed, train.window_step, answers, model.needs,
-                            model.fewest, supervised, model.spacing)
+    sampler = WindowSampler(split.train, frames, train.augment, train.seed, train.window_step, answers,
+                            model.needs_to_learn, model.fewest, supervised, model.spacing)
+    beside = None if split.beside is None else WindowSampler(
+        split.beside, frames, train.augment, unlabelled_seed(train.seed), train.window_step, answers,
+        model.needs_beside, spacing=model.spacing, truth=False)
     steps = sampler.steps(train.windows)
     if resumed is not None and at.step > steps:
         raise FileError(f'{resumed.path} lies at step {at.step:,} of an epoch, which has {steps:,}')
-    check_same_data(session, plan, sampler)
+    check_same_data(session, plan, fingerprint(sampler, beside))
     trainer = Trainer(model, optimizer, sampler, make_criterion(model, train.loss, dataset.skeleton, device,
                                                                  train.l1_share), train, at, world,
-                      config.run.precision, config.evaluate.root, config.evaluate.flip)
+                      config.run.precision, config.evaluate.root, config.evaluate.flip, beside)
     if trainer.average and resumed is not None and resumed.training_state is not None:
         trainer.average.state = {key: value.to(device) for key, value in resumed.state.items()}
     return trainer
@@ -210,17 +246,23 @@ def _restore(session: Session, plan: Plan, model: Lifter, optimizer: torch.optim
     return at
 
 
-def fingerprint(sampler: WindowSampler) -> str:
+def unlabelled_seed(seed: int) -> int:
+    """Return the seed of the order of windows without truth: 4321 for the published 1234 of the others."""
+    return (seed + 4321 - 1234) % 2 ** 32
+
+
+def fingerprint(sampler: WindowSampler, beside: WindowSampler | None = None) -> str:
     """Return a digest of what is trained on: takes, their frames, and the windows made of them."""
-    told = [sampler.store.takes, sampler.store.lengths, sampler.frames, list(sampler.answers), len(sampler)]
-    return hashlib.sha256(json.dumps(told).encode()).hexdigest()
+    told = [json.dumps([each.store.takes, each.store.lengths, each.frames, list(each.answers), len(each)])
+            for each in (sampler, beside) if each is not None]
+    return hashlib.sha256('\n'.join(told).encode()).hexdigest()
 
 
-def check_same_data(session: Session, plan: Plan, sampler: WindowSampler) -> None:
+def check_same_data(session: Session, plan: Plan, now: str) -> None:
     """Say where a resumed run goes on with other takes, frames or windows. Raises FlagError inside an epoch."""
     own = plan.own
     before = own.stored.get('data') if own is not None else None  # files of earlier versions do not tell
-    if own is None or before in (None, fingerprint(sampler)) or changed_settings(plan, STEP_SETTINGS):
+    if own is None or before in (None, now) or changed_settings(plan, STEP_SETTINGS):
         return
     if own.stored['step']:
         raise FlagError(f'{own.path} lies inside an epoch, at step {own.stored["step"]}, of other takes or frames than '
@@ -298,6 +340,12 @@ def _announce(session: Session, config: Config, trainer: Trainer, split: _Split)
             f'no length')
     if model.needs:
         say(f'besides the keypoints, {model.title} reads {describe_needs(model.needs)}')
+    if split.beside is not None and trainer.beside is not None:
+        say(f'2D alone: {describe_store(split.beside)}, {len(trainer.beside):,} windows, from epoch '
+            f'{train.warmup_epochs + 1} on')
+        say(f'besides the keypoints, training reads {describe_needs(model.needs_to_learn - model.needs)} of labelled '
+            f'windows and {describe_needs(model.needs_beside - model.needs)} of those of 2D alone; what is trained '
+            f'does not')
     if at.epoch >= train.epochs:
         say(f'epoch {at.epoch} is finished already, nothing is left to train up to -e {train.epochs}')
 

@@ -129,7 +129,7 @@ CAMERAS = {
 # Two takes of each of 15 actions, except one of S11's Directions, whose video is corrupt.
 TAKES = {subject: 30 - (subject == 'S11') for subject in PLACES}
 
-UNSEEN = ('S2', 'S3', 'S4')  # their 3D is withheld, so their keypoints can only be drawn
+UNSEEN = ('S2', 'S3', 'S4')  # their 3D is withheld: their keypoints can be drawn, and trained on beside others'
 UNPLACED = [lens.at((1, 0, 0, 0), (0, 0, 0)) for lens in LENSES]  # where their cameras stood is unknown
 
 

@@ -44,7 +44,8 @@ class PoseDataset:
         source_3d, source_2d: what error messages call the two sides.
         marks: subject -> action -> (T,) int64, for takes of which not all frames count: 0 for those that do not, else
             the number of an activity, or -1.
-        unlabeled: further detections, of subjects without 3D: they can be drawn, not trained or tested on.
+        unlabeled: further detections, of subjects without 3D: they can be drawn and trained on beside others that have
+            it, not tested on.
         flat: whether the poses of its sequences are their keypoints at depth 0, and not the 3D.
     """
 
@@ -119,10 +120,40 @@ class PoseDataset:
             raise FileError(f'{self.name} has no cameras for subject {subject}')
         if take in self.positions.get(subject, ()):
             return list(self._sequences_of_take(subject, take, downsample, 1.0))[camera]
+        return self._seen(subject, take, camera, downsample)
+
+    def unlabelled(self, subjects: Ordered[str], actions: Ordered[str] | None = None,
+                   downsample: int = 1) -> list[Sequence]:
+        """Return the 2D alone of the selected takes, in the order of `sequences`. 3D of them is not looked at.
+
+        Args:
+            subjects: those with 3D or without. actions, downsample: as `sequences` takes them.
+
+        Raises FlagError for an unknown subject or action and for a subject without a take, FileError for 2D that does
+        not fit the cameras or is not finite.
+        """
+        groups = None if actions is None else self._action_groups(actions)
+        found = []
+        for subject in subjects:
+            seen = self.detections.get(subject) or self.unlabeled.get(subject)
+            if not seen:
+                raise FlagError(f'{self.source_2d} has no subject {subject}; there are '
+                                f'{", ".join([*self.detections, *self.unlabeled])}')
+            if subject not in self.cameras:
+                raise FileError(f'{self.name} has no cameras for subject {subject}')
+            takes = [take for take in seen if groups is None or action_name(take) in groups]
+            if not takes:
+                raise FlagError(f'subject {subject} of {self.name} has no take of actions {",".join(actions or ())}')
+            for take in takes:
+                self._check_views(subject, take, seen[take])
+                found += [self._seen(subject, take, camera, downsample) for camera in range(len(seen[take]))]
+        return found
+
+    def _seen(self, subject: str, take: str, camera: int, downsample: int) -> Sequence:
+        """Return the 2D of a take as one camera sees it. Raises FileError where it is not finite."""
         views = self.detections.get(subject) or self.unlabeled[subject]
         pixels, seen_by = views[take][camera], self.cameras[subject][camera]
-        if not np.isfinite(pixels[..., :2]).all():
-            raise FileError(f'{self.source_2d} holds NaN or infinite coordinates in {subject} {take} camera {camera}')
+        _check_numbers(self.source_2d, f'{subject} {take} camera {camera}', pixels[..., :2], self.layout, MOST_PIXELS)
         keypoints, confidence = _on_screen(pixels[::downsample], seen_by)
         return Sequence(subject, take, camera, keypoints, None, intrinsic=seen_by.intrinsic, confidence=confidence)
 
@@ -165,14 +196,18 @@ class PoseDataset:
                                 f'make both files from the same takes')
         return [take for take in self.detections[subject] if take in seen]
 
+    def _check_views(self, subject: str, take: str, views: list[np.ndarray]) -> None:
+        """Raise FileError unless there is a view for each camera."""
+        if len(views) != len(self.cameras[subject]):
+            raise FileError(f'{self.source_2d} has {len(views)} cameras for {subject} {take}, but {self.name} has '
+                            f'{len(self.cameras[subject])}')
+
     def _sequences_of_take(self, subject: str, take: str, downsample: int, subset: float) -> Iterator[Sequence]:
         """Yield a take as each camera sees it. Raises FileError where its sides do not fit each other."""
         where = f'{subject} {take}'
         positions = self.positions[subject][take]
         cameras, views = self.cameras[subject], self.detections[subject][take]
-        if len(views) != len(cameras):
-            raise FileError(f'{self.source_2d} has {len(views)} cameras for {where}, but {self.name} has '
-                            f'{len(cameras)}')
+        self._check_views(subject, take, views)
         if not self.flat:
             _check_numbers(self.source_3d, where, positions, self.skeleton, MOST_METRES)
         kept = _frames_kept(len(positions), downsample, subset)

@@ -32,6 +32,8 @@ MODELS = {
     'pstmo_pretraining': 'common.models.pstmo_pretraining:PSTMOPretraining',
 }
 DEFAULT_MODEL = 'ktpformer'
+# What a config may ask for around a model beside its sizes: a refinement behind it, a network for the root beside it.
+AROUND = ('refine', 'trajectory')
 
 
 def model_class(name: str) -> type[Lifter]:
@@ -43,11 +45,11 @@ def model_class(name: str) -> type[Lifter]:
 def make_config(name: str, sizes: Mapping[str, Any]) -> Any:
     """Return the Config of the model called `name`, with these fields and its defaults for the others.
 
-    `refine`, which asks for a refinement behind the model, is not its own and is passed over. Raises ValueError for
-    fields that it does not have and for sizes that cannot be.
+    AROUND, which is not its own, is passed over. Raises ValueError for fields that it does not have and for sizes that
+    cannot be.
     """
     kind = model_class(name)
-    own = {size: value for size, value in sizes.items() if size != 'refine'}
+    own = {size: value for size, value in sizes.items() if size not in AROUND}
     try:
         return kind.Config(**own)
     except (TypeError, ZeroDivisionError) as error:
@@ -67,20 +69,27 @@ def build_model(name: str, config: Mapping[str, Any], skeleton: Skeleton, layout
 
     Args:
         config: the fields of the model's Config that differ from its defaults; `refine` among them asks for a
-            refinement behind the model.
+            refinement behind the model, `trajectory` for training with windows that have no truth.
         drop_path, rates: rates of training, such as `dropout`, for models whose recipe has them.
 
     Raises ValueError for a config or a layout that cannot be built, and for a model that breaks its contract.
     """
     from common.models.lifter import check_contract
     from common.models.refine import Refined
+    from common.models.semi_supervised import ROOT_ALONE, SemiSupervised
     kind = model_class(name)
     if kind.recipe.drop_path is not None:
         rates['drop_path'] = drop_path
     build: Callable[..., Lifter] = kind  # a model's own constructor takes more than that of the contract
     model = build(make_config(name, config), skeleton, layout, **rates)
+    if all(config.get(part) for part in AROUND):
+        raise ValueError(f'a refinement cannot stand behind {kind.title} while windows without truth teach it')
     if config.get('refine'):
         model = Refined(model, skeleton, layout)
+    if config.get('trajectory'):
+        if not kind.semi_supervised:
+            raise ValueError(f'windows without truth cannot teach {kind.title}')
+        model = SemiSupervised(model, build(make_config(name, config), ROOT_ALONE, layout, **rates), skeleton, layout)
     check_contract(model)
     return model
 

@@ -71,6 +71,8 @@ class Lifter(nn.Module):
             window. A shorter rest at the end of an epoch joins the step before it.
         measured: whether it is shown all training frames before a training (`measure`).
         measured_keys: buffers that `measure` fills and public files lack.
+        semi_supervised: whether windows without truth can teach it too, by where its poses project to, beside a second
+            network of its class that finds the root.
         begins_with: the other models whose weights a fresh one may begin with, and what the keys of those begin with.
         paper: authors, title or venue, and year of its publication.
         results: its published figures, for --models.
@@ -83,6 +85,8 @@ class Lifter(nn.Module):
         spacing: frames of the video from one frame of a window to the next.
         needs: what it reads besides keypoints, of NEEDS; usually nothing. Keypoints then come as (B, F, K, 3) where
             `confidence` is among them, and the others as arguments of `forward` of the same name.
+        needs_to_learn: what training windows tell besides keypoints and truth; `needs` unless the model says otherwise.
+        needs_beside: what the windows without truth of `loss_beside` tell besides keypoints.
         tokens: the dtype of tokens between embedding and head; None for that of the weights.
         recompute: whether training forgets what happens inside a block and computes it again on the way back.
     """
@@ -96,6 +100,7 @@ class Lifter(nn.Module):
     fewest: int = 1
     measured: bool = False
     measured_keys: ClassVar[tuple[str, ...]] = ()
+    semi_supervised: ClassVar[bool] = False
     begins_with: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     paper: ClassVar[str] = ''
     results: ClassVar[tuple[Published, ...]] = ()
@@ -106,6 +111,7 @@ class Lifter(nn.Module):
     supervised: range | None = None
     spacing: int = 1
     needs: frozenset[str] = frozenset()
+    needs_beside: frozenset[str] = frozenset()
     tokens: torch.dtype | None = None
     recompute: bool = False
 
@@ -114,6 +120,11 @@ class Lifter(nn.Module):
         super().__init__()
         self.frames, self.answers = self.window(config)
         self.spacing = getattr(config, 'spacing', 1)
+
+    @property
+    def needs_to_learn(self) -> frozenset[str]:
+        """Return what training windows tell besides keypoints and truth, of NEEDS."""
+        return self.needs
 
     @classmethod
     def window(cls, config: Any) -> tuple[int, range]:
@@ -154,6 +165,10 @@ class Lifter(nn.Module):
     def loss(self, batch: Batch, criterion: Criterion) -> torch.Tensor:
         """Return the loss of a training batch, whose truth is (B, S, J, 3): a scalar in the unit of the criterion."""
         return criterion(self.read(batch), batch.truth)
+
+    def loss_beside(self, batch: Batch, beside: Batch, criterion: Criterion) -> torch.Tensor:
+        """Return the loss of a training batch and of windows without truth beside it, a scalar."""
+        raise NotImplementedError
 
     def lift(self, view: Batch, mirror: Mirror | None) -> dict[str, torch.Tensor]:
         """Return predictions by name, each (B, A, J, 3) metres; the last one is the headline.
@@ -228,7 +243,7 @@ def check_contract(model: Lifter) -> None:
     if read is not None and not (isinstance(read, range) and read.step == 1 and 0 <= read.start < read.stop
                                  <= model.frames):
         raise ContractError(f'{name} is supervised on {read}, expected consecutive frames of its {model.frames}')
-    unknown = sorted(set(model.needs) - set(NEEDS))
+    unknown = sorted({*model.needs, *model.needs_to_learn, *model.needs_beside} - set(NEEDS))
     if unknown:
         raise ContractError(f'{name} needs {unknown[0]}, which nobody provides; known are {", ".join(NEEDS)}')
 

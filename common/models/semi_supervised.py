@@ -1,24 +1,21 @@
 """Semi-supervised training of VideoPose3D: windows without 3D truth teach by where their poses project to.
 
 Source: Pavllo et al., "3D human pose estimation in video with temporal convolutions and semi-supervised training",
-CVPR 2019, section 4. A second network predicts where the root is, so that a pose can be projected. No command trains
-with this yet. Letters: B windows, F frames of a window, A frames that it answers for, J joints, K keypoints; to compare
-a projection with keypoints, these must be the joints.
+CVPR 2019, section 4. A second network predicts where the root is, so that a pose can be projected. Letters: B windows,
+F frames of a window, A frames that it answers for, J joints, K keypoints; to compare a projection with keypoints, these
+must be the joints.
 """
 
-import torch
+from typing import Any
 
-from common.augment import Batch
+import torch
+from torch import nn
+
+from common.augment import Batch, Mirror
 from common.models.lifter import Criterion, Lifter
-from common.models.videopose3d import VideoPose3D, VideoPose3DConfig
 from common.skeleton import Skeleton
 
 ROOT_ALONE = Skeleton('root', ('root',), (-1,))
-
-
-def trajectory_model(config: VideoPose3DConfig, layout: Skeleton, dropout: float = 0.25) -> VideoPose3D:
-    """Return a fresh network for the root's place: keypoints (B, F, K, 2) -> (B, A, 1, 3) metres from the camera."""
-    return VideoPose3D(config, ROOT_ALONE, layout, dropout)
 
 
 def project(points: torch.Tensor, intrinsic: torch.Tensor, linear: bool = False) -> torch.Tensor:
@@ -97,3 +94,76 @@ def semi_supervised_loss(model: Lifter, trajectory: Lifter, labelled: Batch, unl
         raise ValueError(f'{poses.shape[2]} joints cannot be compared with {seen.shape[2]} keypoints')
     return (loss + projection_loss(poses[count:] + roots[count:], seen, unlabelled.intrinsic, linear)
             + bone_loss(poses[:count], poses[count:], bones))
+
+
+class SemiSupervised(Lifter):
+    """A lifter and a network for the root's place, trained together, also by windows without truth.
+
+    The second network is there for training alone: what comes out is what the lifter predicts.
+    """
+
+    bones: torch.Tensor
+
+    def __init__(self, base: Lifter, trajectory: Lifter, skeleton: Skeleton, layout: Skeleton):
+        """Bring the two together. Raises ValueError for keypoints that are not the joints.
+
+        Args:
+            trajectory: of the same windows, for the joints of ROOT_ALONE: (B, A, 1, 3) metres from the camera.
+        """
+        nn.Module.__init__(self)  # windows are those of the base
+        if layout != skeleton:
+            raise ValueError(f'windows without truth need a keypoint for each joint to compare it with, not '
+                             f'{layout.name} for {skeleton.name}')
+        self.base, self.trajectory = base, trajectory
+        self.frames, self.answers, self.spacing = base.frames, base.answers, base.spacing
+        self.needs, self.fewest = base.needs, base.fewest
+        self.needs_beside = base.needs | {'intrinsic'}
+        self.title, self.recipe = base.title, base.recipe
+        self.register_buffer('bones', torch.tensor(skeleton.edges), persistent=False)
+
+    @property
+    def needs_to_learn(self) -> frozenset[str]:
+        """Return what windows with truth tell: where the root is, too."""
+        return self.needs | {'root'}
+
+    def window_for(self, count: int) -> tuple[int, range]:
+        """Return the base's window for so many frames."""
+        return self.base.window_for(count)
+
+    def begin_epoch(self, epoch: int, epochs: int) -> None:
+        """Let both networks make ready for an epoch."""
+        self.base.begin_epoch(epoch, epochs)
+        self.trajectory.begin_epoch(epoch, epochs)
+
+    def compile(self, *how: Any, **options: Any) -> None:
+        """Compile both networks, each of which the loss calls by itself."""
+        self.base.compile(*how, **options)
+        self.trajectory.compile(*how, **options)
+
+    def forward(self, keypoints: torch.Tensor) -> torch.Tensor:
+        """Lift as the base does: (B, F, K, 2) -> (B, A, J, 3)."""
+        return self.base(keypoints)
+
+    def read(self, batch: Batch) -> torch.Tensor:
+        """Return the base's poses (B, A, J, 3) of a batch."""
+        return self.base.read(batch)
+
+    def loss(self, batch: Batch, criterion: Criterion) -> torch.Tensor:
+        """Return the criterion of the poses and the loss of the root's places."""
+        return semi_supervised_loss(self.base, self.trajectory, batch, None, self.bones, criterion)
+
+    def loss_beside(self, batch: Batch, beside: Batch, criterion: Criterion) -> torch.Tensor:
+        """Return that, and how the windows beside are seen and how long their bones are."""
+        return semi_supervised_loss(self.base, self.trajectory, batch, beside, self.bones, criterion)
+
+    def lift(self, view: Batch, mirror: Mirror | None) -> dict[str, torch.Tensor]:
+        """Return the base's predictions."""
+        return self.base.lift(view, mirror)
+
+    def reads(self, name: str) -> frozenset[str]:
+        """Return what the base's prediction reads besides keypoints."""
+        return self.base.reads(name)
+
+    def without_truth(self) -> Lifter:
+        """Return the base."""
+        return self.base.without_truth()

@@ -13,6 +13,7 @@ import torch
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from common.errors import FileError
+from common.models import AROUND
 from common.storage.checkpoint import Checkpoint, OwnCheckpoint
 from common.storage.contents import is_real, is_whole
 from common.storage.files import one_line, shown
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 # Sizes that need not show in a shape, such as the frames of a convolution, go up to this.
 _USUAL = 4096
-BASE, REFINE = 'base.', 'refine.'  # where a refined model keeps its two parts
+BASE, REFINE = 'base.', 'refine.'  # where a refined model keeps its two parts; others keep a base there too
 
 
 def check_config(saved: OwnCheckpoint, kind: type['Lifter'], config: Any) -> None:
@@ -31,9 +32,10 @@ def check_config(saved: OwnCheckpoint, kind: type['Lifter'], config: Any) -> Non
     Args:
         config: the whole Config, defaults included, that the file's sizes make.
     """
-    if not isinstance(saved.config.get('refine', False), bool):
-        raise FileError(f'{saved.path} is not a complete checkpoint: its config has refine '
-                        f'{shown(saved.config["refine"])}')
+    for part in AROUND:
+        if not isinstance(saved.config.get(part, False), bool):
+            raise FileError(f'{saved.path} is not a complete checkpoint: its config has {part} '
+                            f'{shown(saved.config[part])}')
     state = base_state(saved)
     largest = max((max(value.shape, default=1) for value in state.values()), default=1)
     most = max(_USUAL, largest, len(state))
@@ -54,9 +56,15 @@ def check_config(saved: OwnCheckpoint, kind: type['Lifter'], config: Any) -> Non
                             f'{shown(getattr(config, name))}, where they have {value}')
 
 
+def base_of(saved: Checkpoint) -> Checkpoint:
+    """Return a file as if it held its model alone, without what is around it."""
+    config = {name: value for name, value in saved.config.items() if name not in AROUND}
+    return dataclasses.replace(saved, state=base_state(saved), config=config)
+
+
 def base_state(saved: Checkpoint) -> dict[str, torch.Tensor]:
-    """Return the weights of a file's model, without those of a refinement behind it."""
-    if not saved.config.get('refine'):
+    """Return the weights of a file's model, without those of what is around it."""
+    if not any(saved.config.get(part) for part in AROUND):
         return dict(saved.state)
     return {key.removeprefix(BASE): value for key, value in saved.state.items() if key.startswith(BASE)}
 

@@ -135,6 +135,7 @@ class VideoPose3D(Lifter):
         Published('cpn_ft_h36m_dbb', 1, 51.8, None, 'issue'),
     )
     fewest = 2  # for one answer, the last batch norms see one position of each window
+    semi_supervised = True
 
     def __init__(self, config: VideoPose3DConfig, skeleton: Skeleton, layout: Skeleton, dropout: float = 0.25):
         """Build the model with fresh weights.

@@ -68,15 +68,17 @@ class Trainer:
 
     def __init__(self, model: Lifter, optimizer: torch.optim.Optimizer, sampler: WindowSampler, criterion: Criterion,
                  recipe: Train, at: Progression, world: World, precision: str | None = None, root: str = 'predicted',
-                 flip: bool = True):
+                 flip: bool = True, beside: WindowSampler | None = None):
         """Bring together what a step needs.
 
         Args:
+            beside: of windows without truth, which teach after `recipe.warmup_epochs`.
             at: where the run stands; moved forward in place.
             precision: as asked for, of training and of what epochs are judged by; None for `computing`'s defaults.
             root, flip: how epochs are judged, as `predictions` takes them.
         """
         self.model, self.optimizer, self.sampler, self.criterion = model, optimizer, sampler, criterion
+        self.beside = beside
         self.recipe, self.at, self.world, self.root, self.flip = recipe, at, world, root, flip
         self.device = sampler.store.device
         self.weights = trained_weights(model)
@@ -97,8 +99,9 @@ class Trainer:
         torch.manual_seed(step_seed(self.recipe.seed, epoch, step.number, 1 + self.world.rank))
         self.optimizer.zero_grad(set_to_none=True)
         with computing_in(self.model, self.precision):
-            # This process's share of the mean over all windows of the step.
-            loss = self.model.loss(step.batch, self.criterion) * (windows / step.whole)
+            loss = self.model.loss(step.batch, self.criterion) if step.beside is None else \
+                self.model.loss_beside(step.batch, step.beside, self.criterion)
+            loss = loss * (windows / step.whole)  # this process's share of the mean over all windows of the step
             loss.backward()
         for p in self.weights:
             if p.grad is None:  # a weight that takes no part, as some public files have
@@ -127,7 +130,7 @@ class Trainer:
         rate = learning_rate(recipe, at.base_lr, at.lr_since, epoch, max(at.step - 1, 0), steps)
         frames = len(self.sampler.answers)
         with Progress(f'epoch {epoch}/{recipe.epochs}', len(self.sampler) * frames, self.world.first) as bar:
-            for step in self.sampler.epoch(epoch - at.first_epoch, recipe.windows, self.world.share, at.step):
+            for step in self.steps(epoch, at.step):
                 loss = self.gradient(step, epoch)
                 rate = learning_rate(recipe, at.base_lr, at.lr_since, epoch, step.number, steps)
                 gradients = gradients_of(self.model)
@@ -146,6 +149,17 @@ class Trainer:
                 if signal:
                     raise Stopped(signal)
         return 1000 * loss_sum.item() / len(self.sampler), rate
+
+    def steps(self, epoch: int, first_step: int) -> Iterator[Step]:
+        """Yield the steps of an epoch from one on, with windows without truth beside them where these teach."""
+        windows, draw = self.recipe.windows, epoch - self.at.first_epoch
+        steps = self.sampler.epoch(draw, windows, self.world.share, first_step)
+        if self.beside is None or epoch <= self.recipe.warmup_epochs:
+            yield from steps
+            return
+        others = self.beside.endless(windows, draw * self.sampler.steps(windows) + first_step)
+        for step, beside in zip(steps, others, strict=False):  # the others never end
+            yield step._replace(beside=beside)
 
     def _update(self, gradients: list[torch.Tensor], rate: float) -> None:
         """Take a step of the optimizer at a learning rate, with the gradients clipped where the recipe says so."""
@@ -166,7 +180,7 @@ class Trainer:
         failed = check.failed_step()
         if failed is None:
             return
-        step = next(self.sampler.epoch(epoch - self.at.first_epoch, self.recipe.windows, self.world.share, failed))
+        step = next(self.steps(epoch, failed))
         loss = self.gradient(step, epoch, 'plain').item()  # times a loss that is not finite, all would be bad
         bad = next((name for name, p in self.model.named_parameters()
                     if p.grad is not None and not p.grad.isfinite().all()), 'none')

@@ -37,6 +37,8 @@ def check_settings(saved: Checkpoint) -> None:
     for name, expected in (('model', saved.model), ('refine', bool(saved.config.get('refine')))):
         if name in settings and (type(settings[name]) is not type(expected) or settings[name] != expected):
             raise _cannot_be(saved, name, f'expected {expected}')
+    if 'unlabelled' in settings and bool(settings['unlabelled']) != bool(saved.config.get('trajectory')):
+        raise _cannot_be(saved, 'unlabelled', 'which contradicts its config')
     recipe = recipe_of(saved.model, bool(saved.config.get('refine'))).values()
     for section, name, flag in all_flags():
         if not flag.stored or name not in settings:
