@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import importlib
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -99,6 +100,28 @@ def reading(path: Path, kind: str) -> Iterator[None]:
         with warnings.catch_warnings(), _memory_bounded():
             warnings.simplefilter('ignore')
             yield
+
+
+@contextlib.contextmanager
+def time_bounded(path: Path, seconds: int = 10) -> Iterator[None]:
+    """Raise FileError where reading a file takes longer, as a reader that follows damaged links in a circle does.
+
+    Only on the main thread, and where the system has alarms.
+    """
+    if not hasattr(signal, 'SIGALRM'):
+        yield
+        return
+
+    def stop(*_: object) -> None:
+        raise FileError(f'{path} takes more than {seconds} s to read, which no sound file of its kind does: fetch or '
+                        f'make it again')
+    handler = signal.signal(signal.SIGALRM, stop)
+    left, _ = signal.setitimer(signal.ITIMER_REAL, seconds, 1)  # again each second, should a reader pass over it
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, left)
+        signal.signal(signal.SIGALRM, handler)
 
 
 @contextlib.contextmanager

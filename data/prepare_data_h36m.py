@@ -104,7 +104,7 @@ def read_pose(path: Path) -> np.ndarray:
         pose = cell[0, 0]
     else:
         name = 'Pose'
-        with shared.reading(path, 'CDF file'):
+        with shared.reading(path, 'CDF file'), shared.time_bounded(path):
             pose = shared.package('cdflib').CDF(path).varget(name)
         if isinstance(pose, np.ndarray) and pose.ndim == 3 and len(pose) == 1:
             pose = pose[0]

@@ -2,9 +2,11 @@
 
 import gzip
 import resource
+import signal
 import struct
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +15,10 @@ from raw_files import converted, nothing_in, refusal, truncate
 
 from common.datasets import load_dataset
 from common.datasets.h36m import CAMERAS
+from common.errors import FileError
 from common.skeleton import H36M_OF_32
 from common.storage.npz import read_npz
+from data import conversion as shared
 from data import prepare_data_h36m as prepare
 
 cdflib = pytest.importorskip('cdflib')
@@ -193,3 +197,14 @@ def test_a_bomb_is_refused_before_it_fills_the_memory(raw, tmp_path, capsys):
     assert nothing_in(tmp_path / 'out')
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2.2 * 2**20  # KB
     assert resource.getrlimit(resource.RLIMIT_AS)[0] == resource.RLIM_INFINITY
+
+
+def test_a_reader_that_goes_round_in_circles_is_stopped(tmp_path):
+    """Damaged links between the records of a CDF file can lead back to where they came from."""
+    begun = time.monotonic()
+    with pytest.raises(FileError, match=r'a\.cdf takes more than 1 s to read.*fetch or make it again'), \
+            shared.time_bounded(tmp_path / 'a.cdf', 1):
+        while True:
+            pass
+    assert time.monotonic() - begun < 5
+    assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
