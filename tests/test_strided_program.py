@@ -80,7 +80,7 @@ def test_public_files_give_the_published_programs_table(run, golden, public, sta
                            public[model].name, '--refinement', tmp_path / 'refine_10_4690.pth', '--results',
                            tmp_path / 'r.json', '--device', 'cpu')
     assert status == 0, err
-    assert 'a public file; computing in fp32' in out
+    assert 'a public file (not told by it, and assumed: ' in out
     assert 'predicted root set to 0' in out
     results = json.loads((tmp_path / 'r.json').read_text())
     assert results['headline'] == 'refined'

@@ -16,6 +16,7 @@ from common.commands.session import (
     check_test_flags,
     describe_store,
     identify_for,
+    listed,
     load_evaluated,
     make_store,
     read_evaluated,
@@ -28,7 +29,7 @@ from common.errors import DivergedError, FileError, FlagError
 from common.evaluation import figures, marked, tables
 from common.evaluation.latency import latency
 from common.evaluation.sums import join_shares, predictions_by_frame, tally
-from common.models import computing, recipe_of
+from common.models import computing, model_class, recipe_of
 from common.models.lifter import Lifter, describe_needs
 from common.models.lifting import predictions, windows_for
 from common.recipe import KEYPOINTS
@@ -52,14 +53,23 @@ def run(session: Session) -> None:
     precision = computing.evaluation_precision(session.config.run.precision, session.device)
     compiled = session.config.run.compile  # as asked for here, whatever the run did
     computing.set_up(lifter.model, session.device, compiled)
-    origin = ', a public file' if saved.public else f', trained on {saved.dataset}, keypoints {saved.keypoints}'
-    session.say(f'{saved.path}: {lifter.describe()}, epoch {saved.epoch}{origin}; computing in '
+    session.say(f'{saved.path}: {lifter.describe()}{_origin(saved, name, sizes)}; computing in '
                 f'{computing.describe(precision, session.device, compiled)}')
     subset = config.data.subset if config.has('data.subset') else 1.0
     store = make_store(session, config, dataset, config.data.subjects_test or dataset.subjects_test, subset,
                        lifter.model.needs, lifter.model.title)
     with computing.computing_in(lifter.model, precision):
         close(session, config, lifter.model, name, saved.path, store, dataset)
+
+
+def _origin(saved: Checkpoint, name: str, sizes: dict[str, Any]) -> str:
+    """Return in words where a checkpoint comes from, and what is assumed that a public file does not tell."""
+    epoch = f', epoch {saved.epoch}' if saved.epoch else ''
+    if not saved.public:
+        return f'{epoch}, trained on {saved.dataset}, keypoints {saved.keypoints}'
+    untold = getattr(model_class(name).Config, 'not_in_a_file', ())
+    taken = ', '.join(f'{size} {listed(sizes[size])}' for size in untold)
+    return f'{epoch}, a public file' + (f' (not told by it, and assumed: {taken})' if taken else '')
 
 
 def _measure(session: Session, config: Config, model: Lifter) -> None:
