@@ -159,8 +159,8 @@ def small_trainer(*flags):
     return make_trainer(['-f', '9', '-cs', '16', '-dep', '1', '-b', '27', '-s', '9', '-no-da', *flags], store, H36M)
 
 
-@pytest.mark.parametrize('flags', [('--precision', 'bf16'), pytest.param((), marks=pytest.mark.slow),
-                                   pytest.param(('--activation-checkpointing',), marks=pytest.mark.slow)], ids=str)
+@pytest.mark.slow
+@pytest.mark.parametrize('flags', [('--precision', 'bf16'), (), ('--activation-checkpointing',)], ids=str)
 def test_nothing_is_compiled_after_the_first_epoch(flags):
     """Dynamo's graphs are counted, whatever compiles them."""
     trainer, graphs = small_trainer(*flags), []
