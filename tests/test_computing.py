@@ -132,7 +132,7 @@ def test_recomputing_blocks_changes_nothing(name, precision):
 
 
 @pytest.mark.parametrize('name, skeleton, batch, config', [
-    ('ktpformer', HUMANEVA15, 1, {'frames': 1, 'channels': 24}),
+    pytest.param('ktpformer', HUMANEVA15, 1, {'frames': 1, 'channels': 24}, marks=pytest.mark.slow),
     pytest.param('ktpformer', H36M, 2, {}, marks=pytest.mark.slow),
     pytest.param('htnet', H36M, 3, {}, marks=pytest.mark.slow)], ids=['odd', 'usual', 'htnet'])
 def test_compiled_and_eager_agree(name, skeleton, batch, config):

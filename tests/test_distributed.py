@@ -51,7 +51,7 @@ def flags(h36m_folder, tmp_path):
     return of
 
 
-@pytest.mark.parametrize('objective', ['half-square', 'plain'])
+@pytest.mark.parametrize('objective', ['half-square', pytest.param('plain', marks=pytest.mark.slow)])
 def test_two_processes_are_one_run(flags, tmp_path, objective):
     recorder = tmp_path / 'recorder.py'
     recorder.write_text(RECORDER.format(root=str(ROOT)))

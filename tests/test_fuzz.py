@@ -242,7 +242,7 @@ def command_line(chance):
     return argv
 
 
-@seeds(100, 4000)
+@seeds(60, 4000)
 def test_any_mix_of_flags_ends_well(probe, numbers):
     def check(seed, chance):
         probe.fresh()
@@ -300,7 +300,7 @@ def damaged(chance, whole):
     return bytes(data), f'{kind} at {at}'
 
 
-@seeds(40, 1500)
+@seeds(25, 1500)
 def test_damaged_data_are_refused_or_what_they_were(probe, sound, numbers):
     def check(seed, chance):
         folder = probe.fresh()
@@ -354,7 +354,7 @@ ODD = (*(odd for odd in VALUES if not isinstance(odd, torch.Tensor)), np.zeros(0
        np.array('x'), np.array(['a', None], dtype=object), np.bool_(True), 10 ** 6)
 
 
-@seeds(40, 1500)
+@seeds(25, 1500)
 def test_odd_data_end_well(probe, numbers):
     """Structure and types: trees of other keys, arrays of other shapes and dtypes, metadata that contradict them."""
     def check(seed, chance):
@@ -378,7 +378,7 @@ def test_odd_data_end_well(probe, numbers):
 # ---- checkpoints ------------------------------------------------------------------------------------------------
 
 
-@seeds(40, 2000)
+@seeds(25, 2000)
 def test_damaged_checkpoints_are_refused_or_what_they_were(probe, sound, numbers):
     def check(seed, chance):
         path = probe.fresh() / 'c' / 'best.bin'
@@ -392,7 +392,7 @@ def test_damaged_checkpoints_are_refused_or_what_they_were(probe, sound, numbers
 FACTS = (*VALUES, torch.zeros(0, 3), torch.full((2,), float('nan')), torch.zeros(1).expand(50))
 
 
-@seeds(40, 1500)
+@seeds(25, 1500)
 def test_forged_checkpoints_end_well(probe, numbers):
     """Any value in the place of any fact, with right sums and, of a file that says none, no digest of its weights."""
     whole = torch.load(probe.fresh() / 'c' / 'last.bin', weights_only=True)
@@ -460,7 +460,7 @@ def detections(tmp_path_factory):
 LIFT = ['-c', 'c', '--evaluate', 'best.bin', '--device', 'cpu', '--output', 'out.npz']
 
 
-@seeds(50, 2500)
+@seeds(35, 2500)
 def test_odd_keypoints_end_well(probe, detections, numbers):
     def check(seed, chance):
         folder = probe.fresh()
@@ -479,7 +479,7 @@ def test_odd_keypoints_end_well(probe, detections, numbers):
     each(numbers, check)
 
 
-@seeds(40, 1500)
+@seeds(25, 1500)
 def test_odd_arrays_end_well(probe, numbers):
     def check(seed, chance):
         folder = probe.fresh()

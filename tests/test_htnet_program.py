@@ -314,7 +314,7 @@ def test_ktpformer_can_be_refined(trained, h36m_folder, run, tmp_path):
     assert run('-c', tmp_path / 'c', '--inspect', 'best.bin')[0] == 0
 
 
-@pytest.mark.parametrize('more', [(), ('refine',)], ids=['base', 'refined'])
+@pytest.mark.parametrize('more', [pytest.param((), marks=pytest.mark.slow), ('refine',)], ids=['base', 'refined'])
 def test_a_resumed_run_equals_an_undisturbed_one(base, flags, run, tmp_path, more):
     """Dropout included: it is drawn from (seed, epoch, step)."""
     more = ['--refine', '--init', base / 'best.bin'] if more else []
@@ -339,7 +339,7 @@ def test_the_optimizer_of_htnet_skips_a_bad_step_too(flags, refused, monkeypatch
     assert all(torch.equal(weights[3], later) for later in weights[4:])
 
 
-@pytest.mark.parametrize('refined', [False, True], ids=['base', 'refined'])
+@pytest.mark.parametrize('refined', [pytest.param(False, marks=pytest.mark.slow), True], ids=['base', 'refined'])
 def test_two_processes_are_one_run(base, flags, tmp_path, refined):
     """Drop path is drawn for the whole step; dropout may depend on the rank, so it is off."""
     recorder = tmp_path / 'recorder.py'

@@ -88,9 +88,10 @@ def test_files_of_numpy_1_load_alike(folder, tmp_path, protocol):
 
 
 @pytest.mark.parametrize('name, keypoints, flags', [
-    ('humaneva15', 'gt', TINY), ('humaneva15', 'detectron_pt_coco', TINY), ('humaneva20', 'gt', TINY),
-    ('humaneva20', 'detectron_pt_coco', TINY), ('humaneva15', 'gt', HTNET), ('humaneva15', 'detectron_pt_coco', HTNET),
-    ('humaneva20', 'detectron_pt_coco', HTNET),
+    ('humaneva15', 'gt', TINY), ('humaneva20', 'detectron_pt_coco', TINY), ('humaneva15', 'detectron_pt_coco', HTNET),
+    *(pytest.param(*case, marks=pytest.mark.slow) for case in (
+        ('humaneva15', 'detectron_pt_coco', TINY), ('humaneva20', 'gt', TINY), ('humaneva15', 'gt', HTNET),
+        ('humaneva20', 'detectron_pt_coco', HTNET))),
 ], ids=lambda value: '' if isinstance(value, list) else value)
 def test_two_epochs_train_and_their_file_repeats_the_figures(folder, run, tmp_path, name, keypoints, flags):
     """Training, its table, and the table again from the file alone, which knows the data set and its subjects."""

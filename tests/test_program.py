@@ -176,6 +176,7 @@ def test_resuming_continues_epochs_rate_and_best(trained, h36m_folder, run, tmp_
     steps = {state['step'].item() for state in saved['optimizer']['state'].values()}
     assert steps == {3 * 12}  # 4 cameras × 15 windows × 2 at ten a step, in three epochs
 
+@pytest.mark.slow  # tests/test_resume.py has fast ones
 def test_resumed_run_equals_an_undisturbed_one(h36m_folder, run, tmp_path):
     """Two epochs and one more after resuming leave the weights of three epochs in one go, bit for bit."""
     common = ['-k', 'gt', '--data', h36m_folder, '-str', 'S1', *SMALL, '-l', tmp_path / 'l']
@@ -240,6 +241,7 @@ def test_other_keypoints_of_the_same_layout_are_allowed_and_named(trained, tmp_p
     assert 'trained on h36m, keypoints gt; computing in fp32\nevaluated on h36m, keypoints cpn, subjects S9' in out
 
 
+@pytest.mark.slow
 def test_synthetic_runs_without_any_file(run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     status, out, err = run('-d', 'synthetic', *SMALL, '-e', 1, '-b', 900, '-str', 'S1', '-ste', 'S5')

@@ -210,7 +210,7 @@ def test_limit_and_step_choose_frames_of_poses_and_video_alike(tmp_path, monkeyp
     assert drawn == 5 and [frame for frame, _ in seen] == [0, 1, 2, 3, 4]
 
 
-@pytest.mark.parametrize('suffix', ['gif', 'mp4'])
+@pytest.mark.parametrize('suffix', [pytest.param('gif', marks=pytest.mark.slow), 'mp4'])
 def test_frames_are_forgotten_as_they_are_written(tmp_path, suffix):
     """Check that only a handful of frames is in memory, however long the film is."""
     if suffix == 'mp4':

@@ -64,7 +64,8 @@ def undisturbed(h36m_folder, tmp_path_factory):
     return folder / 'whole'
 
 
-@pytest.mark.parametrize('more', [(), ('--save-every-steps', '3')], ids=['every epoch', 'every 3 steps'])
+@pytest.mark.parametrize('more', [pytest.param((), marks=pytest.mark.slow), ('--save-every-steps', '3')],
+                         ids=['every epoch', 'every 3 steps'])
 def test_a_run_killed_at_random_moments_resumes_exactly(flags, undisturbed, tmp_path, more):
     """SIGKILL, again and again, at moments that no one chose; each time `--resume` goes on."""
     chance = random.Random(0)

@@ -117,7 +117,7 @@ VALUES = [None, True, 0, -1, 1.5, MANY, -MANY, 2 ** 63, float('nan'), float('inf
           b'x', [], [[]], {}, {'x': 1}, {1: 2}, (), torch.zeros(0), torch.zeros(3), torch.tensor(1j), set(), [MANY]]
 
 
-@pytest.mark.parametrize('count', [300, pytest.param(5000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize('count', [150, pytest.param(5000, marks=pytest.mark.slow)])
 def test_random_facts_end_in_one_line_or_are_harmless(saved, tmp_path, count):
     """Seeded: any value in the place of any fact, of any depth. Nothing but FileError comes out."""
     chance, refused = random.Random(7), 0
@@ -304,7 +304,8 @@ def test_a_public_file_goes_on_at_its_epoch_and_rate_whatever_numbers_they_are(s
     assert torch.load(tmp_path / 'c' / 'last.bin', weights_only=True)['base_lr'] == 0.25 / 1024
 
 
-@pytest.mark.parametrize('damage', ['weights', 'optimizer', 'header', 'empty', 'cut', 'pickle'])
+@pytest.mark.parametrize('damage', ['weights', 'optimizer', 'cut', *(
+    pytest.param(damage, marks=pytest.mark.slow) for damage in ('header', 'empty', 'pickle'))])
 def test_any_damage_to_last_leads_to_the_save_before(folder, resume, run, damage):
     last = folder / 'last.bin'
     whole = bytearray(last.read_bytes())

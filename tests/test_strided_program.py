@@ -349,7 +349,7 @@ def test_poses_and_keypoints_are_not_taken_for_each_other(refused, model, joints
 
 
 def test_a_first_stage_is_told_in_its_own_unit_and_never_drawn(run, refused, tmp_path):
-    flags = ['-d', 'synthetic', '--subset', 0.02, '-c', tmp_path / 'c', '--device', 'cpu']
+    flags = ['-d', 'synthetic', '--subset', 0.02, '-a', 'Walking', '-c', tmp_path / 'c', '--device', 'cpu']
     status, out, err = run(*flags, '--model', 'pstmo_pretraining', '-f', 9, '-tds', 1, '-cs', 16, '--hidden', 16,
                            '-dep', 2, '-e', 1, '-l', tmp_path / 'l')
     assert (status, err) == (0, '')

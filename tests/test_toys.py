@@ -104,7 +104,8 @@ def test_a_killed_run_resumes_exactly(h36m_folder, tmp_path, name):
     assert_same_run(tmp_path / 'whole', tmp_path / 'killed')
 
 
-@each
+@pytest.mark.parametrize('name', ['centre', *(pytest.param(name, marks=pytest.mark.slow)
+                                              for name in ('hypotheses', 'lens'))])
 def test_two_processes_are_one_run(h36m_folder, tmp_path, name):
     """In unequal shares, and of a last step of one window one process gets none; dropout may depend on the rank."""
     more = {'centre': ['-b', 35, '--dropout', 0], 'hypotheses': ['-b', 63], 'lens': ['-b', 137]}[name]
