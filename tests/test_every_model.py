@@ -222,7 +222,8 @@ def test_causal_is_refused_where_windows_do_not_end_with_their_answer(trained, f
     """In training, for a model that cannot be told to; with a trained file, which was not told to."""
     sizes = torch.load(trained(name)[0] / 'last.bin')['config']
     frames, answers = model_class(name).window(make_config(name, sizes))
-    evaluate = ['-k', 'gt', '--data', h36m_folder, '-c', trained(name)[0], '--evaluate', 'last.bin', '--causal', *CPU]
+    evaluate = ['-k', 'gt', '--data', h36m_folder, '-c', trained(name)[0], '--evaluate', 'last.bin', '--model', name,
+                '--causal', *CPU]
     if 'causal' in sizes:
         assert 'was made with causal False, which --causal contradicts' in refused(1, *evaluate)
         return
@@ -253,7 +254,9 @@ def test_a_first_stage_is_not_evaluated_as_a_model_of_poses(public, run, refused
     flags = ['-k', 'gt', '--data', h36m_folder, '-ste', 'S9', *CPU, '--evaluate', public('pstmo_pretraining')]
     assert 'is a P-STMO, first stage checkpoint, which --model pstmo contradicts' in \
         refused(1, *flags, '--model', 'pstmo')
-    status, out, _ = run(*flags)
+    assert 'is a P-STMO, first stage, which tells keypoints that are hidden, and no poses: begin a model' in \
+        refused(1, *flags)
+    status, out, _ = run(*flags, '--model', 'pstmo_pretraining')
     assert status == 0
     assert out.rstrip().endswith('thousandths of half the width')
     assert ' mm' not in out

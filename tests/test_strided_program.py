@@ -357,7 +357,8 @@ def test_a_first_stage_is_told_in_its_own_unit_and_never_drawn(run, refused, tmp
     table = out[out.index('Protocol paper'):]
     assert table.startswith('Protocol paper, thousandths of half the width')
     assert 'MPJVE' in table and ' mm' not in table and 'warning' not in table
-    saved = ['-d', 'synthetic', '-c', tmp_path / 'c', '--evaluate', 'best.bin', '--device', 'cpu']
+    saved = ['-d', 'synthetic', '-c', tmp_path / 'c', '--evaluate', 'best.bin', '--model', 'pstmo_pretraining',
+             '--device', 'cpu']
     for drawn in (['--render', '--viz-output', tmp_path / 'a.gif'], ['--plots', tmp_path / 'plots']):
         assert 'tells keypoints in the picture, and no poses that could be drawn' in refused(1, *saved, *drawn)
     assert '--refine stands behind a model of poses' in refused(

@@ -100,6 +100,10 @@ def open_evaluated(given: Config) -> tuple[Checkpoint, tuple[str, dict[str, Any]
     saved = read_evaluated(given)
     name, sizes, how = identify_for(given, saved)
     config = resolve_for(given, name, sizes, saved.settings)
+    if config.data.joints == KEYPOINTS and given.model.model is None:
+        raise FileError(f'{saved.path} is a {model_class(name).title}, which tells keypoints that are hidden, and no '
+                        f'poses: begin a model of poses with it (--init), or say --model {name} to judge it on '
+                        f'keypoints')
     if config.data.joints == KEYPOINTS and (given.render.render or given.evaluate.plots):
         raise FileError(f'{saved.path} tells keypoints in the picture, and no poses that could be drawn: take a model '
                         f'that was trained on poses')

@@ -382,6 +382,7 @@ def _evaluate_chosen(session: Session, plan: Plan, model: Lifter, at: Progressio
         raise FileError(f'{path} is of another run, which took the place of this one: choose another -c')
     checkpoint.load_weights(model, saved)
     how = f'the best on {picked_on}, ' if path.name == checkpoint.BEST else ''
+    named = f' --model {plan.name}' if config.data.joints == KEYPOINTS else ''
     session.say(f'evaluating {path}: {how}epoch {saved.epoch}; again with: python run_ktpformer.py -c {plan.folder} '
-                f'--data {config.data.folder} --evaluate {path.name}')
+                f'--data {config.data.folder}{named} --evaluate {path.name}')
     close(session, config, model, plan.name, path, test, dataset)
