@@ -155,9 +155,8 @@ def test_a_run_stopped_inside_an_epoch_resumes_exactly(trained, flags, run, monk
 
 
 def without_draws(name):
-    """Return the flags that turn dropout and masks off, which ranks and compiled code draw in ways of their own."""
+    """Return the flags that turn dropout off, which ranks and compiled code draw in ways of their own."""
     off = [rate for rate in ('drop_path', 'dropout') if getattr(recipe_of(name), rate) is not None]
-    off += [size for size in model_class(name).Config.__dataclass_fields__ if size.startswith('masked_')]
     return [part for name in off for part in (f'--{name.replace("_", "-")}', 0)]
 
 

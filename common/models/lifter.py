@@ -147,6 +147,9 @@ class Lifter(nn.Module):
     def begin_epoch(self, epoch: int, epochs: int) -> None:
         """Make ready for the steps of an epoch, counted from 1, of so many; for what changes from epoch to epoch."""
 
+    def begin_step(self, seed: int) -> None:
+        """Make ready for a training step. All processes have the same seed: for what they have to draw alike."""
+
     def measure(self, keypoints: torch.Tensor, poses: torch.Tensor) -> None:
         """Take in statistics of all training frames, keypoints (N, K, 2) and poses (N, J, 3), of a `measured` model."""
 

@@ -107,6 +107,7 @@ class PSTMOPretraining(Lifter):
         """
         super().__init__(config)
         self.config, self.keypoints = config, len(layout)
+        self._masks: tuple[torch.Tensor, torch.Tensor] | None = None  # of a step, drawn before it
         if config.masked_keypoints >= self.keypoints:
             raise ValueError(f'masked_keypoints is {config.masked_keypoints}, expected at most {self.keypoints - 1}: '
                              f'the last of {self.keypoints} keypoints is never hidden')
@@ -132,6 +133,10 @@ class PSTMOPretraining(Lifter):
         middle = (config.frames - 1) // 2
         return config.frames, range(middle, middle + 1)
 
+    def begin_step(self, seed: int) -> None:
+        """Draw the masks of a training step, which all its windows share, in whichever process they are."""
+        self._masks = self._draw(torch.Generator().manual_seed(seed))
+
     def forward(self, keypoints: torch.Tensor) -> torch.Tensor:
         """Tell the centre's keypoints of (B, F, K, 2), hiding the same of each window: (B, 1, K, 3) at depth 0.
 
@@ -148,12 +153,17 @@ class PSTMOPretraining(Lifter):
         if keypoints.shape[1:] != (self.frames, self.keypoints, 2):
             raise ValueError(f'expected keypoints (B, {self.frames}, {self.keypoints}, 2), got '
                              f'{tuple(keypoints.shape)}')
-        generator, sure = None, None
         if not self.training:
-            generator, sure = torch.Generator().manual_seed(TEST_SEED), self.answers.start
-        masks = draw_masks(self.frames, self.config.hidden_frames, self.keypoints, self.config.masked_keypoints,
-                           generator, sure)
+            masks = self._draw(torch.Generator().manual_seed(TEST_SEED), self.answers.start)
+        else:
+            masks = self._masks or self._draw()
         return F.pad(self.complete(keypoints, *masks), DEPTH)
+
+    def _draw(self, generator: torch.Generator | None = None,
+              sure: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return masks of a window: see `draw_masks`."""
+        return draw_masks(self.frames, self.config.hidden_frames, self.keypoints, self.config.masked_keypoints,
+                          generator, sure)
 
     def complete(self, keypoints: torch.Tensor, hidden_frames: torch.Tensor,
                  hidden_keypoints: torch.Tensor) -> torch.Tensor:

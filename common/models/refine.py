@@ -106,6 +106,10 @@ class Refined(Lifter):
         """Let the base make ready for an epoch."""
         self.base.begin_epoch(epoch, epochs)
 
+    def begin_step(self, seed: int) -> None:
+        """Let the base make ready for a step."""
+        self.base.begin_step(seed)
+
     def measure(self, keypoints: torch.Tensor, poses: torch.Tensor) -> None:
         """Show the base all training frames, keypoints (N, J, 2) and poses (N, J, 3)."""
         self.base.measure(keypoints, poses)

@@ -135,6 +135,11 @@ class SemiSupervised(Lifter):
         self.base.begin_epoch(epoch, epochs)
         self.trajectory.begin_epoch(epoch, epochs)
 
+    def begin_step(self, seed: int) -> None:
+        """Let both networks make ready for a step."""
+        self.base.begin_step(seed)
+        self.trajectory.begin_step(seed)
+
     def compile(self, *how: Any, **options: Any) -> None:
         """Compile both networks, each of which the loss calls by itself."""
         self.base.compile(*how, **options)

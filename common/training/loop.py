@@ -95,6 +95,7 @@ class Trainer:
         # The same draws on every rank, for the whole step.
         draw(self._drop_paths, step.whole, frames, keypoints, self._drop_generator.manual_seed(seed),
              slice(step.before, step.before + windows))
+        self.model.begin_step(seed)
         # Another stream for each rank; 0 would be the stream of all, since missing numbers count as zeros.
         torch.manual_seed(step_seed(self.recipe.seed, epoch, step.number, 1 + self.world.rank))
         self.optimizer.zero_grad(set_to_none=True)
