@@ -9,6 +9,7 @@ from common import distributed
 from common.commands.session import Session, choose_device
 from common.config import CHECK_DATA, INSPECT, LIST_MODELS, Config
 from common.errors import ContractError, DivergedError, FileError, FlagError
+from common.storage.ending import held_back
 
 
 def run(config: Config) -> None:
@@ -16,7 +17,8 @@ def run(config: Config) -> None:
 
     Raises FileError, FlagError, ContractError, DivergedError, and Stopped on a signal while training.
     """
-    command = importlib.import_module(f'common.commands.{config.command}')
+    with held_back():  # matplotlib takes an import that was broken off for a package that is missing
+        command = importlib.import_module(f'common.commands.{config.command}')
     if config.command in (CHECK_DATA, INSPECT, LIST_MODELS):
         command.run(Session(config, torch.device('cpu'), distributed.ALONE, say))
         return

@@ -36,6 +36,7 @@ from common.recipe import KEYPOINTS
 from common.sampler import TestWindows
 from common.skeleton import H36M, H36M16
 from common.storage.checkpoint import Checkpoint
+from common.storage.ending import held_back
 from common.storage.npz import write_npz
 from common.store import SequenceStore
 
@@ -262,7 +263,8 @@ def _write_frames(session: Session, config: Config, rows: dict[str, np.ndarray],
 
 def _plot(folder: Path, bars: dict[str, Any], title: str, rows: dict[str, np.ndarray], dataset: PoseDataset) -> None:
     """Draw the figures of an evaluation into a folder. Raises FileError."""
-    from common.drawing import plots  # matplotlib takes a second to import, and only this needs it here
+    with held_back():
+        from common.drawing import plots  # matplotlib takes a second to import, and only this needs it here
 
     try:
         folder.mkdir(exist_ok=True)

@@ -28,8 +28,29 @@ def terminable() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
+class _Held:
+    """How many blocks hold SIGTERM back, and whether it came meanwhile."""
+
+    blocks, came = 0, False
+
+
 def _terminate(number: int, frame: FrameType | None) -> None:
-    raise Terminated
+    if not _Held.blocks:
+        raise Terminated
+    _Held.came = True
+
+
+@contextlib.contextmanager
+def held_back() -> Iterator[None]:
+    """Raise Terminated at the end of the block where SIGTERM comes inside: for what must not be left half-done."""
+    _Held.blocks += 1
+    try:
+        yield
+    finally:
+        _Held.blocks -= 1
+        if _Held.came and not _Held.blocks:
+            _Held.came = False
+            raise Terminated
 
 
 def keep_standard_streams() -> None:

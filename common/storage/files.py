@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO, Any, BinaryIO
 
 from common.errors import FileError
+from common.storage.ending import held_back
 
 MIB = 2 ** 20
 # What a compressed file may hold: this many bytes, or this many for each of its own where that is more. Poses and
@@ -144,16 +145,10 @@ def atomic_path(path: Path) -> Iterator[Path]:
     path = Path(path).resolve()
     if path.exists() and not path.is_file():
         raise FileError(f'cannot write {path}: it is not a regular file')
+    temporary = None
     try:
-        stem = path.name if len(os.fsencode(path.name)) < 200 else path.name[:40]
-        _clear_stale(path.parent, f'.{stem}.{_HOST}-')
-        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f'.{stem}.{_HOST}-{os.getpid()}.',
-                                            suffix=(dot + ending)[:40])
-        os.close(descriptor)
-    except OSError as error:
-        raise FileError(f'cannot write {path}: {error.strerror}') from None
-    temporary = Path(name)
-    try:
+        with held_back():  # no moment may lie between making the file and knowing of it
+            temporary = _make_temporary(path, dot + ending)
         os.chmod(temporary, 0o666 & ~_umask())
         yield temporary
         if list(_beside(temporary)):
@@ -164,8 +159,18 @@ def atomic_path(path: Path) -> Iterator[Path]:
     except OSError as error:
         raise FileError(f'cannot write {path}: {error.strerror or error}') from None
     finally:
-        for appended in (temporary, *_beside(temporary)):
-            appended.unlink(missing_ok=True)
+        with held_back():
+            for appended in () if temporary is None else (temporary, *_beside(temporary)):
+                appended.unlink(missing_ok=True)
+
+
+def _make_temporary(path: Path, ending: str) -> Path:
+    """Make an empty file beside `path`, whose name ends so. Raises OSError."""
+    stem = path.name if len(os.fsencode(path.name)) < 200 else path.name[:40]
+    _clear_stale(path.parent, f'.{stem}.{_HOST}-')
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f'.{stem}.{_HOST}-{os.getpid()}.', suffix=ending[:40])
+    os.close(descriptor)
+    return Path(name)
 
 
 def _beside(temporary: Path) -> Iterator[Path]:
