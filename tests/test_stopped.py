@@ -14,8 +14,15 @@ from test_predict import clip
 
 from common.storage.npz import read_npz
 
+
+def frames_of(path):
+    with Image.open(path) as image:
+        image.seek(getattr(image, 'n_frames', 1) - 1)
+        image.load()
+
+
 READERS = {'.npz': read_npz, '.json': lambda path: json.loads(path.read_text()), '.csv': np.genfromtxt,
-           '.gif': lambda path: Image.open(path).seek(4), '.png': lambda path: Image.open(path).load()}
+           '.gif': frames_of, '.png': frames_of}
 
 
 @pytest.fixture
