@@ -15,10 +15,9 @@ from common.cli.parser import parse
 from common.config import resolve
 from common.distributed import ALONE, World, make_batch_norms_global
 from common.models import DEFAULT_MODEL, build_model, computing, make_config, model_class, recipe_of
-from common.sampler import WindowSampler
 from common.skeleton import Skeleton
 from common.store import SequenceStore
-from common.training.loop import Progression, Trainer
+from common.training.loop import Progression, Trainer, make_sampler
 from common.training.optimiser import make_criterion, make_optimizer
 
 
@@ -43,9 +42,6 @@ def make_trainer(flags: list[str], store: SequenceStore, skeleton: Skeleton, wor
         make_batch_norms_global(model)
     if set_up:
         computing.set_up(model, store.device, config.run.compile, config.run.activation_checkpointing)
-    frames, answers = model.window_for(recipe.stride)
-    sampler = WindowSampler(store, frames, recipe.augment, recipe.seed, answers=answers, fewest=model.fewest,
-                            supervised=model.supervised if answers == model.answers else answers, spacing=model.spacing)
     criterion = make_criterion(model, recipe.loss, skeleton, store.device, recipe.l1_share)
-    return Trainer(model, make_optimizer(model, recipe), sampler, criterion, recipe, Progression(), world,
-                   config.run.precision, config.evaluate.root, config.evaluate.flip)
+    return Trainer(model, make_optimizer(model, recipe), make_sampler(model, store, recipe), criterion, recipe,
+                   Progression(), world, config.run.precision, config.evaluate.root, config.evaluate.flip)

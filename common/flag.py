@@ -97,6 +97,11 @@ def counts(given: str) -> tuple[int, ...]:
     return tuple(int(part) for part in parts)
 
 
+def listed(value: Any) -> str:
+    """Return a value as the command line has it: several with commas between them."""
+    return ','.join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+
+
 def actions_of(given: str) -> tuple[str, ...]:
     """Return the names of actions; * is all of them."""
     return () if given == '*' else names_of(given)

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 from common.cli import rules
 from common.config import SECTIONS, Config, all_flags
-from common.flag import Flag
+from common.flag import Flag, listed
 from common.models import MODELS
 from common.storage.files import one_line
 
@@ -95,8 +95,7 @@ def help_text(section: str, name: str, flag: Flag, defaults: dict[str, Any]) -> 
         from_recipe = section == 'train' and flag.kind == 'value' and value is None and not tells and not flag.starts
         untold = from_recipe and name != 'save_every_steps' and name != 'checkpoint_frequency'
         return f'{flag.help} (default: as the model was published)' if untold else flag.help
-    shown = ','.join(map(str, value)) if isinstance(value, tuple) else value
-    return f'{flag.help.partition(" (default")[0]} (default {shown})'
+    return f'{flag.help.partition(" (default")[0]} (default {listed(value)})'
 
 
 def parse(argv: list[str] | None = None) -> Config:

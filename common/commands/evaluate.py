@@ -16,7 +16,6 @@ from common.commands.session import (
     check_test_flags,
     describe_store,
     identify_for,
-    listed,
     load_evaluated,
     make_store,
     read_evaluated,
@@ -29,6 +28,7 @@ from common.errors import DivergedError, FileError, FlagError
 from common.evaluation import figures, marked, tables
 from common.evaluation.latency import latency
 from common.evaluation.sums import join_shares, predictions_by_frame, tally
+from common.flag import listed
 from common.models import computing, model_class, recipe_of
 from common.models.lifter import Lifter, describe_needs
 from common.models.lifting import predictions, windows_for

@@ -12,6 +12,7 @@ from common.datasets import DATASETS
 from common.datasets.poses import PoseDataset
 from common.distributed import World
 from common.errors import FileError, FlagError
+from common.flag import listed
 from common.models import model_class
 from common.models.lifter import Lifter, describe_needs
 from common.models.loading import LoadedLifter, assemble, identify, refined_by
@@ -78,11 +79,6 @@ def check_model_flags(config: Config, name: str) -> None:
 def spelling(section: str, name: str) -> str:
     """Return how the command line spells a field of the configuration."""
     return flag_of(section, name).name
-
-
-def listed(value: Any) -> str:
-    """Return a size as the command line has it: several numbers with commas between them."""
-    return ','.join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
 
 
 def said(size: str, value: Any) -> str:

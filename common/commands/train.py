@@ -43,7 +43,7 @@ from common.storage.lock import locked
 from common.storage.runlog import RunLog, git_revision, is_run_folder, versions
 from common.store import SequenceStore
 from common.training.folder import check_unchanged, continued, prepare_folder
-from common.training.loop import Judges, Progression, Trainer, fit, progression_of
+from common.training.loop import Judges, Progression, Trainer, fit, make_sampler, progression_of
 from common.training.optimiser import make_criterion, make_optimizer
 from common.training.resumed import restore_optimizer
 from common.training.signals import StopRequest
@@ -194,17 +194,14 @@ def _trainer(session: Session, plan: Plan, model: Lifter, split: _Split, dataset
     train = config.train
     if world.size > 1:
         distributed.make_batch_norms_global(model)
-    frames, answers = model.window_for(train.stride)
     check_lifting(model, split.train)
     computing.set_up(model, device, config.run.compile, config.run.activation_checkpointing)
     optimizer = make_optimizer(model, train)
     at = _restore(session, plan, model, optimizer, dataset.skeleton)
     world.same_weights(model)
-    supervised = model.supervised if answers == model.answers else answers
-    sampler = WindowSampler(split.train, frames, train.augment, train.seed, train.window_step, answers,
-                            model.needs_to_learn, model.fewest, supervised, model.spacing)
+    sampler = make_sampler(model, split.train, train)
     beside = None if split.beside is None else WindowSampler(
-        split.beside, frames, train.augment, unlabelled_seed(train.seed), train.window_step, answers,
+        split.beside, sampler.frames, train.augment, unlabelled_seed(train.seed), train.window_step, sampler.answers,
         model.needs_beside, spacing=model.spacing, truth=False)
     steps = sampler.steps(train.windows)
     if resumed is not None and at.step > steps:

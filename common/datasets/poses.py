@@ -77,14 +77,13 @@ class PoseDataset:
         """
         kept = [index for index, name in enumerate(replacing.joints) if name != joint]
         both = self.layout == replacing
-        views = {subject: {take: [view[:, kept] for view in views] for take, views in takes.items()}
-                 for subject, takes in self.detections.items()} if both else self.detections
-        unlabeled = {subject: {take: [view[:, kept] for view in views] for take, views in takes.items()}
-                     for subject, takes in self.unlabeled.items()} if both else self.unlabeled
+        detections, unlabeled = (
+            {subject: {take: [view[:, kept] for view in views] for take, views in takes.items()}
+             for subject, takes in side.items()} if both else side for side in (self.detections, self.unlabeled))
         positions = {subject: {take: array[:, kept] for take, array in takes.items()}
                      for subject, takes in self.positions.items()}
         return replace(self, skeleton=body, layout=body if both else self.layout, positions=positions,
-                       detections=views, unlabeled=unlabeled)
+                       detections=detections, unlabeled=unlabeled)
 
     def sequences(self, subjects: Ordered[str], actions: Ordered[str] | None = None, downsample: int = 1,
                   subset: float = 1.0) -> list[Sequence]:

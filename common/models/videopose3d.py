@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from common.flag import listed
 from common.models.layers import dropout
 from common.models.lifter import Lifter, check_sizes, shape_in
 from common.recipe import Published, Recipe
@@ -57,7 +58,7 @@ class VideoPose3DConfig:
         if field > MOST_FRAMES:
             raise ValueError(f'{len(widths)} convolutions of such widths read more than {MOST_FRAMES:,} frames')
         if self.frames not in (0, field):
-            raise ValueError(f'{self.frames} frames are not those of the widths {_listed(widths)}, whose product is '
+            raise ValueError(f'{self.frames} frames are not those of the widths {listed(widths)}, whose product is '
                              f'{field}')
         object.__setattr__(self, 'widths', widths)
         object.__setattr__(self, 'frames', field)
@@ -85,7 +86,7 @@ class VideoPose3DConfig:
             reach, rest = divmod(kernel - 1, dilation) if dense else (kernel - 1, 0)
             if rest:
                 raise ValueError(f'block {block + 1} has a kernel of {kernel} frames, which no dense model has behind '
-                                 f'the widths {_listed(widths)}')
+                                 f'the widths {listed(widths)}')
             widths.append(reach + 1)
         return cls(math.prod(widths), channels, tuple(widths), causal, dense)
 
@@ -97,10 +98,6 @@ def _threes(frames: int) -> tuple[int, ...]:
         raise ValueError(f'{frames} frames are no power of 3: say the widths of the convolutions, odd numbers whose '
                          f'product they are')
     return widths
-
-
-def _listed(widths: tuple[int, ...] | list[int]) -> str:
-    return ','.join(map(str, widths))
 
 
 class Convolution(nn.Conv1d):

@@ -213,6 +213,14 @@ class Trainer:
         return content
 
 
+def make_sampler(model: Lifter, store: SequenceStore, recipe: Train) -> WindowSampler:
+    """Return the windows that a recipe trains a model on."""
+    frames, answers = model.window_for(recipe.stride)
+    supervised = model.supervised if answers == model.answers else answers
+    return WindowSampler(store, frames, recipe.augment, recipe.seed, recipe.window_step, answers, model.needs_to_learn,
+                         model.fewest, supervised, model.spacing)
+
+
 def fit(trainer: Trainer, judges: Judges, log: RunLog | None, folder: Path, about: dict[str, Any], stop: StopRequest,
         say: Callable[[str], None], stale: list[Path]) -> None:
     """Train up to recipe.epochs, saving `last.bin`, `best.bin` and `epoch_N.bin` in the folder.
