@@ -23,7 +23,6 @@ TRAIN, EVALUATE, RENDER, PREDICT, CHECK_DATA, INSPECT, LIST_MODELS = COMMANDS = 
     'train', 'evaluate', 'render', 'predict', 'check_data', 'inspect', 'list_models')
 LIFTING = (EVALUATE, RENDER, PREDICT)  # commands that read a checkpoint to use it
 PRECISIONS = ('fp32', 'tf32', 'bf16')
-MOST_FRAMES_PER_STRIDE = 128  # of the default -s, as published
 
 
 @dataclass(frozen=True)
@@ -123,7 +122,7 @@ class Train:
                       help='predicted frames of a step: a step is max(1, N // stride) windows')
     stride: int = flag('-s', '--stride', read=count, metavar='N', stored=True, commands=(TRAIN,),
                        help='what -b is divided by, and the frames that a window answers for where these can be any '
-                       'number (default: the frames that a window answers for, at most 128)')
+                       'number (default: the frames that a window answers for, at most 128 or as published)')
     optimizer: str = flag('--optimizer', choices=('adamw', 'adam', 'amsgrad'), stored=True, commands=(TRAIN,),
                           help='AdamW, Adam, or Adam with amsgrad')
     lr: float = flag('-lr', '--learning-rate', read=positive, metavar='X', stored=True, commands=(TRAIN,),
@@ -180,7 +179,7 @@ class Train:
                              'this decay, such as 0.999 (default: none)')
     window_step: int | None = flag('--window-step', read=count, metavar='N', stored=True, commands=(TRAIN,),
                                    help='frames from one training window to the next (default: as many as a window '
-                                   'answers for, so that windows do not overlap)')
+                                   'answers for, so that windows do not overlap, or as published)')
     subjects_valid: tuple[str, ...] | None = flag(
         '--subjects-valid', read=names_of, metavar='A,B', stored=True, needs='eval', commands=(TRAIN,),
         help='pick the best epoch on these, who are taken out of the default training subjects (default: the test '
@@ -415,6 +414,6 @@ def resolve(config: Config, recipe: Recipe, answers: int, saved: Mapping[str, An
         if its_flag.stored and not config.has(f'{section}.{name}'):
             changed[section][name] = decided.get(name, getattr(getattr(config, section), name))
     if changed['train'].get('stride', answers) is None:
-        changed['train']['stride'] = min(answers, MOST_FRAMES_PER_STRIDE)
+        changed['train']['stride'] = min(answers, recipe.stride_limit)
     return replace(config, **{section: replace(getattr(config, section), **values)
                               for section, values in changed.items()})

@@ -37,6 +37,9 @@ class Recipe:
 
     Attributes:
         lr_decay_steps: steps over which the rate falls by lr_decay, in a staircase; 0 for after every epoch.
+        stride_limit: what the default of -s is at most; it is the frames that a window answers for.
+        window_step: frames from one training window to the next; None for as many as it answers for, or as the model
+            has it.
         drop_path, dropout: None for a model without.
         flip: whether mirrored keypoints are lifted too at test.
         joints: the body of Human3.6M that is lifted and averaged over, or KEYPOINTS; None for all that the data have.
@@ -51,6 +54,8 @@ class Recipe:
     objective: str
     root: str
     seed: int
+    stride_limit: int = 128
+    window_step: int | None = None
     lr_decay_steps: int = 0
     lr_drop_every: int = 0
     lr_drop: float = 0.5

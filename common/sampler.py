@@ -44,7 +44,8 @@ class WindowSampler:
 
     def __init__(self, store: SequenceStore, frames: int, flip: bool, seed: int, step: int | None = None,
                  answers: range | None = None, needs: frozenset[str] = frozenset(), fewest: int = 1,
-                 supervised: range | None = None, spacing: int = 1, truth: bool = True):
+                 supervised: range | None = None, spacing: int = 1, truth: bool = True,
+                 starts: Callable[..., np.ndarray] = chunk_starts, at_random: bool = False):
         """Lay the windows out so that the frames they answer for tile each sequence.
 
         Args:
@@ -56,13 +57,16 @@ class WindowSampler:
             needs: what batches tell besides keypoints and poses, which the store must then know.
             fewest: windows that a step needs at least, which must be no more than a step is asked to have.
             truth: whether batches hold the true poses.
+            starts: where answers start, as `Lifter.training_starts`.
+            at_random: with `flip`, mirror half of the windows of each epoch, by chance, in place of a second of each.
         """
         self.store, self.frames, self.seed, self.needs, self.fewest = store, frames, seed, needs, fewest
         self.answers = range(frames) if answers is None else answers
         self.supervised, self.spacing, self.truth = supervised or self.answers, spacing, truth
-        sequence, start = windows_of(store.lengths, len(self.answers), partial(chunk_starts, step=step))
+        sequence, start = windows_of(store.lengths, len(self.answers), partial(starts, step=step))
         table = np.stack([sequence, start - self.answers.start * spacing, np.zeros_like(start)], axis=1)
-        if flip:
+        self._at_random = flip and at_random
+        if flip and not at_random:
             # Mirrored windows follow the plain ones of the same sequence.
             table = np.concatenate([table, table + [0, 0, 1]])
             table = table[np.argsort(table[:, 0] * 2 + table[:, 2], kind='stable')]
@@ -96,6 +100,9 @@ class WindowSampler:
             first_step: the step to begin with.
         """
         table = self._table[torch.from_numpy(self.order(draw)).to(self.store.device)]
+        if self._at_random:
+            mirrored = np.random.default_rng([self.seed, draw]).integers(0, 2, len(self))
+            table[:, 2] = torch.from_numpy(mirrored).to(table)
         steps = self.steps(batch)
         for step in range(first_step, steps):
             windows = table[step * batch:(step + 1) * batch if step + 1 < steps else None]

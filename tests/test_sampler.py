@@ -143,3 +143,39 @@ def test_wide_windows_count_each_frame_once(sequences):
     windows = TestWindows.of(store, 12, answers=range(1, 11), once=True)
     assert windows.rows[windows.counted].tolist() == list(range(sum(LENGTHS)))
     assert TestWindows.of(store, 12, answers=range(1, 11)).counted.all()
+
+
+def test_windows_mirrored_at_random_come_once_and_half_of_them_mirrored(sequences):
+    """Which are mirrored changes from epoch to epoch, and is the same whenever an epoch is drawn again."""
+    store = SequenceStore(sequences, H36M, H36M, torch.device('cpu'))
+    sampler = WindowSampler(store, 3, True, seed=1, step=1, at_random=True)
+    plain = WindowSampler(store, 3, False, seed=1, step=1)
+    assert len(sampler) == len(plain)
+
+    def epoch(draw):
+        mirrored = []
+        for mine, its in zip(sampler.epoch(draw, 4), plain.epoch(draw, 4), strict=True):
+            flipped = naive_mirror(its.batch.keypoints.numpy(), H36M)
+            for x, straight, other in zip(mine.batch.keypoints.numpy(), its.batch.keypoints.numpy(), flipped,
+                                          strict=True):
+                mirrored.append(bool((x == other).all()))
+                assert mirrored[-1] or (x == straight).all()
+        return mirrored
+
+    first, second = epoch(0), epoch(1)
+    assert 0.3 < np.mean(first) < 0.7 and first != second
+    assert epoch(0) == first
+
+
+def test_training_windows_start_where_they_are_told_to(sequences):
+    store = SequenceStore(sequences, H36M, H36M, torch.device('cpu'))
+    asked = []
+
+    def starts(length, answered, step):
+        asked.append((length, answered, step))
+        return np.array([2, 0])
+
+    sampler = WindowSampler(store, 5, False, seed=1, step=7, answers=range(2, 3), starts=starts)
+    assert asked == [(length, 1, 7) for length in LENGTHS] and len(sampler) == 2 * len(LENGTHS)
+    batch = sampler.gather(sampler._table)
+    np.testing.assert_array_equal(batch.keypoints[2].numpy(), sequences[1].keypoints[:5])  # around frame 2

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Protocol, cast
 
+import numpy as np
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
@@ -17,6 +18,7 @@ from common.augment import Batch, Mirror
 from common.errors import ContractError
 from common.recipe import Published, Recipe, RefinementRecipe
 from common.skeleton import Skeleton
+from common.windows import chunk_starts
 
 Criterion = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
@@ -71,6 +73,8 @@ class Lifter(nn.Module):
             window. A shorter rest at the end of an epoch joins the step before it.
         measured: whether it is shown all training frames before a training (`measure`).
         measured_keys: buffers that `measure` fills and public files lack.
+        mirrored_at_random: whether each training window is mirrored or not by chance whenever it is drawn, instead of
+            coming a second time, mirrored.
         semi_supervised: whether windows without truth can teach it too, by where its poses project to, beside a second
             network of its class that finds the root.
         begins_with: the other models whose weights a fresh one may begin with, and what the keys of those begin with.
@@ -100,6 +104,7 @@ class Lifter(nn.Module):
     fewest: int = 1
     measured: bool = False
     measured_keys: ClassVar[tuple[str, ...]] = ()
+    mirrored_at_random: ClassVar[bool] = False
     semi_supervised: ClassVar[bool] = False
     begins_with: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     paper: ClassVar[str] = ''
@@ -147,8 +152,23 @@ class Lifter(nn.Module):
     def begin_epoch(self, epoch: int, epochs: int) -> None:
         """Make ready for the steps of an epoch, counted from 1, of so many; for what changes from epoch to epoch."""
 
-    def begin_step(self, seed: int) -> None:
-        """Make ready for a training step. All processes have the same seed: for what they have to draw alike."""
+    def begin_step(self, seed: int, windows: int, part: slice) -> None:
+        """Make ready for a training step: draw what must not depend on how many processes share it.
+
+        Args:
+            seed: the same in all processes. windows: of the whole step. part: those of them that this process has.
+        """
+
+    def training_starts(self, length: int, answered: int, step: int | None = None) -> np.ndarray:
+        """Return where the answers of the training windows of one sequence start, int64.
+
+        Here: so that they tile the sequence, what they overhang shared by both ends.
+
+        Args:
+            length: frames of the sequence. answered: neighbouring frames that a window answers for.
+            step: frames from window to window; None for the model's own.
+        """
+        return chunk_starts(length, answered, step)
 
     def measure(self, keypoints: torch.Tensor, poses: torch.Tensor) -> None:
         """Take in statistics of all training frames, keypoints (N, K, 2) and poses (N, J, 3), of a `measured` model."""

@@ -133,7 +133,7 @@ class PSTMOPretraining(Lifter):
         middle = (config.frames - 1) // 2
         return config.frames, range(middle, middle + 1)
 
-    def begin_step(self, seed: int) -> None:
+    def begin_step(self, seed: int, windows: int, part: slice) -> None:
         """Draw the masks of a training step, which all its windows share, in whichever process they are."""
         self._masks = self._draw(torch.Generator().manual_seed(seed))
 

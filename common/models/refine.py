@@ -7,6 +7,7 @@ not know. Letters: B windows, F frames, J joints.
 
 from dataclasses import replace
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -106,9 +107,13 @@ class Refined(Lifter):
         """Let the base make ready for an epoch."""
         self.base.begin_epoch(epoch, epochs)
 
-    def begin_step(self, seed: int) -> None:
+    def begin_step(self, seed: int, windows: int, part: slice) -> None:
         """Let the base make ready for a step."""
-        self.base.begin_step(seed)
+        self.base.begin_step(seed, windows, part)
+
+    def training_starts(self, length: int, answered: int, step: int | None = None) -> np.ndarray:
+        """Return where the base's training windows start."""
+        return self.base.training_starts(length, answered, step)
 
     def measure(self, keypoints: torch.Tensor, poses: torch.Tensor) -> None:
         """Show the base all training frames, keypoints (N, J, 2) and poses (N, J, 3)."""

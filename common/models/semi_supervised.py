@@ -8,6 +8,7 @@ must be the joints.
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -135,10 +136,14 @@ class SemiSupervised(Lifter):
         self.base.begin_epoch(epoch, epochs)
         self.trajectory.begin_epoch(epoch, epochs)
 
-    def begin_step(self, seed: int) -> None:
+    def begin_step(self, seed: int, windows: int, part: slice) -> None:
         """Let both networks make ready for a step."""
-        self.base.begin_step(seed)
-        self.trajectory.begin_step(seed)
+        self.base.begin_step(seed, windows, part)
+        self.trajectory.begin_step(seed, windows, part)
+
+    def training_starts(self, length: int, answered: int, step: int | None = None) -> np.ndarray:
+        """Return where the base's training windows start."""
+        return self.base.training_starts(length, answered, step)
 
     def compile(self, *how: Any, **options: Any) -> None:
         """Compile both networks, each of which the loss calls by itself."""

@@ -93,9 +93,9 @@ class Trainer:
         windows, frames, keypoints, _ = step.batch.keypoints.shape
         seed = step_seed(self.recipe.seed, epoch, step.number)
         # The same draws on every rank, for the whole step.
-        draw(self._drop_paths, step.whole, frames, keypoints, self._drop_generator.manual_seed(seed),
-             slice(step.before, step.before + windows))
-        self.model.begin_step(seed)
+        part = slice(step.before, step.before + windows)
+        draw(self._drop_paths, step.whole, frames, keypoints, self._drop_generator.manual_seed(seed), part)
+        self.model.begin_step(seed, step.whole, part)
         # Another stream for each rank; 0 would be the stream of all, since missing numbers count as zeros.
         torch.manual_seed(step_seed(self.recipe.seed, epoch, step.number, 1 + self.world.rank))
         self.optimizer.zero_grad(set_to_none=True)
@@ -218,7 +218,8 @@ def make_sampler(model: Lifter, store: SequenceStore, recipe: Train) -> WindowSa
     frames, answers = model.window_for(recipe.stride)
     supervised = model.supervised if answers == model.answers else answers
     return WindowSampler(store, frames, recipe.augment, recipe.seed, recipe.window_step, answers, model.needs_to_learn,
-                         model.fewest, supervised, model.spacing)
+                         model.fewest, supervised, model.spacing, starts=model.training_starts,
+                         at_random=model.mirrored_at_random)
 
 
 def fit(trainer: Trainer, judges: Judges, log: RunLog | None, folder: Path, about: dict[str, Any], stop: StopRequest,
