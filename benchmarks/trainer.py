@@ -12,9 +12,9 @@ os.environ.setdefault('OMP_WAIT_POLICY', 'passive')  # before torch is imported
 
 
 from common.cli.parser import parse
-from common.config import resolve
 from common.distributed import ALONE, World, make_batch_norms_global
 from common.models import DEFAULT_MODEL, build_model, computing, make_config, model_class, recipe_of
+from common.settings import resolve
 from common.skeleton import Skeleton
 from common.store import SequenceStore
 from common.training.loop import Progression, Trainer, make_sampler

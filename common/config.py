@@ -4,19 +4,18 @@ From these fields come the parser and its help, docs/flags.md, what a checkpoint
 flag is refused by a command that would ignore it. To see what a flag does, search for its field: `--clip` is
 `Train.clip`, read as `config.train.clip`.
 
-A default of None means that something else decides: the model's recipe, the data set or the checkpoint. `resolve` asks
-them, in the order command line, resumed checkpoint, data set, refinement, recipe, field.
+A default of None means that something else decides: the model's recipe, the data set or the checkpoint
+(`common/settings.py`).
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from common.datasets import DATASETS, DEFAULT_DATASET
 from common.flag import Flag, actions_of, count, counts, file_ending, flag, names_of, number, positive, text
 from common.keypoints.known import LAYOUTS, layout_or_file
 from common.models import DEFAULT_MODEL, MODELS
-from common.recipe import KEYPOINTS, ROOTS, Recipe
+from common.recipe import KEYPOINTS, ROOTS
 from common.skeleton import BODIES
 
 TRAIN, EVALUATE, RENDER, PREDICT, CHECK_DATA, INSPECT, LIST_MODELS = COMMANDS = (
@@ -389,31 +388,3 @@ def all_flags() -> list[tuple[str, str, Flag]]:
 def flag_of(section: str, name: str) -> Flag:
     """Return the flag of a field."""
     return SECTIONS[section].__dataclass_fields__[name].metadata['flag']
-
-
-# Settings that belong to a data set: another one does not take them over from a checkpoint.
-OF_A_DATASET = ('keypoints', 'subjects_train', 'subjects_test', 'subjects_valid', 'unlabelled', 'actions', 'root')
-
-
-def resolve(config: Config, recipe: Recipe, answers: int, saved: Mapping[str, Any] | None = None) -> Config:
-    """Return the configuration with every setting of a run decided.
-
-    Args:
-        recipe: of the model, or of a refinement behind it.
-        answers: how many frames a window answers for, from which the default of -s follows.
-        saved: the settings of the checkpoint that is resumed or evaluated. Those that belong to a data set do not carry
-            over to another one.
-    """
-    saved = saved or {}
-    dataset = config.data.dataset if config.has('data.dataset') else saved.get('dataset', config.data.dataset)
-    if dataset != saved.get('dataset', dataset):
-        saved = {name: value for name, value in saved.items() if name not in OF_A_DATASET}
-    decided = recipe.values() | DATASETS[dataset].settings | dict(saved)
-    changed: dict[str, dict[str, Any]] = {section: {} for section in SECTIONS}
-    for section, name, its_flag in all_flags():
-        if its_flag.stored and not config.has(f'{section}.{name}'):
-            changed[section][name] = decided.get(name, getattr(getattr(config, section), name))
-    if changed['train'].get('stride', answers) is None:
-        changed['train']['stride'] = min(answers, recipe.stride_limit)
-    return replace(config, **{section: replace(getattr(config, section), **values)
-                              for section, values in changed.items()})

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from common.cli.parser import flags_page, make_parser, parse
-from common.config import COMMANDS, SECTIONS, Config, Train, all_flags, resolve
+from common.config import COMMANDS, SECTIONS, Config, Train, all_flags
 from common.models import MODELS, recipe_of
+from common.settings import resolve
 
 ROOT = Path(__file__).parents[1]
 SNAPSHOT = ROOT / 'tests' / 'command_line.json'

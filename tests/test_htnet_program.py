@@ -14,12 +14,12 @@ from test_resume import assert_same_run, epochs_of
 
 from common.augment import mirror
 from common.cli.parser import parse
-from common.config import resolve
 from common.datasets import load_dataset
 from common.models import build_model, recipe_of
 from common.models.lifting import predictions
 from common.models.refine import back_project
 from common.sampler import TestWindows, WindowSampler
+from common.settings import resolve
 from common.skeleton import H36M
 from common.store import SequenceStore
 from common.training.optimiser import learning_rate, make_criterion

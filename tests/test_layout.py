@@ -25,6 +25,7 @@ LAYERS = [
     {'common.training'},
     {'common.evaluation'},
     {'common.drawing'},
+    {'common.settings'},
     {'common.config'},
     {'common.datasets', 'common.keypoints', 'common.models'},
     {'common.sampler'},

@@ -13,9 +13,9 @@ from test_resume import assert_same_run, epochs_of
 
 from common import losses
 from common.cli.parser import parse
-from common.config import resolve
 from common.models import load_lifter, recipe_of
 from common.models.refine import Refinement
+from common.settings import resolve
 from common.skeleton import H36M16
 from common.storage import checkpoint
 from common.training.loop import gradients_of

@@ -21,7 +21,7 @@ from common.commands.session import (
     read_evaluated,
     with_joints,
 )
-from common.config import Config, resolve
+from common.config import Config
 from common.datasets import DATASETS, load_dataset
 from common.datasets.poses import PoseDataset
 from common.errors import DivergedError, FileError, FlagError
@@ -34,6 +34,7 @@ from common.models.lifter import Lifter, describe_needs
 from common.models.lifting import predictions, windows_for
 from common.recipe import KEYPOINTS
 from common.sampler import TestWindows
+from common.settings import resolve
 from common.skeleton import H36M, H36M16
 from common.storage.checkpoint import Checkpoint
 from common.storage.ending import held_back

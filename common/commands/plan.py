@@ -14,11 +14,12 @@ from common.commands.session import (
     read_checkpoint,
     said,
 )
-from common.config import DEFAULT_MODEL, Config, resolve
+from common.config import DEFAULT_MODEL, Config
 from common.errors import FileError, FlagError
 from common.models import computing, make_config, model_class, recipe_of
 from common.models.loading import identify
 from common.recipe import KEYPOINTS
+from common.settings import resolve
 from common.storage.checkpoint import Checkpoint, OwnCheckpoint
 from common.training.folder import check_folder, load_resumed
 
