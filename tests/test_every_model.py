@@ -28,6 +28,7 @@ FEW = ['-cs', 16, '--hidden', 16, '--window-step', 8, '-b', 14]
 # Sizes small enough to train in a second, by --model.
 SIZES = {
     'ktpformer': ['-f', 9, *SMALL],
+    'mixste': ['-f', 9, *SMALL],
     'htnet': ['--hidden', 16, '-cs', 24, '-dep', 1, '-b', 64],
     'videopose3d': ['-f', 9, '-cs', 16, '-b', 64],
     'martinez': SMALL,

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 # Name, as --model has it -> module and class.
 MODELS = {
     'ktpformer': 'common.models.ktpformer:KTPFormer',
+    'mixste': 'common.models.mixste:MixSTE',
     'htnet': 'common.models.htnet:HTNet',
     'videopose3d': 'common.models.videopose3d:VideoPose3D',
     'martinez': 'common.models.martinez:Martinez',

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from common.models import graph
+from common.models.denoiser import TimeEmbedding, check_noisy
 from common.models.layers import FRAMES, JOINTS, Attention, AttentionT, Block, LayerNorm, Mlp, joints_from_keypoints
 from common.models.lifter import Lifter, check_sizes, shape_in
 from common.models.priors import KPA, TPA
@@ -67,14 +68,14 @@ class KTPFormerConfig:
 class KPAttention(Attention):
     """Attention over joints whose tokens are made by the kinematics prior."""
 
-    def __init__(self, channels: int, heads: int, adjacency: torch.Tensor, kpa: bool):
+    def __init__(self, channels: int, heads: int, adjacency: torch.Tensor, kpa: bool, inputs: int = 2):
         super().__init__(channels, heads, JOINTS)
-        self.kpa = KPA(2, channels, adjacency) if kpa else nn.Linear(2, channels)
+        self.kpa = KPA(inputs, channels, adjacency) if kpa else nn.Linear(inputs, channels)
         self.Spatial_pos_embed = nn.Parameter(torch.zeros(1, len(adjacency), channels))
         self.norm1 = LayerNorm(channels)
 
     def embed(self, x: torch.Tensor) -> torch.Tensor:
-        """Embed keypoints (B, F, K, 2) as tokens (B, F, K, C)."""
+        """Embed keypoints (B, F, K, 2 or 5) as tokens (B, F, K, C)."""
         return self.kpa(x) + self.Spatial_pos_embed
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -115,18 +116,26 @@ class KTPFormer(Lifter):
         'Directions': 30.1, 'Discussion': 32.3, 'Eating': 29.6, 'Greeting': 30.8, 'Phoning': 32.3, 'Photo': 37.3,
         'Posing': 30.0, 'Purchases': 30.2, 'Sitting': 41.0, 'SittingDown': 45.3, 'Smoking': 33.6, 'Waiting': 29.9,
         'WalkDog': 31.4, 'Walking': 21.5, 'WalkTogether': 22.6})})
+    denoises = True
 
-    def __init__(self, config: KTPFormerConfig, skeleton: Skeleton, layout: Skeleton, drop_path: float = 0.1):
+    def __init__(self, config: KTPFormerConfig, skeleton: Skeleton, layout: Skeleton, drop_path: float = 0.1,
+                 noisy: bool = False):
         """Build the model with fresh weights.
 
         Args:
             drop_path: rate of the last pair; it rises from 0 in the first two blocks.
+            noisy: whether it is a denoiser, which reads noisy poses and their times beside the keypoints.
+
+        Raises ValueError for a denoiser whose keypoints are not the joints.
         """
         super().__init__(config)
         frames, channels, depth, heads = config.frames, config.channels, config.depth, config.heads
         mlp_ratio, kpa, tpa = config.mlp_ratio, config.kpa, config.tpa
         adjacency = graph.of_layout(layout)
-        self.keypoints = len(layout)
+        self.keypoints, self.inputs = len(layout), 5 if noisy else 2
+        if noisy:
+            check_noisy(skeleton, layout)
+            self.time_mlp = TimeEmbedding(channels)
         rates = torch.linspace(0, drop_path, depth + 1).tolist()
 
         def block(attn: AttentionT, norm1: nn.Module, rate: float) -> Block[AttentionT]:
@@ -137,7 +146,7 @@ class KTPFormer(Lifter):
             return block(Attention(channels, heads, over), LayerNorm(channels, eps=1e-6), rate)
 
         # The two attentions with a prior bring their own first norm, under the name it has in public files.
-        self.kpattention = block(KPAttention(channels, heads, adjacency, kpa), nn.Identity(), rates[0])
+        self.kpattention = block(KPAttention(channels, heads, adjacency, kpa, self.inputs), nn.Identity(), rates[0])
         self.tpattention = block(TPAttention(channels, heads, frames, tpa), nn.Identity(), rates[0])
         self.STEblocks = nn.ModuleList(plain_block(JOINTS, rate) for rate in rates[1:])
         self.TTEblocks = nn.ModuleList(plain_block(FRAMES, rate) for rate in rates[1:])
@@ -146,11 +155,18 @@ class KTPFormer(Lifter):
         self.correspondence = joints_from_keypoints(skeleton, layout)
         self.head = nn.Sequential(LayerNorm(channels), nn.Linear(channels, 3))
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Lift x (B, F, K, 2) -> (B, F, J, 3). Raises ValueError for another F or K than the model's."""
-        if x.shape[1:] != (self.frames, self.keypoints, 2):
-            raise ValueError(f'expected keypoints (B, {self.frames}, {self.keypoints}, 2), got {tuple(x.shape)}')
-        x = self.kpattention.attn.embed(x).to(self.tokens or x.dtype)  # (B, F, K, C) from here on
+    def forward(self, x: torch.Tensor, time: torch.Tensor | None = None) -> torch.Tensor:
+        """Lift x (B, F, K, 2) -> (B, F, J, 3); as a denoiser (B, F, K, 5) and the time (B,) of each window.
+
+        Raises ValueError for another F or K than the model's.
+        """
+        if x.shape[1:] != (self.frames, self.keypoints, self.inputs):
+            raise ValueError(f'expected keypoints (B, {self.frames}, {self.keypoints}, {self.inputs}), got '
+                             f'{tuple(x.shape)}')
+        x = self.kpattention.attn.embed(x)  # (B, F, K, C) from here on
+        if time is not None:
+            x = x + self.time_mlp(time)[:, None, None]
+        x = x.to(self.tokens or x.dtype)
         x = self.Spatial_norm(self.through(self.kpattention, x))
         x = self.tpattention.attn.embed(x)
         x = self.Temporal_norm(self.through(self.tpattention, x))

@@ -75,6 +75,8 @@ class Lifter(nn.Module):
         measured_keys: buffers that `measure` fills and public files lack.
         mirrored_at_random: whether each training window is mirrored or not by chance whenever it is drawn, instead of
             coming a second time, mirrored.
+        denoises: whether its class takes `noisy=True`, which makes it a denoiser: `forward` then takes (B, F, K, 5),
+            a noisy pose beside each keypoint, and the time (B,) of each window's noise.
         semi_supervised: whether windows without truth can teach it too, by where its poses project to, beside a second
             network of its class that finds the root.
         begins_with: the other models whose weights a fresh one may begin with, and what the keys of those begin with.
@@ -105,6 +107,7 @@ class Lifter(nn.Module):
     measured: bool = False
     measured_keys: ClassVar[tuple[str, ...]] = ()
     mirrored_at_random: ClassVar[bool] = False
+    denoises: ClassVar[bool] = False
     semi_supervised: ClassVar[bool] = False
     begins_with: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     paper: ClassVar[str] = ''
