@@ -38,6 +38,7 @@ class Batch(NamedTuple):
         intrinsic: (B, 9) intrinsic vectors of the cameras.
         root_depth: (B, A) metres from the camera to the root along its axis.
         root: (B, A, 3) metres, the root in camera axes.
+        window: (B,) int64, a number of its own for each test window of a store, none of them negative.
     """
 
     keypoints: torch.Tensor
@@ -45,6 +46,7 @@ class Batch(NamedTuple):
     intrinsic: torch.Tensor | None = None
     root_depth: torch.Tensor | None = None
     root: torch.Tensor | None = None
+    window: torch.Tensor | None = None
 
     @property
     def truth(self) -> torch.Tensor:

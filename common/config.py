@@ -102,13 +102,15 @@ class Model:
     refine: bool | None = flag('--refine', kind='yes', commands=(TRAIN, EVALUATE, RENDER), help='put a refinement '
                                'behind the trained model of --init and train both; it reads the camera and the true '
                                'depth of the root')
+    diffusion: bool | None = flag('--diffusion', kind='yes', excludes=('refine',), commands=(TRAIN, *LIFTING),
+                                  help='train the model as a denoiser, which makes several hypotheses of each pose')
     refinement: str | None = flag('--refinement', read=text, metavar='FILE', commands=(EVALUATE, RENDER), help='the '
                                   'public file of a refinement behind the public file of --evaluate')
 
     def sizes(self) -> dict[str, Any]:
         """Return the sizes that the command line gave, by their name in a model's Config."""
         return {f.name: getattr(self, f.name) for f in fields(self)
-                if f.name not in ('model', 'refine', 'refinement') and getattr(self, f.name) is not None}
+                if f.name not in ('model', 'refine', 'diffusion', 'refinement') and getattr(self, f.name) is not None}
 
 
 @dataclass(frozen=True)
@@ -220,6 +222,17 @@ class Evaluate:
     target: str | None = flag('--target', choices=('centre', 'all'), needs='eval', excludes=('causal',),
                               commands=(TRAIN, EVALUATE), help='3dhp: the table of a window around each frame that '
                               'counts, as published numbers have it (default), or of windows back to back')
+    hypotheses: int | None = flag('--hypotheses', read=number(int, 1, 1000), metavar='P', needs='eval',
+                                  commands=(TRAIN, EVALUATE, PREDICT), help='of each pose, for a model trained with '
+                                  '--diffusion (default 5)')
+    iterations: int | None = flag('--iterations', read=number(int, 1, 1000), metavar='K', needs='eval',
+                                  commands=(TRAIN, EVALUATE, PREDICT), help='in which noise becomes a hypothesis '
+                                  '(default 5), at P times K passes of the model, twice that with mirroring')
+    by_iteration: bool = flag('--by-iteration', default=False, kind='yes', needs='eval', commands=(TRAIN, EVALUATE),
+                              help='also the figures after each iteration')
+    windows_per_choice: int | None = flag('--windows-per-choice', read=count, metavar='N', needs='eval',
+                                          commands=(TRAIN, EVALUATE), help='windows of a sequence for which P-Best '
+                                          'takes one hypothesis: fewer give a lower figure (default 4, as published)')
     by_subject: bool = flag('--by-subject', default=False, kind='yes', needs='eval', commands=(TRAIN, EVALUATE),
                             help='also a table for each test subject')
     results: str | None = flag('--results', read=text, metavar='FILE', needs='eval', commands=(TRAIN, EVALUATE),

@@ -23,12 +23,17 @@ def mpjpe(predicted: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
 
 def p_mpjpe(predicted: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     """Return MPJPE after each frame's best rotation, scale and translation: (..., J, 3) twice -> (...), float64."""
+    return aligned_errors(predicted, target).mean(dim=-1)
+
+
+def aligned_errors(predicted: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Return each joint's error after the frame's best alignment: (..., J, 3) twice -> (..., J), float64."""
     p, y = _centred(predicted), _centred(target)
     # A prediction whose joints coincide has no size to scale: it remains a point.
     p_size, y_size = (x.norm(dim=(-2, -1), keepdim=True).clamp_min(torch.finfo(x.dtype).tiny ** 0.5) for x in (p, y))
     rotation, likeness = best_rotation(p.mT @ y / (p_size * y_size))
     scale = likeness[..., None, None] * y_size / p_size
-    return (p @ (scale * rotation)).sub_(y).norm(dim=-1).mean(dim=-1)
+    return (p @ (scale * rotation)).sub_(y).norm(dim=-1)
 
 
 def _centred(points: torch.Tensor) -> torch.Tensor:

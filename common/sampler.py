@@ -169,6 +169,11 @@ class TestWindows:
         """Return (W, A) bool, the taken frames that count by the published protocol."""
         return self.first if self.once else torch.ones_like(self.first)
 
+    @property
+    def number(self) -> torch.Tensor:
+        """Return (W,) int64, a number for each window that says its sequence and where in it the window lies."""
+        return (self.sequence << 32) + self.start + 2 ** 31
+
     def __len__(self) -> int:
         """Return the number of windows."""
         return len(self.sequence)
@@ -229,6 +234,16 @@ class TestWindows:
         begin = np.cumsum([0, *store.lengths[:-1]])
         mine = torch.from_numpy(begin * world.size // len(store) == world.rank).to(store.device)
         return self if world.size == 1 else self._only(mine[self.sequence])
+
+    def pieces(self, store: SequenceStore, frames: int) -> list['TestWindows']:
+        """Return the windows in pieces of whole sequences, with at most so many frames unless one sequence has more."""
+        most = max(1, frames // len(self.taken))
+        ends, end = [0], 0
+        for count in torch.bincount(self.sequence, minlength=len(store.takes)).tolist():
+            if end > ends[-1] and end + count - ends[-1] > most:
+                ends.append(end)
+            end += count
+        return [self._only(slice(*piece)) for piece in itertools.pairwise([*ends, end])]
 
     def one(self, index: int) -> 'TestWindows':
         """Return the window of this index alone."""

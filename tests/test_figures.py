@@ -111,7 +111,7 @@ def test_an_action_of_one_frame_and_gaps_are_drawn(tmp_path):
 
 def test_the_worst_errors_are_within_the_picture(monkeypatch, tmp_path):
     drawn = []
-    monkeypatch.setattr(render, '_save', lambda figure, path: drawn.extend(figure.axes))
+    monkeypatch.setattr(render, '_save', lambda figure, path, note='': drawn.extend(figure.axes))
     render.plot_worst([('flat', np.arange(9), np.full(9, 200.0)), ('peak', np.arange(9), np.arange(9) * 100.0)],
                       tmp_path / 'a.png')
     assert [axes.get_ylim()[0] for axes in drawn] == [0, 0] and min(axes.get_ylim()[1] for axes in drawn) > 800
@@ -120,7 +120,7 @@ def test_the_worst_errors_are_within_the_picture(monkeypatch, tmp_path):
 def test_every_series_is_drawn_in_a_style_of_its_own(monkeypatch, tmp_path):
     """Three predictions and two metrics make six: none is left out, no two look alike."""
     drawn = []
-    monkeypatch.setattr(render, '_save', lambda figure, path: drawn.append(figure.axes[0]))
+    monkeypatch.setattr(render, '_save', lambda figure, path, note='': drawn.append(figure.axes[0]))
     series = {f'series {k}': [float(k), 2.0] for k in range(6)}
     render.plot_bars({'names': ['a', 'b'], 'series': series}, 'title', tmp_path / 'a.png')
     render.plot_pck({'thresholds': [0, 5], 'series': series}, tmp_path / 'b.png')

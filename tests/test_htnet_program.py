@@ -48,7 +48,7 @@ def base(h36m_folder, tmp_path_factory):
 def decided(*flags, model='htnet', answers=1):
     """The configuration of a command line with all settings decided."""
     config = parse([str(flag) for flag in flags])
-    return resolve(config, recipe_of(model, bool(config.model.refine)), answers)
+    return resolve(config, recipe_of(model, {'refine': bool(config.model.refine)}), answers)
 
 
 def test_the_recipe_is_the_published_one():

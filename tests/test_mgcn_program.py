@@ -62,7 +62,7 @@ def assert_tables(paper, wanted):
 
 def decided(name, *flags):
     config = parse(['--model', name, *map(str, flags)])
-    return resolve(config, recipe_of(name, bool(config.model.refine)), 1)
+    return resolve(config, recipe_of(name, {'refine': bool(config.model.refine)}), 1)
 
 
 def test_recipes_are_the_published_ones():

@@ -84,7 +84,7 @@ def test_recipes_say_how_a_refinement_is_trained():
     assert (model_class('htnet').refinement, model_class('mgcn').refinement) == \
         (RefinementRecipe(1e-5, 1.0, 0.01), RefinementRecipe(5e-3, 1.0, 0.01))
     for name in ('htnet', 'ktpformer', 'mgcn', 'mgcn16'):
-        recipe = recipe_of(name, refined=True)
+        recipe = recipe_of(name, {'refine': True})
         assert (recipe.lr, recipe.loss, recipe.objective, recipe.root) == \
             (model_class(name).refinement.lr, 'refinement', 'plain', 'zero')
         assert (recipe.l1_share, recipe.clip, recipe.batch) == \

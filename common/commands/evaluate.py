@@ -1,14 +1,22 @@
 """--evaluate: predict every test window of a checkpoint once, print its table, write its files. Training ends in it."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
+from common.commands.judging import (
+    OF_KEYPOINTS,
+    Tested,
+    add_up,
+    lay_out,
+    sampling_of,
+    say_sampling,
+    set_sampling,
+    target_of,
+)
 from common.commands.outputs import check_outputs
 from common.commands.session import (
     Session,
@@ -24,16 +32,15 @@ from common.commands.session import (
 from common.config import Config
 from common.datasets import DATASETS, load_dataset
 from common.datasets.poses import PoseDataset
-from common.errors import DivergedError, FileError, FlagError
+from common.errors import FileError, FlagError
 from common.evaluation import figures, marked, tables
 from common.evaluation.latency import latency
-from common.evaluation.sums import join_shares, predictions_by_frame, tally
+from common.evaluation.sums import join_shares
 from common.flag import listed
 from common.models import computing, model_class, recipe_of
 from common.models.lifter import Lifter, describe_needs
-from common.models.lifting import predictions, windows_for
+from common.models.lifting import windows_for
 from common.recipe import KEYPOINTS
-from common.sampler import TestWindows
 from common.settings import resolve
 from common.skeleton import H36M, H36M16
 from common.storage.checkpoint import Checkpoint
@@ -41,7 +48,6 @@ from common.storage.ending import held_back
 from common.storage.npz import write_npz
 from common.store import SequenceStore
 
-OF_KEYPOINTS = 'thousandths of half the width'  # the unit of figures where keypoints are lifted to themselves
 ROOT_IN_WORDS = {'zero': 'set to 0', 'predicted': 'taken as it is', 'subtract': 'subtracted from all joints'}
 
 
@@ -116,7 +122,7 @@ def open_evaluated(given: Config) -> tuple[Checkpoint, tuple[str, dict[str, Any]
 
 def resolve_for(config: Config, name: str, sizes: dict[str, Any], saved: dict[str, Any]) -> Config:
     """Return the configuration with all settings decided, for the model of a checkpoint."""
-    return resolve(config, recipe_of(name, bool(sizes.get('refine'))), 1, saved)
+    return resolve(config, recipe_of(name, sizes), 1, saved)
 
 
 def load_tested(config: Config, asked: set[str]) -> PoseDataset:
@@ -136,36 +142,30 @@ def close(session: Session, config: Config, model: Lifter, name: str, path: Path
     """
     asked, world = config.evaluate, session.world
     check_causal(config, model)
+    set_sampling(config, model, name)
     windows = windows_for(model, store, target_of(config, dataset)).part(store, world)
-    predicted = predictions(model, store, windows, asked.root, asked.flip)
-    if not all(poses.isfinite().all() for poses in predicted.values()):
-        raise DivergedError(f'{path} predicts NaN or infinite coordinates: its weights diverged, or the keypoints are '
-                            f'not pixels')
-    reads = what_is_read(model, predicted)
+    keep = bool(asked.export_predictions or asked.plots)
+    sums, frames = add_up(config, model, path, store, windows, dataset, keep)
+    sums = [{kind: world.sum(total) for kind, total in each.items()} for each in sums]
+    reads = what_is_read(model, sums[-1])
     _say_how(session, config, store, dataset, reads)
-    test = _test_marked if dataset.marks else _test_by_action
-    tested = test(session, config, predicted, store, windows, dataset)
+    say_sampling(session, config, model, dataset, sums[-1])
+    tested = lay_out(session, config, sums, store, dataset)
     if config.model.causal and world.first:
         session.say(latency(model, store, asked.flip))
     if asked.results and world.first:
         about = {'checkpoint': str(path), 'model': name, 'dataset': dataset.name, 'keypoints': dataset.keypoints,
                  'frames': model.frames}
-        tables.write_results(Path(asked.results), about | _results(tested, reads, bool(config.model.causal)))
-    if asked.export_predictions or asked.plots:
-        shares = world.gather(predictions_by_frame(predicted, store, windows))
+        tables.write_results(Path(asked.results), about | _results(tested, reads, bool(config.model.causal)) |
+                             sampling_of(config, model))
+    if keep:
+        shares = world.gather(join_shares(frames))
         if shares is not None:
             published = model.published.get((dataset.name, dataset.keypoints))
             _write_frames(session, config, join_shares(shares), reads, tested, published, dataset)
 
 
-def target_of(config: Config, dataset: PoseDataset) -> str:
-    """Return which windows the test is made of, and which of their frames are taken, as `TestWindows.of` calls it."""
-    if config.model.causal:
-        return 'last'
-    return (config.evaluate.target or 'centre') if dataset.marks else 'all'
-
-
-def what_is_read(model: Lifter, predicted: dict[str, torch.Tensor]) -> dict[str, str]:
+def what_is_read(model: Lifter, predicted: Iterable[str]) -> dict[str, str]:
     """Return what predictions read besides the keypoints, in words, for those that read anything."""
     return {kind: describe_needs(model.reads(kind)) for kind in predicted if model.reads(kind)}
 
@@ -186,84 +186,44 @@ def _say_how(session: Session, config: Config, store: SequenceStore, dataset: Po
         session.say(f'{kind}: besides the keypoints it reads {words}, from {dataset.source_3d}')
 
 
-@dataclass(frozen=True)
-class _Tested:
-    """The figures of a test.
-
-    Attributes:
-        key: of the results file, under which the first prediction's figures stand.
-        summaries: name of a prediction -> its figures, as the results file has them.
-        rows: name of a prediction -> row of a plot -> figures. average: likewise, of the last row.
-        title: of the plot.
-    """
-
-    key: str
-    summaries: dict[str, dict[str, Any]]
-    rows: dict[str, dict[str, tables.Figures]]
-    average: dict[str, tables.Figures]
-    title: str
-
-
-def _test_marked(session: Session, config: Config, predicted: dict[str, torch.Tensor], store: SequenceStore,
-                 windows: TestWindows, dataset: PoseDataset) -> _Tested:
-    """Say the table of marked frames, and return its figures."""
-    target = target_of(config, dataset)
-    summaries = {kind: marked.summarise_marked(marked.tally_marked(poses, store, windows, dataset.skeleton,
-                                                                   session.world))
-                 for kind, poses in predicted.items()}
-    session.say(marked.table_marked(summaries, target))
-    return _Tested('targets', {kind: {target: summary} for kind, summary in summaries.items()},
-                   {kind: summary['sequences'] for kind, summary in summaries.items()},
-                   {kind: summary['averages']['C'] for kind, summary in summaries.items()},
-                   f'Error by sequence, target {target}')
-
-
-def _test_by_action(session: Session, config: Config, predicted: dict[str, torch.Tensor], store: SequenceStore,
-                    windows: TestWindows, dataset: PoseDataset) -> _Tested:
-    """Say the table by action, and return its figures."""
-    protocol = config.evaluate.protocol or 'paper'
-    summaries = {kind: tables.summarise(tally(poses, store, windows, session.world), config.evaluate.by_subject)
-                 for kind, poses in predicted.items()}
-    session.say(tables.table(summaries, protocol, OF_KEYPOINTS if config.data.joints == KEYPOINTS else None))
-    return _Tested('protocols', summaries,
-                   {kind: protocols[protocol]['actions'] for kind, protocols in summaries.items()},
-                   {kind: protocols[protocol]['average'] for kind, protocols in summaries.items()},
-                   f'Error by action, protocol {protocol}')
-
-
-def _results(tested: _Tested, reads: dict[str, str], causal: bool) -> dict[str, Any]:
+def _results(tested: Tested, reads: dict[str, str], causal: bool) -> dict[str, Any]:
     """Return the figures of a test as the results file has them.
 
-    The first prediction's stand under the key of its test, each further prediction's under its name.
+    Those of the first prediction that reads nothing besides the keypoints stand under the key of its test, if there is
+    one, and those of each other prediction under its name.
     """
     results: dict[str, Any] = {}
     if causal:
         results['causal'] = True
     if reads:
         results['reads'] = reads
-    (first, figures_of_first), *others = tested.summaries.items()
-    results[tested.key] = figures_of_first
-    results |= dict(others)
-    if others:
-        results['predictions'] = [first, *(name for name, _ in others)]
-        results['headline'] = others[-1][0]
+    names = sorted(tested.summaries, key=lambda kind: kind in reads)
+    results[tested.key] = tested.summaries[names[0]]
+    results |= {kind: tested.summaries[kind] for kind in names[1:]}
+    if len(names) > 1:
+        results['predictions'] = names
+        results['headline'] = list(tested.summaries)[-1]
+    if tested.by_iteration:
+        results['by_iteration'] = tested.by_iteration
     return results
 
 
 def _write_frames(session: Session, config: Config, rows: dict[str, np.ndarray], reads: dict[str, str],
-                  tested: _Tested, published: tuple[str, Mapping[str, float]] | None, dataset: PoseDataset) -> None:
+                  tested: Tested, published: tuple[str, Mapping[str, float]] | None, dataset: PoseDataset) -> None:
     """Write the predictions by frame and the plots that flags ask for. Raises FileError."""
     asked = config.evaluate
     if asked.export_predictions:
         _export(Path(asked.export_predictions), rows, reads, dataset, ROOT_IN_WORDS[asked.root])
     if asked.plots:
         bars = figures.bars(tested.rows, tested.average, published)
-        _plot(Path(asked.plots), bars, tested.title, rows, dataset)
+        note = '; '.join(f'{kind} reads {words}' for kind, words in reads.items())
+        _plot(Path(asked.plots), bars, tested.title, rows, dataset, note)
         session.say(f'plots: {asked.plots}')
 
 
-def _plot(folder: Path, bars: dict[str, Any], title: str, rows: dict[str, np.ndarray], dataset: PoseDataset) -> None:
-    """Draw the figures of an evaluation into a folder. Raises FileError."""
+def _plot(folder: Path, bars: dict[str, Any], title: str, rows: dict[str, np.ndarray], dataset: PoseDataset,
+          note: str) -> None:
+    """Draw the figures of an evaluation into a folder, with what some of them read. Raises FileError."""
     with held_back():
         from common.drawing import plots  # matplotlib takes a second to import, and only this needs it here
 
@@ -273,11 +233,11 @@ def _plot(folder: Path, bars: dict[str, Any], title: str, rows: dict[str, np.nda
         raise FileError(f'cannot write to {folder}: {error.strerror}') from None
     names = dataset.skeleton.joints
     left_out = marked.NOT_IN_PCK if dataset.marks else (names[dataset.skeleton.root],)
-    plots.plot_bars(bars, title, folder / 'actions.png')
-    plots.plot_bars(figures.by_joint(rows, names), 'MPJPE by joint', folder / 'joints.png')
+    plots.plot_bars(bars, title, folder / 'actions.png', note)
+    plots.plot_bars(figures.by_joint(rows, names), 'MPJPE by joint', folder / 'joints.png', note)
     plots.plot_worst(figures.worst_sequences(rows), folder / 'worst.png')
     plots.plot_pck(figures.pck_curves(rows, [j for j, name in enumerate(names) if name not in left_out]),
-                      folder / 'pck.png')
+                   folder / 'pck.png', note)
 
 
 def _export(path: Path, rows: dict[str, np.ndarray], reads: dict[str, str], dataset: PoseDataset, root: str) -> None:

@@ -87,10 +87,10 @@ def make_plan(session: Session) -> Plan:
         if given.model.refine and initial and model_class(name).recipe.joints == KEYPOINTS:
             raise FlagError(f'--refine stands behind a model of poses, and {source.path} tells keypoints: train '
                             f'one with --model and --init {given.train.init} first')
-    sizes = _with_parts(given, sizes, resumed)
+    sizes = _with_parts(given, sizes, resumed, initial)
     refined = bool(sizes.get('refine'))
     _, answers = model_class(name).window(make_config(name, sizes))
-    config = resolve(given, recipe_of(name, refined), len(answers), resumed.settings if resumed else None)
+    config = resolve(given, recipe_of(name, sizes), len(answers), resumed.settings if resumed else None)
     run_id = session.world.told(uuid.uuid4().hex) if resumed is None or resumed.public else resumed.run_id
     if sizes.get('trajectory') and not config.train.unlabelled:
         raise FlagError(f'{given.train.resume} learns from subjects whose 2D alone is used: name those of '
@@ -100,12 +100,20 @@ def make_plan(session: Session) -> Plan:
     return plan
 
 
-def _with_parts(given: Config, sizes: dict[str, Any], resumed: Checkpoint | None) -> dict[str, Any]:
+def _with_parts(given: Config, sizes: dict[str, Any], resumed: Checkpoint | None,
+                initial: Checkpoint | None) -> dict[str, Any]:
     """Return the config of a model with what flags put around it: a refinement, or what unlabelled subjects need.
 
     The weights of --init are taken without what only unlabelled subjects need. Raises FlagError for what a resumed run
     cannot become.
     """
+    if given.model.diffusion and (source := resumed or initial) and not sizes.get('diffusion'):
+        raise FlagError(f'{source.path} is no denoiser, whose first layer reads more: start --diffusion from fresh '
+                        f'weights, or from those of a denoiser')
+    if given.model.diffusion:
+        sizes = sizes | {'diffusion': True}
+    if given.model.refine and sizes.get('diffusion'):
+        raise FlagError('--refine stands behind a model that makes one prediction, not behind a diffusion')
     if resumed is None:
         sizes = {name: value for name, value in sizes.items() if name != 'trajectory'}
     for asked, part, flag in ((given.model.refine, 'refine', '--refine starts'),
@@ -180,7 +188,8 @@ def _check_recipe(given: Config, plan: Plan, refined: bool) -> None:
 
 def _saved(resumed: OwnCheckpoint, name: str, setting: str) -> Any:
     """Return a setting of a checkpoint of ours; files from before there was a choice have that of their model."""
-    return resumed.settings.get(setting, recipe_of(name).values().get(setting, Config().settings()[setting]))
+    usual = recipe_of(name, resumed.config).values().get(setting, Config().settings()[setting])
+    return resumed.settings.get(setting, usual)
 
 
 def changed_settings(plan: Plan, names: tuple[str, ...]) -> list[str]:

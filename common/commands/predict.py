@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from common.commands.evaluate import check_causal, resolve_for
+from common.commands.judging import counted, set_sampling
 from common.commands.outputs import check_outputs
 from common.commands.session import (
     Session,
@@ -27,7 +28,7 @@ from common.geometry.placement import feet_on_floor, floor_below, lens_of_view, 
 from common.keypoints.clip import Asked, Clip, load_clip
 from common.models import computing, model_class
 from common.models.lifter import describe_model, describe_needs
-from common.models.lifting import clip_store, lift_store
+from common.models.lifting import clip_store, every_hypothesis, lift_store, predictions
 from common.models.loading import LoadedLifter
 from common.recipe import KEYPOINTS
 from common.skeleton import H36M, H36M16, SKELETONS, Skeleton
@@ -46,6 +47,7 @@ class Lifted:
         poses: (T, J, 3) float32 metres in camera axes, relative to the root.
         world: (T, J, 3) float32 metres, z up, the floor at 0. placement: how that was found, in words.
         root: (T, 3) float32 metres in camera axes; None where nothing tells.
+        hypotheses: (P, T, J, 3) as `poses`, which are their mean; None of a model that makes one prediction.
     """
 
     clip: Clip
@@ -55,6 +57,20 @@ class Lifted:
     world: np.ndarray
     placement: str
     root: np.ndarray | None
+    hypotheses: np.ndarray | None = None
+
+    @property
+    def spread(self) -> np.ndarray | None:
+        """Return the standard deviation of each joint's place over hypotheses, (T, J) metres; None of a single one."""
+        if self.hypotheses is None:
+            return None
+        return np.sqrt(np.square(self.hypotheses - self.poses).sum(-1).mean(0))
+
+    def hypotheses_in_world(self) -> np.ndarray | None:
+        """Return the hypotheses (P, T, J, 3) where their mean stands in the world; None of a single one."""
+        if self.hypotheses is None:
+            return None
+        return self.world + upright(self.hypotheses - self.poses)
 
 
 def run(session: Session) -> None:
@@ -75,10 +91,10 @@ def run(session: Session) -> None:
     precision = computing.evaluation_precision(config.run.precision, session.device)
     computing.set_up(lifter.model, session.device, config.run.compile)
     with computing.computing_in(lifter.model, precision):
-        poses = lift(lifter, clip, session)
+        poses, hypotheses = lift(lifter, clip, session)
     if not np.isfinite(poses).all():
         raise DivergedError(f'{lifter.path} predicts NaN or infinite coordinates: its weights diverged')
-    lifted = place(poses, clip, lifter, config)
+    lifted = replace(place(poses, clip, lifter, config), hypotheses=hypotheses)
     say(f'world: z up, metres; {lifted.placement}')
     write(lifted, lifter, config)
     say(f'{asked.npz}: {len(poses):,} frames, {poses.shape[1]} joints')
@@ -128,8 +144,10 @@ def load_lifter(session: Session) -> LoadedLifter:
     return replace(lifter, model=model, settings=config.settings())
 
 
-def lift(lifter: LoadedLifter, clip: Clip, session: Session) -> np.ndarray:
+def lift(lifter: LoadedLifter, clip: Clip, session: Session) -> tuple[np.ndarray, np.ndarray | None]:
     """Return poses (T, J, 3) float32, metres in camera axes, relative to the root; the headline prediction.
+
+    With them the hypotheses (P, T, J, 3) whose mean they are; None of a model that makes one prediction.
 
     Mirrored and averaged as in evaluation. A model may predict its root elsewhere than at 0: what it predicts is
     subtracted. Raises FlagError for flags, FileError for a model that do not fit a clip.
@@ -139,6 +157,7 @@ def lift(lifter: LoadedLifter, clip: Clip, session: Session) -> np.ndarray:
     if lens and not asked.trajectory and 'intrinsic' not in model.needs:
         raise FlagError('--intrinsics and --fov are for --trajectory, which estimates where the person stands, and for '
                         'models that read the lens')
+    set_sampling(session.config, model, lifter.name)
     store = clip_store(lifter, clip.screen, clip.confidence, None if lens is None else clip.intrinsic(lens))
     check_causal(session.config, model)
     answered = len(model.answers)
@@ -146,9 +165,15 @@ def lift(lifter: LoadedLifter, clip: Clip, session: Session) -> np.ndarray:
         raise FlagError(f'--overlap {asked.overlap}: windows answer for {answered} frame{"" if answered == 1 else "s"} '
                         f'and must share fewer')
     flip = lifter.settings['flip']
-    predicted, windows = lift_store(lifter, store, lifter.settings['root'], asked.overlap, causal, flip)
-    poses = list(predicted.values())[-1]
-    poses = poses - poses[:, lifter.skeleton.root, None]
+    predicted, windows = lift_store(lifter, store, lifter.settings['root'], asked.overlap, causal, flip,
+                                    every_hypothesis if model.samples else predictions)
+    every = [poses - poses[:, lifter.skeleton.root, None] for poses in predicted.values()]
+    hypotheses = np.stack(every) if model.samples else None
+    poses = every[-1] if hypotheses is None else hypotheses.mean(axis=0)
+    if hypotheses is not None:
+        session.say(f'P-Agg: the mean of {counted(model.hypotheses, "hypothesis", "hypotheses")} after '
+                    f'{counted(model.iterations, "iteration", "iterations")}, and their spread; J-Agg, which reads '
+                    'where the root truly is, is for tests')
     if causal:
         session.say(f'lifted {len(poses):,} frames, each from the {model.frames} that end at it')
         session.say(latency(model, store, flip))
@@ -157,7 +182,7 @@ def lift(lifter: LoadedLifter, clip: Clip, session: Session) -> np.ndarray:
         frames, many = 'frame' if len(poses) == 1 else 'frames', 'window' if len(windows) == 1 else 'windows'
         session.say(f'lifted {len(poses):,} {frames} in {len(windows):,} {many} of {windows.frames}' +
                     (f', {shared} shared with the next' if shared > 0 else ''))
-    return poses
+    return poses, hypotheses
 
 
 def lens_of(config: Config, clip: Clip) -> tuple[float, float, float, float] | None:
@@ -202,8 +227,8 @@ def _by_trajectory(poses: np.ndarray, clip: Clip, lifter: LoadedLifter,
 def write(lifted: Lifted, lifter: LoadedLifter, config: Config) -> None:
     """Write the npz, without pickles, and the csv of the world if asked for. Raises FileError when one cannot be."""
     clip, skeleton = lifted.clip, lifted.skeleton
-    root = {} if lifted.root is None else {'root': lifted.root}
-    write_npz(Path(needed(config.predict.npz, '--output')), poses=lifted.poses, world=lifted.world, **root,
+    more = {name: array for name, array in (('root', lifted.root), ('spread', lifted.spread)) if array is not None}
+    write_npz(Path(needed(config.predict.npz, '--output')), poses=lifted.poses, world=lifted.world, **more,
               joints=np.array(skeleton.joints), parents=np.array(skeleton.parents), frame=clip.frames,
               seconds=clip.seconds, present=clip.present, fps=np.float64(clip.fps), keypoints=clip.pixels,
               keypoints_seen=clip.seen,

@@ -99,7 +99,8 @@ def render_lifted(session: Session, lifted: Lifted) -> None:
             Path(needed(asked.output, '--viz-output')), lifted.skeleton, {'prediction': lifted.world}, clip.fps,
             keypoints=clip.pixels, layout=lifted.layout, picture_size=clip.size, video=behind,
             azimuth=azimuth_of(LEVEL) + ASIDE, size=asked.size, title=title, limit=asked.limit,
-            step=asked.step, bitrate=asked.bitrate, numbers=clip.frames)
+            step=asked.step, bitrate=asked.bitrate, numbers=clip.frames,
+            hypotheses=lifted.hypotheses_in_world())
     session.say(f'wrote {asked.output}: {drawn:,} frames')
 
 

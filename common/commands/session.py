@@ -13,7 +13,7 @@ from common.datasets.poses import PoseDataset
 from common.distributed import World
 from common.errors import FileError, FlagError
 from common.flag import listed
-from common.models import model_class
+from common.models import MODELS, model_class
 from common.models.lifter import Lifter, describe_needs
 from common.models.loading import LoadedLifter, assemble, identify, refined_by
 from common.models.stored import base_state
@@ -65,6 +65,10 @@ def check_model_flags(config: Config, name: str) -> None:
             continue  # of the test, not of the model
         elif size not in fields:
             raise FlagError(f'{spelling("model", size)} is not for --model {name}: leave it out')
+    if config.model.diffusion and not kind.denoises:
+        able = ' or '.join(other for other in MODELS if model_class(other).denoises)
+        raise FlagError(f'--diffusion is not for --model {name}, which cannot read a noisy pose beside the keypoints: '
+                        f'take {able}')
     if config.train.unlabelled and not kind.semi_supervised:
         raise FlagError(f'{spelling("train", "unlabelled")} is not for --model {name}: leave it out')
     asked = config.data.joints
@@ -140,6 +144,9 @@ def load_evaluated(session: Session, config: Config, saved: Checkpoint, name: st
                    layout: Skeleton | None = None, skeleton: Skeleton | None = None,
                    measure: Callable[[Lifter], None] | None = None) -> LoadedLifter:
     """Build the model that a checkpoint was identified as; see `assemble`. Raises FileError."""
+    if config.model.diffusion and not sizes.get('diffusion'):
+        raise FileError(f'{saved.path} is no denoiser: leave --diffusion out, or train one with --model {name} '
+                        f'--diffusion')
     if config.model.refine and not sizes.get('refine'):
         raise FileError(f'{saved.path} holds no refinement: train one behind it with --refine --init '
                         f'{config.evaluate.evaluate}, or name the public file of one with --refinement')

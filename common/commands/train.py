@@ -13,7 +13,8 @@ from typing import Any
 import torch
 
 from common import distributed
-from common.commands.evaluate import OF_KEYPOINTS, close
+from common.commands.evaluate import close
+from common.commands.judging import OF_KEYPOINTS
 from common.commands.plan import JUDGE_SETTINGS, STEP_SETTINGS, Plan, changed_settings, make_plan
 from common.commands.session import (
     Session,

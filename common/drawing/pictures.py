@@ -36,13 +36,15 @@ TILE = 0.5  # metres between the lines of the floor
 REACH = 0.5, 2.5  # metres shown around the root: at least, at most
 DPI = 100
 STRIP = 5  # moments in a PNG
+SHOWN, FAINT = 10, 0.3  # hypotheses drawn behind their mean at most, and how opaque they are
 
 
 def render_motion(output: Path, skeleton: Skeleton, panels: dict[str, np.ndarray], fps: float, *,
                   truth: np.ndarray | None = None, keypoints: np.ndarray | None = None, layout: Skeleton | None = None,
                   picture_size: tuple[float, float] | None = None, video: Iterable[np.ndarray] | None = None,
                   title: str = '', azimuth: float = 70, size: float = 4, limit: int | None = None, step: int = 1,
-                  bitrate: int | None = None, numbers: np.ndarray | None = None) -> int:
+                  bitrate: int | None = None, numbers: np.ndarray | None = None,
+                  hypotheses: np.ndarray | None = None) -> int:
     """Write a film (.gif, .mp4) of moving poses, or a PNG strip of a few moments; return the number of frames drawn.
 
     Memory does not grow with the length: each frame is drawn, written and dropped.
@@ -61,6 +63,8 @@ def render_motion(output: Path, skeleton: Skeleton, panels: dict[str, np.ndarray
         limit, step: draw every step-th of the first `limit` frames.
         bitrate: of an MP4, kilobits a second.
         numbers: (T,) what each frame is called, by default from 0.
+        hypotheses: (P, T, J, 3) as the poses of the first panel, behind which some of them are drawn as translucent
+            bones.
 
     Raises FileError when the film cannot be written, ValueError for poses that are not finite or of different lengths.
     """
@@ -71,7 +75,7 @@ def render_motion(output: Path, skeleton: Skeleton, panels: dict[str, np.ndarray
         frames, panels = limit, {name: poses[:limit] for name, poses in panels.items()}
         truth, keypoints = (None if x is None else x[:limit] for x in (truth, keypoints))
     picture = MotionPicture(skeleton, panels, truth, keypoints, layout, picture_size, title, azimuth, size,
-                            filmed=video is not None)
+                            filmed=video is not None, hypotheses=None if hypotheses is None else hypotheses[:SHOWN])
     if numbers is not None:
         picture.numbers = numbers
     wanted = np.arange(0, frames, step)
@@ -132,10 +136,11 @@ class MotionPicture:
 
     def __init__(self, skeleton: Skeleton, panels: dict[str, np.ndarray], truth: np.ndarray | None,
                  keypoints: np.ndarray | None, layout: Skeleton | None, picture_size: tuple[float, float] | None,
-                 title: str, azimuth: float, size: float, filmed: bool):
+                 title: str, azimuth: float, size: float, filmed: bool, hypotheses: np.ndarray | None = None):
         """Lay out the panels; arguments as for `render_motion`, `filmed` is True where `draw` will get video frames."""
         self.keypoints, self.truth, self.azimuth = keypoints, truth, azimuth
         self.bones = Bones(skeleton)
+        self.hypotheses = hypotheses
         self.numbers = np.arange(len(next(iter(panels.values()))))  # what frames are called
         self.panels = dict(panels) | ({} if truth is None else {'ground truth': truth})
         self.centres = {name: (poses if truth is None else truth)[:, skeleton.root, :2]
@@ -147,7 +152,7 @@ class MotionPicture:
         self.scale = size * DPI / 400  # of text and lines
         self.share = 1 / count
         self.moving: list[tuple[Axes | Figure, Artist]] = []
-        self.views: dict[str, tuple[LineCollection, LineCollection | None, LineCollection]] = {}
+        self.views: dict[str, tuple[LineCollection, LineCollection | None, LineCollection | None, LineCollection]] = {}
         self.axes: dict[str, Axes] = {}
         places = iter([self.figure.add_axes((k / count + 0.005, 0.13, 1 / count - 0.01, 0.73)) for k in range(count)])
         if keypoints is not None:
@@ -220,7 +225,9 @@ class MotionPicture:
         floor = self._lines(axes, 0.6, colors=GRID)
         ghosted = self.truth is not None and self.panels[name] is not self.truth
         ghost = self._lines(axes, 2, colors=GHOST) if ghosted else None  # thin, to stay behind the pose
-        self.views[name], self.axes[name] = (floor, ghost, self._lines(axes, 3)), axes
+        clouded = self.hypotheses is not None and not self.views  # the first panel
+        cloud = self._lines(axes, 1.5) if clouded else None
+        self.views[name], self.axes[name] = (floor, ghost, cloud, self._lines(axes, 3)), axes
 
     def _add_texts(self, title: str) -> None:
         """Write the title, the legend and, redrawn for every frame, its number and the panels' errors."""
@@ -229,7 +236,11 @@ class MotionPicture:
         _fit(text, 0.98 * figure.bbox.width)
         known = [Line2D([], [], color=colour, linewidth=3 * scale, label=label) for colour, label in
                  ((LEFT, 'left'), (RIGHT, 'right'), (MIDDLE, 'middle'), (GHOST, 'ground truth'))]
-        figure.legend(handles=known[:3 + (self.truth is not None)], loc='lower right', ncols=4, frameon=False,
+        if self.truth is None:
+            known.pop()
+        if self.hypotheses is not None:
+            known.append(Line2D([], [], color=MIDDLE, alpha=FAINT, linewidth=1.5 * scale, label='hypotheses'))
+        figure.legend(handles=known, loc='lower right', ncols=5, frameon=False,
                       fontsize=9 * scale, borderaxespad=0.2, handlelength=1.2, columnspacing=1)
         self.clock = self._animate(self.figure, figure.text(0.01, 0.02, '', fontsize=9 * scale))
         self.marks: dict[str, Text] = {}
@@ -245,12 +256,17 @@ class MotionPicture:
                 self.image.set_data(image)
             points = self.keypoints[frame]
             self.input_lines.set(segments=self.input_bones.segments(points), color=self.input_bones.colours)
-        for name, (floor, ghost, lines) in self.views.items():
+        for name, (floor, ghost, cloud, lines) in self.views.items():
             centre = np.append(self.centres[name][frame], 0)
             floor.set_segments(list(self._floor(centre)))
             if ghost is not None and self.truth is not None:
                 seen, _ = viewed_from(self.truth[frame] - centre, self.azimuth)
                 ghost.set_segments(list(self.bones.segments(seen)))
+            if cloud is not None and self.hypotheses is not None:
+                seen, _ = viewed_from(self.hypotheses[:, frame] - centre, self.azimuth)  # (P, J, 2)
+                cloud.set(segments=np.concatenate([self.bones.segments(each) for each in seen]),
+                          color=np.tile(self.bones.colours, (len(seen), 1)))
+                cloud.set_alpha(FAINT)
             points, nearness = viewed_from(self.panels[name][frame] - centre, self.azimuth)
             order = self.bones.segments(nearness).mean(axis=1).argsort()  # the nearest bone is drawn last
             lines.set(segments=self.bones.segments(points)[order], color=self.bones.colours[order])

@@ -53,11 +53,12 @@ def _style(index: int) -> tuple[str, str, str, str]:
     return colour, hatch + 'o' * again, dash, 'o' if again else ''
 
 
-def plot_bars(data: dict[str, Any], title: str, path: Path) -> None:
+def plot_bars(data: dict[str, Any], title: str, path: Path, note: str = '') -> None:
     """Plot bars in millimetres, with the published row as marks, into a PNG.
 
     Args:
         data: from `figures.bars` or `figures.by_joint`.
+        note: small print, such as what a series reads besides the keypoints.
 
     Raises FileError when the picture cannot be written.
     """
@@ -78,7 +79,7 @@ def plot_bars(data: dict[str, Any], title: str, path: Path) -> None:
     if len(series) > 1 or data.get('published'):
         # Below the axes: above the bars there is no room.
         figure.legend(loc='outside lower center', ncols=3, frameon=False)
-    _save(figure, path)
+    _save(figure, path, note)
 
 
 def plot_worst(sequences: list[tuple[str, np.ndarray, np.ndarray]], path: Path) -> None:
@@ -101,7 +102,7 @@ def plot_worst(sequences: list[tuple[str, np.ndarray, np.ndarray]], path: Path) 
     _save(figure, path)
 
 
-def plot_pck(data: dict[str, Any], path: Path) -> None:
+def plot_pck(data: dict[str, Any], path: Path, note: str = '') -> None:
     """Plot the share of joints within each distance (`figures.pck_curves`) into a PNG.
 
     Raises FileError when the picture cannot be written.
@@ -115,12 +116,14 @@ def plot_pck(data: dict[str, Any], path: Path) -> None:
              xlim=(0, data['thresholds'][-1]), title='PCK')
     axes.grid(alpha=0.3)
     axes.legend(loc='lower right')
-    _save(figure, path)
+    _save(figure, path, note)
 
 
-def _save(figure: Figure, path: Path) -> None:
-    """Write a figure and close it. Raises FileError."""
+def _save(figure: Figure, path: Path, note: str = '') -> None:
+    """Write a figure, a line of small print below its title, and close it. Raises FileError."""
     try:
+        if note:
+            figure.suptitle(note, fontsize=7, wrap=True)
         with atomic_path(path) as temporary:
             figure.savefig(temporary, dpi=120)
     finally:

@@ -9,6 +9,7 @@ Letters: W windows, A frames taken from a window, N frames that count, J joints,
 """
 
 from collections import defaultdict
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -29,25 +30,34 @@ MARKED = tuple(metric for metric in METRICS if metric.marked)
 AVERAGES = {'A': 'A, older counts', 'B': 'B, mean of sequences', 'C': 'C, frames pooled'}
 
 
-@torch.inference_mode()
 def tally_marked(predicted: torch.Tensor, store: SequenceStore, windows: TestWindows, skeleton: Skeleton,
                  world: World = ALONE) -> dict[tuple[str, int], np.ndarray]:
-    """Add up the errors of the frames that count: (subject, activity) -> (1 + M,) float64, their number and the sums.
+    """Add up the errors of the frames that count by subject and activity: `by_activity` of `marked_sums`."""
+    return by_activity(world.sum(marked_sums(predicted, store, windows, skeleton)), store)
 
-    Args:
-        predicted: (W, A, J, 3) metres.
 
-    Activities are 1 to 7, and 0 where none is annotated.
+@torch.inference_mode()
+def marked_sums(predicted: torch.Tensor, store: SequenceStore, windows: TestWindows, skeleton: Skeleton,
+                known: Mapping[str, torch.Tensor] | None = None) -> torch.Tensor:
+    """Add up the errors of the frames that count: (S, 8, 1 + M) float64, their number and the sums, by activity.
+
+    Activities are 1 to 7, and 0 where none is annotated. Arguments as `sums.sequence_sums` takes them.
     """
     rows = windows.rows[windows.first]  # (N,)
-    errors = _errors(predicted[windows.first], store.truth[rows], skeleton)  # (N, M)
+    given = {name: figures[windows.first].double() for name, figures in (known or {}).items()}
+    errors = _errors(predicted[windows.first], store.truth[rows], skeleton, given)  # (N, M)
     values = torch.cat([torch.ones_like(errors[:, :1]), errors], dim=1)  # (N, 1 + M)
     owner = windows.sequence.repeat_interleave(windows.rows.shape[1])[windows.first.flatten()]
     activity = torch.zeros_like(owner) if store.marks is None else store.marks[rows].clamp_min(0)
     kinds = len(ACTIVITIES) + 1
     sums = torch.zeros(len(store.takes) * kinds, values.shape[1], dtype=torch.float64, device=store.device)
     sums.index_add_(0, owner * kinds + activity, values)
-    by_take = world.sum(sums).cpu().numpy().reshape(len(store.takes), kinds, -1)
+    return sums.view(len(store.takes), kinds, -1)
+
+
+def by_activity(sums: torch.Tensor, store: SequenceStore) -> dict[tuple[str, int], np.ndarray]:
+    """Return `marked_sums` (S, 8, 1 + M) by subject and activity, (1 + M,) each, where a frame counts."""
+    by_take = sums.cpu().numpy()
     totals: dict[tuple[str, int], np.ndarray] = defaultdict(lambda: np.zeros(by_take.shape[2]))
     for (subject, _, _), by_activity in zip(store.takes, by_take, strict=True):
         for kind, total in enumerate(by_activity):
@@ -55,13 +65,15 @@ def tally_marked(predicted: torch.Tensor, store: SequenceStore, windows: TestWin
     return {key: total for key, total in totals.items() if total[0]}
 
 
-def _errors(predicted: torch.Tensor, target: torch.Tensor, skeleton: Skeleton) -> torch.Tensor:
-    """Return the metrics (N, M), float64, of N poses: (N, J, 3) metres twice."""
+def _errors(predicted: torch.Tensor, target: torch.Tensor, skeleton: Skeleton,
+            given: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Return the metrics (N, M), float64, of N poses, (N, J, 3) metres twice, or those `given` by name, (N,) each."""
     counted = [j for j, name in enumerate(skeleton.joints) if name not in NOT_IN_PCK]
     columns = []
     for metric in MARKED:
         joints = counted if metric.some_joints else slice(None)
-        columns.append(metric.function(predicted[:, joints], target[:, joints]).double())
+        columns.append(given[metric.name] if metric.name in given else
+                       metric.function(predicted[:, joints], target[:, joints]).double())
     return torch.stack(columns, dim=1)
 
 

@@ -8,7 +8,7 @@ Letters: W windows, A frames taken from a window, N = W*A, J joints, S sequences
 """
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import torch
@@ -46,20 +46,31 @@ def validation_figures(predicted: torch.Tensor, store: SequenceStore, windows: T
             for name, total, count in zip(('mpjpe', 'mpjve'), sums, counts, strict=True)}
 
 
-@torch.inference_mode()
 def tally(predicted: torch.Tensor, store: SequenceStore, windows: TestWindows,
           world: World = ALONE) -> dict[tuple[str, str], np.ndarray]:
-    """Add up errors and their weights: (subject, action) -> (2 protocols, M metrics, [sum, weight]) float64.
+    """Add up errors and their weights by subject and action: `by_action` of `sequence_sums`."""
+    return by_action(world.sum(sequence_sums(predicted, store, windows)), store)
 
-    `predicted` is (W, A, J, 3) metres; sums are in what the functions of BY_ACTION return. Takes of the same action are
-    added up.
+
+@torch.inference_mode()
+def sequence_sums(predicted: torch.Tensor, store: SequenceStore, windows: TestWindows,
+                  known: Mapping[str, torch.Tensor] | None = None) -> torch.Tensor:
+    """Add up errors and their weights by sequence: (S, 2 protocols, M metrics, [sum, weight]) float64.
+
+    They are in what the functions of BY_ACTION return. Those of the windows of several processes, or of several sets of
+    whole sequences, are added up.
+
+    Args:
+        predicted: (W, A, J, 3) metres.
+        known: figures (W, A) by name of their metric, which are not those of these poses.
     """
+    given = {name: figures.flatten().double() for name, figures in (known or {}).items()}
     taken = windows.rows.shape[1]
     predicted, rows = predicted.flatten(0, 1), windows.rows.flatten()  # (N, J, 3), (N,)
     owner = windows.sequence.repeat_interleave(taken)  # (N,) sequence of each frame
     first = windows.first.flatten()
-    errors = {metric.name: _frame_errors(predicted, store.truth, rows, metric)
-              for metric in BY_ACTION if metric.per == 'frame'}
+    errors = given | {metric.name: _frame_errors(predicted, store.truth, rows, metric)
+                      for metric in BY_ACTION if metric.per == 'frame' and metric.name not in given}
     per_protocol = []
     for exact, kept in ((False, windows.counted.flatten()), (True, first)):
         count = torch.bincount(owner[kept], minlength=len(store.takes)).double()
@@ -71,7 +82,12 @@ def tally(predicted: torch.Tensor, store: SequenceStore, windows: TestWindows,
                 total = torch.zeros_like(count).index_add_(0, owner[kept], errors[metric.name][kept])
                 columns.append(torch.stack([total, count], dim=-1))
         per_protocol.append(torch.stack(columns, dim=1))  # (S, M, 2)
-    by_sequence = world.sum(torch.stack(per_protocol, dim=1)).cpu().numpy()  # (S, 2, M, 2)
+    return torch.stack(per_protocol, dim=1)
+
+
+def by_action(sums: torch.Tensor, store: SequenceStore) -> dict[tuple[str, str], np.ndarray]:
+    """Return `sequence_sums` (S, 2, M, 2) by subject and action: (2, M, 2) each. Takes of an action are added up."""
+    by_sequence = sums.cpu().numpy()
     totals: dict[tuple[str, str], np.ndarray] = defaultdict(lambda: np.zeros(by_sequence.shape[1:]))
     for (subject, take, _), sums in zip(store.takes, by_sequence, strict=True):
         totals[subject, action_name(take)] += sums

@@ -15,6 +15,8 @@ from common.storage.files import atomic_path
 # A model that works stays far below: its MPJPE is some tens of per cent above its P-MPJPE; the mean pose's is twice it.
 SUSPECT_RATIO, SUSPECT_MPJPE = 3, 100  # of MPJPE to P-MPJPE, from so many millimetres of MPJPE on
 
+SIDE_BY_SIDE = 2  # predictions whose metrics all stand side by side; of more of them the first two do
+
 Figures: TypeAlias = dict[str, float | None]  # name of a metric -> figure in its unit
 
 
@@ -124,7 +126,8 @@ def _rows(title: str, summaries: dict[str, dict[str, Any]]) -> str:
     """Return one table: the metrics of every summary side by side, a row per action and the average."""
     blocks = {name: [list(figures['actions'].items()), [('average', figures['average'])]]
               for name, figures in summaries.items()}
-    return grid(title, BY_ACTION, blocks) + '\n'
+    metrics = BY_ACTION if len(blocks) <= SIDE_BY_SIDE else BY_ACTION[:2]  # a line that a screen holds
+    return grid(title, metrics, blocks) + '\n'
 
 
 def grid(title: str, metrics: Sequence[Metric], blocks: dict[str, list[list[tuple[str, Figures]]]]) -> str:

@@ -33,8 +33,10 @@ MODELS = {
     'pstmo_pretraining': 'common.models.pstmo_pretraining:PSTMOPretraining',
 }
 DEFAULT_MODEL = 'ktpformer'
-# What a config may ask for around a model beside its sizes: a refinement behind it, a network for the root beside it.
-AROUND = ('refine', 'trajectory')
+# What a config may ask for around a model beside its sizes: a refinement behind it, a network for the root beside it,
+# or that it is the denoiser of a diffusion. One of them at most.
+AROUND = ('refine', 'trajectory', 'diffusion')
+_IN_WORDS = {'refine': 'a refinement', 'trajectory': 'training by windows without truth', 'diffusion': 'a diffusion'}
 
 
 def model_class(name: str) -> type[Lifter]:
@@ -57,11 +59,14 @@ def make_config(name: str, sizes: Mapping[str, Any]) -> Any:
         raise ValueError(f'{kind.title} has no such sizes as {own}: {error}') from None
 
 
-def recipe_of(name: str, refined: bool = False) -> Recipe:
-    """Return the published recipe of a model, or of a refinement trained behind it."""
+def recipe_of(name: str, config: Mapping[str, Any] | None = None) -> Recipe:
+    """Return the published recipe of a model, or of what a config asks for around it."""
+    from common.models.diffusion import diffusion_recipe
     from common.models.refine import refinement_recipe
-    kind = model_class(name)
-    return refinement_recipe(kind) if refined else kind.recipe
+    kind, around = model_class(name), config or {}
+    if around.get('refine'):
+        return refinement_recipe(kind)
+    return diffusion_recipe(kind.recipe) if around.get('diffusion') else kind.recipe
 
 
 def build_model(name: str, config: Mapping[str, Any], skeleton: Skeleton, layout: Skeleton,
@@ -70,11 +75,13 @@ def build_model(name: str, config: Mapping[str, Any], skeleton: Skeleton, layout
 
     Args:
         config: the fields of the model's Config that differ from its defaults; `refine` among them asks for a
-            refinement behind the model, `trajectory` for training with windows that have no truth.
+            refinement behind the model, `trajectory` for training with windows that have no truth, `diffusion` for the
+            model as a denoiser.
         drop_path, rates: rates of training, such as `dropout`, for models whose recipe has them.
 
     Raises ValueError for a config or a layout that cannot be built, and for a model that breaks its contract.
     """
+    from common.models.diffusion import Diffusion
     from common.models.lifter import check_contract
     from common.models.refine import Refined
     from common.models.semi_supervised import ROOT_ALONE, SemiSupervised
@@ -82,9 +89,16 @@ def build_model(name: str, config: Mapping[str, Any], skeleton: Skeleton, layout
     if kind.recipe.drop_path is not None:
         rates['drop_path'] = drop_path
     build: Callable[..., Lifter] = kind  # a model's own constructor takes more than that of the contract
+    around = [part for part in AROUND if config.get(part)]
+    if len(around) > 1:
+        raise ValueError(f'{kind.title} cannot have {" and ".join(_IN_WORDS[part] for part in around)} around it')
+    if config.get('diffusion'):
+        if not kind.denoises:
+            raise ValueError(f'{kind.title} cannot be a denoiser')
+        rates['noisy'] = True
     model = build(make_config(name, config), skeleton, layout, **rates)
-    if all(config.get(part) for part in AROUND):
-        raise ValueError(f'a refinement cannot stand behind {kind.title} while windows without truth teach it')
+    if config.get('diffusion'):
+        model = Diffusion(model, skeleton)
     if config.get('refine'):
         model = Refined(model, skeleton, layout)
     if config.get('trajectory'):

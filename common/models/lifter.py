@@ -22,8 +22,10 @@ from common.windows import chunk_starts
 
 Criterion = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
-# All that a model may read besides keypoints, in the words that stand beside its figures.
+# All that a prediction may read besides keypoints, in the words that stand beside its figures; the answer only what
+# chooses among predictions afterwards.
 NEEDS = {
+    'answer': 'the true pose, by which it chooses',
     'confidence': "the detector's confidence in each keypoint",
     'intrinsic': "each camera's focal length and centre",
     'root': 'the true position of the root joint in every frame',
@@ -50,6 +52,8 @@ class PublicConfig(ModelConfig, Protocol):
         """Read the sizes from the shapes of a public state dict. Raises ValueError for another model's weights."""
 
 
+# Frames in one forward pass, mirrored ones not counted: enough to fill the device, little enough to fit.
+FRAMES_PER_BATCH = {'cpu': 1024, 'cuda': 4096}
 ONLY = 'predicted'  # what the prediction of a model is called that makes no other
 
 
@@ -79,6 +83,8 @@ class Lifter(nn.Module):
             a noisy pose beside each keypoint, and the time (B,) of each window's noise.
         semi_supervised: whether windows without truth can teach it too, by where its poses project to, beside a second
             network of its class that finds the root.
+        samples: whether it makes several hypotheses of each window, refined in several iterations (`sampled`).
+        constant_keys: buffers that are as a fresh model has them where a public file lacks them.
         begins_with: the other models whose weights a fresh one may begin with, and what the keys of those begin with.
         paper: authors, title or venue, and year of its publication.
         results: its published figures, for --models.
@@ -93,6 +99,7 @@ class Lifter(nn.Module):
             `confidence` is among them, and the others as arguments of `forward` of the same name.
         needs_to_learn: what training windows tell besides keypoints and truth; `needs` unless the model says otherwise.
         needs_beside: what the windows without truth of `loss_beside` tell besides keypoints.
+        hypotheses, iterations: how many of each, where it `samples`.
         tokens: the dtype of tokens between embedding and head; None for that of the weights.
         recompute: whether training forgets what happens inside a block and computes it again on the way back.
     """
@@ -106,9 +113,11 @@ class Lifter(nn.Module):
     fewest: int = 1
     measured: bool = False
     measured_keys: ClassVar[tuple[str, ...]] = ()
-    mirrored_at_random: ClassVar[bool] = False
+    mirrored_at_random: bool = False
     denoises: ClassVar[bool] = False
     semi_supervised: ClassVar[bool] = False
+    samples: ClassVar[bool] = False
+    constant_keys: ClassVar[tuple[str, ...]] = ()
     begins_with: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     paper: ClassVar[str] = ''
     results: ClassVar[tuple[Published, ...]] = ()
@@ -120,6 +129,8 @@ class Lifter(nn.Module):
     spacing: int = 1
     needs: frozenset[str] = frozenset()
     needs_beside: frozenset[str] = frozenset()
+    hypotheses: int = 1
+    iterations: int = 1
     tokens: torch.dtype | None = None
     recompute: bool = False
 
@@ -209,6 +220,15 @@ class Lifter(nn.Module):
         plain, mirrored = both.chunk(2)
         return {ONLY: (plain + mirror.poses(mirrored)) / 2}
 
+    def sampled(self, view: Batch, mirror: Mirror | None) -> torch.Tensor:
+        """Return all hypotheses after each iteration, (B, K, P, A, J, 3) metres, of a model that `samples`."""
+        raise NotImplementedError
+
+    @property
+    def core(self) -> Lifter:
+        """Return the model whose weights a public file of it holds beside those of what is around it."""
+        return self
+
     def reads(self, name: str) -> frozenset[str]:
         """Return what the prediction called `name` reads besides keypoints, of NEEDS."""
         return self.needs
@@ -269,9 +289,10 @@ def check_contract(model: Lifter) -> None:
     if read is not None and not (isinstance(read, range) and read.step == 1 and 0 <= read.start < read.stop
                                  <= model.frames):
         raise ContractError(f'{name} is supervised on {read}, expected consecutive frames of its {model.frames}')
-    unknown = sorted({*model.needs, *model.needs_to_learn, *model.needs_beside} - set(NEEDS))
+    unknown = sorted({*model.needs, *model.needs_to_learn, *model.needs_beside} - (set(NEEDS) - {'answer'}))
     if unknown:
-        raise ContractError(f'{name} needs {unknown[0]}, which nobody provides; known are {", ".join(NEEDS)}')
+        raise ContractError(f'{name} needs {unknown[0]}, which nobody provides; known are '
+                            f'{", ".join(need for need in NEEDS if need != "answer")}')
 
 
 def check_shape(model: Lifter, predicted: torch.Tensor, expected: tuple[int, ...]) -> None:

@@ -3,12 +3,15 @@
 Letters: W windows, F frames of a window, A frames taken from it, J joints, T frames of a clip, K keypoints.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 
+from common.augment import Batch
 from common.errors import ContractError, FileError
 from common.geometry.camera import normalise, pinhole_intrinsic
-from common.models.lifter import Lifter, check_shape, describe_needs
+from common.models.lifter import FRAMES_PER_BATCH, Lifter, check_shape, describe_needs
 from common.models.loading import LoadedLifter
 from common.recipe import ROOTS
 from common.sampler import TestWindows
@@ -17,8 +20,6 @@ from common.skeleton import Skeleton
 from common.store import SequenceStore
 from common.windows import blend_weights
 
-# Frames in one forward pass, mirrored ones not counted: enough to fill the device, little enough to fit.
-FRAMES_PER_BATCH = {'cpu': 1024, 'cuda': 4096}
 PIECE = 2048  # frames that a window answers for at most where it can answer for any number
 # What results files and exported predictions call other things.
 RESERVED = frozenset({
@@ -83,20 +84,50 @@ def predictions(model: Lifter, store: SequenceStore, windows: TestWindows, root:
             places[name][number * size:][:len(index)] = poses[:, kept]
     model.train(training)
     predicted = {name: place[:len(windows)] for name, place in places.items()}
-    for poses in predicted.values() if root != 'predicted' else ():
-        if root == 'subtract':
-            poses -= poses[:, :, store.root, None].clone()  # in place, the root would be 0 before the others are moved
-        poses[:, :, store.root] = 0
+    for poses in predicted.values():
+        set_root(poses, store.root, root)
     return predicted
+
+
+@torch.inference_mode()
+def every_hypothesis(model: Lifter, store: SequenceStore, windows: TestWindows, root: str,
+                     flip: bool) -> dict[str, torch.Tensor]:
+    """Return each hypothesis of a model that samples after its last iteration, as `predictions` does, by its number."""
+    model.eval()
+    most = max(1, FRAMES_PER_BATCH[store.device.type] // windows.frames // model.hypotheses)
+    first = windows.taken.start - windows.answers.start
+    parts = []
+    for index in torch.arange(len(windows), device=store.device).split(most):
+        samples = model.sampled(view_of(store, windows, index, model.needs), store.mirror if flip else None)
+        parts.append(samples[:, -1, :, first:first + len(windows.taken)])
+    poses = torch.cat(parts)
+    set_root(poses, store.root, root)
+    return {str(number): each for number, each in enumerate(poses.unbind(1), 1)}
+
+
+def set_root(poses: torch.Tensor, joint: int, root: str) -> None:
+    """Set the root joint of poses (..., J, 3) to 0, or subtract it from all joints, in place, as `predictions` does."""
+    if root == 'predicted':
+        return
+    if root == 'subtract':
+        poses -= poses[..., joint, None, :].clone()  # in place, the root would be 0 before the others are moved
+    poses[..., joint, :] = 0
+
+
+def view_of(store: SequenceStore, windows: TestWindows, index: torch.Tensor, needs: frozenset[str],
+            truth: bool = False) -> Batch:
+    """Return the windows of this index (B,) as a model reads them, with the truth of their answers if asked for."""
+    sequence = windows.sequence[index]
+    last = None if windows.last is None else windows.last[index]
+    rows = store.frame_index(sequence, windows.start[index], windows.frames, last, windows.spacing)
+    view = store.batch(sequence, rows, windows.answers, needs, windows.answers if truth else None)
+    return view._replace(window=windows.number[index])
 
 
 def _predict(model: Lifter, store: SequenceStore, windows: TestWindows, index: torch.Tensor,
              flip: bool) -> dict[str, torch.Tensor]:
     """Return the predictions (B, answers, J, 3) of the windows of this index (B,), by name."""
-    sequence = windows.sequence[index]
-    last = None if windows.last is None else windows.last[index]
-    rows = store.frame_index(sequence, windows.start[index], windows.frames, last, windows.spacing)
-    view = store.batch(sequence, rows, windows.answers, model.needs, None)
+    view = view_of(store, windows, index, model.needs)
     lifted = model.lift(view, store.mirror if flip else None)
     for poses in lifted.values():
         check_shape(model, poses, (len(index), len(windows.answers), store.joints, 3))
@@ -157,13 +188,16 @@ def clip_store(lifter: LoadedLifter, screen: np.ndarray, confidence: np.ndarray 
 
 
 def lift_store(lifter: LoadedLifter, store: SequenceStore, root: str, overlap: int | None = None,
-               causal: bool = False, flip: bool = True) -> tuple[dict[str, np.ndarray], TestWindows]:
+               causal: bool = False, flip: bool = True,
+               lifted: Callable[..., dict[str, torch.Tensor]] = predictions) -> tuple[
+                   dict[str, np.ndarray], TestWindows]:
     """Return the predictions (T, J, 3) of the one clip of a store, by name, and the windows that they come from.
 
     Args:
         overlap: frames that neighbouring windows share and blend; a quarter of what they answer for by default.
         causal: take each frame from a window that ends at it.
         flip: whether mirrored keypoints are lifted too.
+        lifted: what is returned of the windows: `predictions`, or `every_hypothesis`.
 
     Raises ValueError for an overlap as long as what a window answers for.
     """
@@ -171,7 +205,7 @@ def lift_store(lifter: LoadedLifter, store: SequenceStore, root: str, overlap: i
     if causal:
         windows = windows_for(model, store, target='last')
         return {name: poses[windows.first].cpu().numpy() for name, poses in
-                predictions(model, store, windows, root, flip).items()}, windows
+                lifted(model, store, windows, root, flip).items()}, windows
     answered = len(model.answers)
     overlap = answered // 4 if overlap is None else overlap
     if overlap >= answered:
@@ -179,11 +213,11 @@ def lift_store(lifter: LoadedLifter, store: SequenceStore, root: str, overlap: i
     if widens(model):
         windows = windows_for(model, store)
         return {name: poses[windows.first].cpu().numpy() for name, poses in
-                predictions(model, store, windows, root, flip).items()}, windows
+                lifted(model, store, windows, root, flip).items()}, windows
     windows = TestWindows.overlapping(store, model.frames, overlap, model.answers, model.spacing)
     start = windows.frame[:, 0].cpu().numpy()
     return {name: blend(poses.cpu().numpy(), start, len(store), overlap) for name, poses in
-            predictions(model, store, windows, root, flip).items()}, windows
+            lifted(model, store, windows, root, flip).items()}, windows
 
 
 def lift_clip(lifter: LoadedLifter, keypoints: np.ndarray, size: tuple[float, float] | None, overlap: int | None,

@@ -15,8 +15,17 @@ import torch
 
 from common.errors import ContractError, FileError
 from common.models import DEFAULT_MODEL, MODELS, build_model, make_config, model_class
+from common.models.diffusion import COUNT
 from common.models.lifter import Lifter, describe_model
-from common.models.stored import BASE, REFINE, base_state, check_config, fault_in_types, no_more_weights_than
+from common.models.stored import (
+    BASE,
+    REFINE,
+    base_prefix,
+    base_state,
+    check_config,
+    fault_in_types,
+    no_more_weights_than,
+)
 from common.skeleton import H36M, SKELETONS, Skeleton
 from common.storage.checkpoint import Checkpoint, PublicCheckpoint, load_weights
 from common.storage.checkpoint import load as read_checkpoint
@@ -187,6 +196,8 @@ def assemble(saved: Checkpoint, name: str, config: dict[str, Any], how: str, dev
             raise FileError(f'{saved.path} lacks the statistics of its training data, which {built.title} standardises '
                             f'by: say --resume to it on that data for an epoch, and take the checkpoint of that run')
         measure(built)
+    if built.samples:
+        built.hypotheses = built.iterations = COUNT
     return LoadedLifter(built.eval(), name, config, layout, skeleton, dict(saved.settings), how, saved)
 
 
@@ -197,14 +208,14 @@ def put_weights(model: Lifter, saved: Checkpoint, skeleton: Skeleton) -> bool:
     """
     state, lacking = saved.state, []
     if saved.public:
-        before = BASE if saved.config.get('refine') else ''
-        kind = model.without_truth() if before else model
+        before, kind = base_prefix(saved.config), model.core
         base = kind.from_public(base_state(saved), skeleton)
         state = {before + key: value for key, value in base.items()} | {
-            key: value for key, value in state.items() if before and not key.startswith(before)}
+            key: value for key, value in state.items() if not key.startswith(before)}
         own = model.state_dict()
         lacking = [before + key for key in kind.measured_keys if before + key not in state]
-        state = state | {key: own[key].cpu() for key in lacking}
+        constant = [key for key in model.constant_keys if key not in state]
+        state = state | {key: own[key].cpu() for key in (*lacking, *constant)}
     load_weights(model, dataclasses.replace(saved, state=state))
     return not lacking
 

@@ -77,6 +77,7 @@ class Refined(Lifter):
         self.base, self.refine = base, Refinement(len(skeleton), skeleton.root)
         self.frames, self.answers, self.spacing = base.frames, base.answers, base.spacing
         self.needs, self.fewest, self.measured = Refined.needs | base.needs, base.fewest, base.measured
+        self.mirrored_at_random = base.mirrored_at_random
         self.title, self.recipe = f'{base.title} with refinement', base.recipe
         self.register_buffer('bone_pairs', torch.tensor(skeleton.bone_pairs), persistent=False)
 
@@ -98,6 +99,11 @@ class Refined(Lifter):
         _, answers = self.window_for(base.shape[1])  # those of the window, which may be a wider one
         keypoints = view.keypoints[:, answers.start:answers.stop, :, :2]
         return self.refine(base, keypoints, view.intrinsic, view.root_depth)
+
+    @property
+    def core(self) -> Lifter:
+        """Return the base."""
+        return self.base
 
     def window_for(self, count: int) -> tuple[int, range]:
         """Return the base's window for so many frames."""

@@ -13,29 +13,11 @@ import torch
 from torch import nn
 
 from common.augment import Batch, Mirror
+from common.geometry.projection import project
 from common.models.lifter import Criterion, Lifter
 from common.skeleton import Skeleton
 
 ROOT_ALONE = Skeleton('root', ('root',), (-1,))
-
-
-def project(points: torch.Tensor, intrinsic: torch.Tensor, linear: bool = False) -> torch.Tensor:
-    """Project camera-space points to normalised screen coordinates, as `common.geometry.camera.project` does arrays.
-
-    Args:
-        points: (B, A, J, 3) metres. intrinsic: (B, 9) the cameras of the windows.
-        linear: leave the distortion out.
-
-    Returns (B, A, J, 2).
-    """
-    focal, centre, radial, tangential = (part[:, None, None] for part in intrinsic.split([2, 2, 3, 2], dim=-1))
-    xy = (points[..., :2] / points[..., 2:]).clamp(-1, 1)
-    if linear:
-        return focal * xy + centre
-    r2 = xy.square().sum(-1, keepdim=True)
-    powers = torch.cat([r2, r2 ** 2, r2 ** 3], dim=-1)
-    stretch = 1 + (powers * radial).sum(-1, keepdim=True) + (xy * tangential).sum(-1, keepdim=True)
-    return focal * (xy * stretch + tangential * r2) + centre
 
 
 def trajectory_loss(predicted: torch.Tensor, root: torch.Tensor) -> torch.Tensor:
@@ -117,7 +99,7 @@ class SemiSupervised(Lifter):
                              f'{layout.name} for {skeleton.name}')
         self.base, self.trajectory = base, trajectory
         self.frames, self.answers, self.spacing = base.frames, base.answers, base.spacing
-        self.needs, self.fewest = base.needs, base.fewest
+        self.needs, self.fewest, self.mirrored_at_random = base.needs, base.fewest, base.mirrored_at_random
         self.needs_beside = base.needs | {'intrinsic'}
         self.title, self.recipe = base.title, base.recipe
         self.register_buffer('bones', torch.tensor(skeleton.edges), persistent=False)
@@ -126,6 +108,11 @@ class SemiSupervised(Lifter):
     def needs_to_learn(self) -> frozenset[str]:
         """Return what windows with truth tell: where the root is, too."""
         return self.needs | {'root'}
+
+    @property
+    def core(self) -> Lifter:
+        """Return the base."""
+        return self.base
 
     def window_for(self, count: int) -> tuple[int, range]:
         """Return the base's window for so many frames."""

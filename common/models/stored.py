@@ -14,7 +14,7 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from common.errors import FileError
 from common.models import AROUND
-from common.storage.checkpoint import Checkpoint, OwnCheckpoint
+from common.storage.checkpoint import DENOISER, Checkpoint, OwnCheckpoint
 from common.storage.contents import is_real, is_whole
 from common.storage.files import one_line, shown
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 # Sizes that need not show in a shape, such as the frames of a convolution, go up to this.
 _USUAL = 4096
 BASE, REFINE = 'base.', 'refine.'  # where a refined model keeps its two parts; others keep a base there too
+_PREFIXES = {'refine': BASE, 'trajectory': BASE, 'diffusion': DENOISER}
 
 
 def check_config(saved: OwnCheckpoint, kind: type['Lifter'], config: Any) -> None:
@@ -64,9 +65,13 @@ def base_of(saved: Checkpoint) -> Checkpoint:
 
 def base_state(saved: Checkpoint) -> dict[str, torch.Tensor]:
     """Return the weights of a file's model, without those of what is around it."""
-    if not any(saved.config.get(part) for part in AROUND):
-        return dict(saved.state)
-    return {key.removeprefix(BASE): value for key, value in saved.state.items() if key.startswith(BASE)}
+    before = base_prefix(saved.config)
+    return {key.removeprefix(before): value for key, value in saved.state.items() if key.startswith(before)}
+
+
+def base_prefix(config: Mapping[str, Any]) -> str:
+    """Return what stands before the keys of a model in a file, given what its config has around it."""
+    return next((_PREFIXES[part] for part in AROUND if config.get(part)), '')
 
 
 def fault_in_types(kind: type['Lifter'], sizes: Mapping[str, Any]) -> str | None:

@@ -27,6 +27,8 @@ LAST, PREVIOUS, BEST = 'last.bin', 'previous.bin', 'best.bin'
 
 # Where public files keep their weights.
 WEIGHTS = ('model_pos', 'state_dict', 'model', 'model_state_dict', 'net', 'model_pos_train')
+# What stands before the keys of a denoiser, beside the tables of its diffusion.
+DENOISER = 'pose_estimator.'
 # The prefixes that DataParallel and torch.compile put in front of every key.
 _WRAPPERS = re.compile(r'^(module\.|_orig_mod\.)+')
 # Buffers that profilers (thop) leave in every module that they counted.
@@ -92,7 +94,8 @@ class PublicCheckpoint(_Saved):
     """A file of another program: weights, perhaps an epoch and a rate, and nothing about what they are for.
 
     It has the attributes of a file of this program that can say "nothing is known", so that these need no question
-    about the kind of file: `config` and `settings` are empty, `skeleton`, `layout` and `training_state` are None.
+    about the kind of file: `settings` are empty, `config` too unless keys tell that the model is a denoiser;
+    `skeleton`, `layout` and `training_state` are None.
     """
 
     public: ClassVar[Literal[True]] = True
@@ -233,7 +236,7 @@ def _load_public(path: Path, content: dict[Any, Any]) -> PublicCheckpoint:
         if fault := _fault_of(content):
             raise FileError(f'{path} holds no model weights: there are none under {", ".join(WEIGHTS)}, and it is no '
                             f'bare state dict, as {fault}')
-        return PublicCheckpoint(path, _clean(path, content))
+        return _public(path, content)
     # Settings may have such a name too: {'model': {'depth': 5}, 'net': ...}
     holding = [name for name in under if _fault_of(content[name]) is None]
     if not holding:
@@ -243,8 +246,14 @@ def _load_public(path: Path, content: dict[Any, Any]) -> PublicCheckpoint:
                         f'own')
     epoch = _number(path, content, 'epoch', 'a count of finished epochs')
     lr = _number(path, content, 'lr', 'a learning rate')
-    return PublicCheckpoint(path, _clean(path, content[holding[0]]), epoch=0 if epoch is None else int(epoch),
-                            lr=None if lr is None else float(lr))
+    return _public(path, content[holding[0]], 0 if epoch is None else int(epoch), None if lr is None else float(lr))
+
+
+def _public(path: Path, weights: dict[Any, Any], epoch: int = 0, lr: float | None = None) -> PublicCheckpoint:
+    """Return a public file with these weights. Raises FileError for two of one name."""
+    state = _clean(path, weights)
+    denoiser = any(key.startswith(DENOISER) for key in state)
+    return PublicCheckpoint(path, state, epoch, lr, config={'diffusion': True} if denoiser else {})
 
 
 def _fault_of(state: Any) -> str | None:

@@ -39,7 +39,7 @@ def check_settings(saved: Checkpoint) -> None:
             raise _cannot_be(saved, name, f'expected {expected}')
     if 'unlabelled' in settings and bool(settings['unlabelled']) != bool(saved.config.get('trajectory')):
         raise _cannot_be(saved, 'unlabelled', 'which contradicts its config')
-    recipe = recipe_of(saved.model, bool(saved.config.get('refine'))).values()
+    recipe = recipe_of(saved.model, saved.config).values()
     for section, name, flag in all_flags():
         if not flag.stored or name not in settings:
             continue
