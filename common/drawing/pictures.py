@@ -152,7 +152,7 @@ class MotionPicture:
         self.scale = size * DPI / 400  # of text and lines
         self.share = 1 / count
         self.moving: list[tuple[Axes | Figure, Artist]] = []
-        self.views: dict[str, tuple[LineCollection, LineCollection | None, LineCollection | None, LineCollection]] = {}
+        self.views: dict[str, tuple[LineCollection, LineCollection | None, LineCollection, LineCollection | None]] = {}
         self.axes: dict[str, Axes] = {}
         places = iter([self.figure.add_axes((k / count + 0.005, 0.13, 1 / count - 0.01, 0.73)) for k in range(count)])
         if keypoints is not None:
@@ -227,7 +227,7 @@ class MotionPicture:
         ghost = self._lines(axes, 2, colors=GHOST) if ghosted else None  # thin, to stay behind the pose
         clouded = self.hypotheses is not None and not self.views  # the first panel
         cloud = self._lines(axes, 1.5) if clouded else None
-        self.views[name], self.axes[name] = (floor, ghost, cloud, self._lines(axes, 3)), axes
+        self.views[name], self.axes[name] = (floor, ghost, self._lines(axes, 3), cloud), axes
 
     def _add_texts(self, title: str) -> None:
         """Write the title, the legend and, redrawn for every frame, its number and the panels' errors."""
@@ -256,7 +256,7 @@ class MotionPicture:
                 self.image.set_data(image)
             points = self.keypoints[frame]
             self.input_lines.set(segments=self.input_bones.segments(points), color=self.input_bones.colours)
-        for name, (floor, ghost, cloud, lines) in self.views.items():
+        for name, (floor, ghost, lines, cloud) in self.views.items():
             centre = np.append(self.centres[name][frame], 0)
             floor.set_segments(list(self._floor(centre)))
             if ghost is not None and self.truth is not None:
