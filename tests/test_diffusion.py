@@ -1,20 +1,26 @@
 """D3DP: its tables, denoiser, training pass and samples against the golden outputs, and part by part."""
 
+import contextlib
 import functools
+import io
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from test_ktpformer import relative
 
-from common.augment import Batch, Mirror
+import run_ktpformer
+from common.augment import Batch, Mirror, mirror
+from common.commands import judging
+from common.commands.predict import Lifted
 from common.evaluation.hypotheses import _batches, by_projection, groups, judge
 from common.geometry.projection import project
 from common.losses import mean_mpjpe
 from common.metrics import p_mpjpe
-from common.models import build_model
-from common.models.diffusion import schedule, times
+from common.models import build_model, diffusion, load_lifter, recipe_of
+from common.models.diffusion import FIGURES, schedule, times
 from common.skeleton import H36M
 
 MIRROR = Mirror(torch.tensor(H36M.mirror), torch.tensor(H36M.mirror))
@@ -184,3 +190,323 @@ def test_groups_are_cut_at_sequences_and_batches_between_groups():
     assert [index.tolist() for index in _batches(group, 3)] == [[0, 1], [2, 3, 4], [5, 6], [7, 8, 9]]
     assert [index.tolist() for index in _batches(group, 1)] == [[0, 1], [2, 3], [4], [5, 6], [7, 8], [9]]
     assert [index.tolist() for index in _batches(group[:0], 3)] == [[]]
+
+
+def test_what_each_figure_reads():
+    model = build_model('mixste', {'frames': 3, 'channels': 8, 'depth': 1, 'diffusion': True}, H36M, H36M)
+    assert {name: model.reads(name) for name in FIGURES} == {
+        'J-Best': {'answer'}, 'P-Best': {'answer'}, 'J-Agg': {'intrinsic', 'root'}, 'P-Agg': frozenset()}
+    assert list(FIGURES)[-1] == 'P-Agg'
+
+
+# ---- sampling ----------------------------------------------------------------------------------------------------
+
+
+def small(name='mixste', **sizes):
+    """Return a small denoiser at work, whose weights are not all near 0."""
+    torch.manual_seed(1)
+    model = build_model(name, {'frames': 3, 'channels': 8, 'depth': 1, 'diffusion': True, **sizes}, H36M, H36M)
+    for p in model.parameters():
+        torch.nn.init.normal_(p, std=0.3)
+    model.hypotheses, model.iterations = 3, 2
+    return model.eval()
+
+
+@torch.no_grad()
+def sampled_of(model, numbers, keypoints):
+    return model.sampled(Batch(keypoints, window=torch.tensor(numbers)), MIRROR)
+
+
+@pytest.mark.parametrize('name', ['mixste', 'ktpformer'])
+def test_a_window_is_sampled_alike_in_whatever_batch_it_comes(name, monkeypatch):
+    """Noise is a function of the window and the hypothesis; how many fit into a pass changes rounding alone."""
+    model, keypoints = small(name), torch.randn(4, 3, 17, 2)
+    together = sampled_of(model, [5, 9, 11, 2 ** 40], keypoints)
+    assert together.shape == (4, 2, 3, 3, 17, 3)
+    alone = torch.cat([sampled_of(model, [number], keypoints[i:i + 1]) for i, number in
+                       enumerate([5, 9, 11, 2 ** 40])])
+    torch.testing.assert_close(alone, together, rtol=1e-5, atol=1e-5)
+    monkeypatch.setitem(diffusion.FRAMES_PER_BATCH, 'cpu', 5)  # a hypothesis at a time
+    torch.testing.assert_close(sampled_of(model, [5, 9, 11, 2 ** 40], keypoints), together, rtol=1e-5, atol=1e-5)
+    monkeypatch.undo()
+    other = sampled_of(model, [6, 9, 11, 2 ** 40], keypoints)
+    assert not torch.allclose(other[0], together[0]) and torch.allclose(other[1:], together[1:], atol=1e-5)
+    model.hypotheses = 2
+    torch.testing.assert_close(sampled_of(model, [5, 9, 11, 2 ** 40], keypoints), together[:, :, :2], rtol=1e-5,
+                               atol=1e-5)  # fewer of them are the first ones
+
+
+def test_no_window_is_sampled_too():
+    assert sampled_of(small(), [], torch.zeros(0, 3, 17, 2)).shape == (0, 2, 3, 3, 17, 3)
+
+
+def test_a_sampling_takes_as_many_passes_as_hypotheses_iterations_and_mirrors():
+    model, windows = small(), []
+    model.pose_estimator.register_forward_hook(lambda module, given, out: windows.append(len(given[0])))
+    sampled_of(model, [0, 1], torch.randn(2, 3, 17, 2))
+    assert sum(windows) == 2 * 3 * 2 * 2  # windows, hypotheses, iterations, plain and mirrored
+    windows.clear()
+    with torch.no_grad():
+        model.sampled(Batch(torch.randn(2, 3, 17, 2)), None)
+    assert sum(windows) == 2 * 3 * 2
+
+
+def test_samples_of_mirrored_keypoints_are_the_mirrored_samples():
+    """Where noise is mirrored too, as flips inside each iteration make it."""
+    model, keypoints = small(), torch.randn(2, 3, 17, 2)
+    noise = [torch.randn(2, 3, 3, 17, 3) for _ in range(2)]
+    with torch.no_grad():
+        plain = model.sample(keypoints, MIRROR, functools.partial(next, iter(noise)))
+        other = model.sample(mirror(keypoints, MIRROR.keypoints), MIRROR,
+                             functools.partial(next, iter([MIRROR.poses(each) for each in noise])))
+    torch.testing.assert_close(MIRROR.poses(other), plain, rtol=1e-4, atol=1e-5)
+
+
+def test_the_headline_is_the_mean_of_the_last_hypotheses():
+    model, view = small(), Batch(torch.randn(2, 3, 17, 2), window=torch.tensor([3, 4]))
+    with torch.no_grad():
+        (name, poses), = model.lift(view, MIRROR).items()
+        expected = model.sampled(view, MIRROR)[:, -1].mean(1)
+    assert name == 'P-Agg' and torch.equal(poses, expected)
+
+
+# Mistakes, and how far they move samples of the small case (about) and must at least.
+MISTAKES = {'excess from the clamped state': 0.06, 'no noise': 0.55, 'rounded times': 0.34, 'no clamp': 1.1,
+            'keypoints not mirrored': 0.57}
+
+
+@pytest.mark.parametrize('mistake', MISTAKES)
+def test_mistakes_move_the_golden_samples(golden, fill, monkeypatch, mistake):
+    folder = golden / 'zoo'
+    data, config = np.load(folder / 'd3dp.npz'), json.loads((folder / 'd3dp.json').read_text())['config']
+    model = build_model('mixste', {**{size: config[size] for size in ('frames', 'channels', 'depth', 'heads')},
+                                   'diffusion': True}, H36M, H36M, 0.0).eval()
+    model.load_state_dict(model.state_dict() | fill(json.loads((folder / 'd3dp_keys.json').read_text())))
+    model.hypotheses, model.iterations = config['hypotheses'], config['iterations']
+    noise, whole = given_noise(data), model.denoised
+    if mistake == 'excess from the clamped state':
+        def clamping(keypoints, x, *more):
+            poses = whole(keypoints, x, *more)
+            x.clamp_(-1.1, 1.1)
+            return poses
+        monkeypatch.setattr(model, 'denoised', clamping)
+    elif mistake == 'no noise':
+        begun, draws = noise, iter([True])
+
+        def noise():
+            first = begun()
+            return first if next(draws, False) else torch.zeros_like(first)
+    elif mistake == 'rounded times':
+        monkeypatch.setattr(diffusion, 'times', lambda count: [(999, 666), (666, 332), (332, -1)])
+    elif mistake == 'no clamp':
+        monkeypatch.setattr(diffusion, 'REACH', 1e9)
+    else:
+        monkeypatch.setattr(diffusion, 'mirrored_as', lambda x, order: x)
+    with torch.no_grad():
+        samples = model.sample(torch.from_numpy(data['x']), MIRROR, noise)
+    moved = (samples - torch.from_numpy(data['sampled'])).abs().max().item()
+    assert moved > MISTAKES[mistake] / 3
+
+
+def test_mistakes_move_the_golden_figures(golden):
+    """One window at a time by 1.2 mm, the root kept by 92 mm, no distortion by 0.3 mm, in some iteration."""
+    folder = golden / 'zoo'
+    goldens = np.load(folder / 'd3dp.npz'), json.loads((folder / 'd3dp.json').read_text())
+    off = {'P-Best': [], 'P-Agg': [], 'J-Agg': []}
+    for iteration in range(goldens[1]['config']['iterations']):
+        (poses, _), samples, view = judged(goldens, iteration)
+        pinhole = view.intrinsic.clone()
+        pinhole[:, 4:] = 0
+        group = torch.arange(3)
+        with_root = torch.from_numpy(goldens[0]['sampled'][:, iteration])
+        for name, wrong in (('P-Best', judge(samples, view, group)), ('P-Agg', judge(with_root, view, group)),
+                            ('J-Agg', judge(samples, view._replace(intrinsic=pinhole), group))):
+            off[name].append(1000 * abs(mean_mpjpe(wrong.poses[name], view.poses)
+                                        - mean_mpjpe(poses[name], view.poses)).item())
+    assert max(off['P-Best']) > 0.5 and max(off['P-Agg']) > 50 and max(off['J-Agg']) > 0.1
+
+
+# ---- training ----------------------------------------------------------------------------------------------------
+
+
+def test_times_and_noise_of_a_step_are_those_of_its_windows_in_any_process():
+    model, step = small(), (123, 5)
+    model.begin_step(*step, slice(0, 5))
+    time, noise = model._drawn
+    assert time.shape == (5,) and noise.shape == (5, 3, 17, 3)
+    model.begin_step(*step, slice(2, 4))
+    assert torch.equal(model._drawn[0], time[2:4]) and torch.equal(model._drawn[1], noise[2:4])
+    model.begin_step(124, 5, slice(0, 5))
+    assert not torch.equal(model._drawn[1], noise)
+    times_drawn = torch.cat([(model.begin_step(seed, 50, slice(0, 50)), model._drawn[0])[1] for seed in range(40)])
+    assert times_drawn.min() < 10 and times_drawn.max() > 989 and abs(times_drawn.float().mean() - 499.5) < 30
+
+
+def test_the_loss_is_that_of_a_noisy_pose_told_at_its_time():
+    """By hand, of one window."""
+    model = small().train()
+    x, y = torch.randn(1, 3, 17, 2), torch.randn(1, 3, 17, 3)
+    time, noise = torch.tensor([400]), torch.randn(1, 3, 17, 3)
+    model._drawn = (time, noise)
+    kept = model.alphas_cumprod[400].item()
+    state = (kept ** 0.5 * y + (1 - kept) ** 0.5 * noise).clamp(-1.1, 1.1)
+    told = model.pose_estimator(torch.cat([x, state], -1), time)
+    assert model.loss(Batch(x, y), mean_mpjpe).item() == pytest.approx((told - y).norm(dim=-1).mean().item(), rel=1e-6)
+
+
+def test_published_recipe_and_sizes():
+    recipe = recipe_of('mixste', {'diffusion': True})
+    assert (recipe.lr, recipe.lr_decay, recipe.epochs, recipe.weight_decay, recipe.loss, recipe.objective,
+            recipe.root) == (6e-5, 0.993, 400, 0.1, 'mpjpe', 'half-square', 'zero')
+    assert recipe.batch // min(243, recipe.stride_limit) == 4
+    assert recipe_of('ktpformer', {'diffusion': True}).lr == 6e-5
+    with torch.device('meta'):
+        model = build_model('mixste', {}, H36M, H36M, noisy=True)
+    assert round(sum(p.numel() for p in model.parameters()) / 1e6, 2) == 34.84
+
+
+# ---- files -------------------------------------------------------------------------------------------------------
+
+
+def test_a_public_file_is_recognised_and_read(tmp_path, goldens, fill):
+    """Of d3dp with its tables, of the odd case without those that are never used."""
+    state = fill(goldens[2])
+    tables = schedule() if 'buffers' in goldens[1] else {'betas': schedule()['betas']}
+    torch.save({'epoch': 7, 'lr': 1e-5, 'optimizer': {}, 'model_pos':
+                {f'module.{key}': value for key, value in (state | tables).items()}}, tmp_path / 'public.bin')
+    lifter = load_lifter(tmp_path / 'public.bin')
+    assert lifter.name == 'mixste' and lifter.config['diffusion'] is True
+    assert {name: lifter.config[name] for name in sizes_of(goldens)} == sizes_of(goldens)
+    assert (lifter.model.hypotheses, lifter.model.iterations) == (5, 5)
+    lifter.model.hypotheses, lifter.model.iterations = (goldens[1]['config'][name] for name in
+                                                        ('hypotheses', 'iterations'))
+    assert relative(sampled(lifter.model, goldens[0]), goldens[0]['sampled']) < 5e-6
+    assert lifter.lift_clip(np.random.default_rng(0).normal(size=(12, 17, 2))).shape == (12, 17, 3)
+
+
+def test_the_schedule_of_a_file_is_the_one_that_it_is_sampled_by(tmp_path, goldens, fill):
+    tables = {name: table / 2 for name, table in schedule().items()}
+    torch.save(fill(goldens[2]) | tables, tmp_path / 'other.pth')
+    model = load_lifter(tmp_path / 'other.pth').model
+    assert torch.equal(model.alphas_cumprod, tables['alphas_cumprod'])
+
+
+def test_inspect_says_that_a_file_is_a_denoiser(run, tmp_path, goldens, fill):
+    torch.save(fill(goldens[2]) | schedule(), tmp_path / 'public.pth')
+    status, out, _ = run('--inspect', 'public.pth', '-c', tmp_path)
+    assert status == 0 and 'model      mixste' in out and "'diffusion': True" in out
+    assert f'parameters {sum(int(np.prod(shape)) for shape in goldens[2].values()):,}' in out
+
+
+# ---- the program -------------------------------------------------------------------------------------------------
+
+TINY = ['--model', 'mixste', '-f', 9, '-cs', 16, '-dep', 1, '-b', 64, '--device', 'cpu']
+H36M_FLAGS = ['-k', 'gt', '-str', 'S1', '-ste', 'S9', '-a', 'Directions']
+
+
+@pytest.fixture(scope='module')
+def trained(h36m_folder, tmp_path_factory):
+    """The folder of a D3DP of two epochs, and what was said; not to be written to."""
+    folder, out = tmp_path_factory.mktemp('d3dp'), io.StringIO()
+    flags = [*TINY, '--diffusion', *H36M_FLAGS, '--data', h36m_folder, '-e', 2, '-c', folder / 'c', '-l', folder / 'l',
+             '--hypotheses', 3, '--iterations', 2, '--by-iteration', '--results', folder / 'r.json',
+             '--export-predictions', folder / 'p.npz']
+    with contextlib.redirect_stdout(out):
+        assert run_ktpformer.main([str(flag) for flag in flags]) == 0
+    return folder, out.getvalue()
+
+
+def test_the_four_figures_stand_beside_what_they_read(trained):
+    folder, out = trained
+    results = json.loads((folder / 'r.json').read_text())
+    assert results['predictions'] == ['P-Agg', 'J-Best', 'P-Best', 'J-Agg'] and results['headline'] == 'P-Agg'
+    assert (results['hypotheses'], results['iterations'], results['windows_per_choice']) == (3, 2, 4)
+    assert set(results['reads']) == {'J-Best', 'P-Best', 'J-Agg'}
+    assert 'true pose' in results['reads']['J-Best'] and 'true position of the root' in results['reads']['J-Agg']
+    for name, words in results['reads'].items():
+        assert f'{name}: besides the keypoints it reads {words}' in out
+    figures = {name: (results if name != 'P-Agg' else {name: results['protocols']})[name]['paper']['average']
+               for name in FIGURES}
+    for metric in ('mpjpe', 'p_mpjpe'):
+        assert figures['J-Best'][metric] <= figures['J-Agg'][metric]
+        assert figures['J-Best'][metric] <= figures['P-Best'][metric]
+    assert set(results['by_iteration']) == set(FIGURES)
+    assert results['by_iteration']['P-Agg'][1]['mpjpe'] == pytest.approx(figures['P-Agg']['mpjpe'])
+    assert results['by_iteration']['P-Agg'][0] != results['by_iteration']['P-Agg'][1]
+    rows = np.load(folder / 'p.npz')
+    assert {name for name in rows.files if rows[name].shape == rows['truth'].shape} == {*FIGURES, 'truth'}
+
+
+def test_the_table_does_not_depend_on_how_windows_are_batched(trained, run, h36m_folder, monkeypatch, tmp_path):
+    """Nor on the pieces that the test is made in, which keep memory from growing with it."""
+    folder, _ = trained
+    flags = ['-c', folder / 'c', '--data', h36m_folder, '--device', 'cpu', '--hypotheses', 3, '--iterations', 2,
+             '--evaluate', 'best.bin', '--results', tmp_path / 'again.json']
+    held = []
+    whole = judging.hypotheses.hypotheses
+
+    def watched(model, store, windows, *more):
+        held.append(len(windows))
+        return whole(model, store, windows, *more)
+    monkeypatch.setattr(judging.hypotheses, 'hypotheses', watched)
+    monkeypatch.setattr(judging, 'FRAMES_AT_ONCE', 1)
+    monkeypatch.setitem(diffusion.FRAMES_PER_BATCH, 'cpu', 20)
+    assert run(*flags)[0] == 0
+    assert len(held) > 1  # a sequence at a time
+    again, before = (json.loads(path.read_text()) for path in (tmp_path / 'again.json', folder / 'r.json'))
+    for protocol in ('paper', 'exact'):
+        assert again['protocols'][protocol]['average'] == pytest.approx(before['protocols'][protocol]['average'],
+                                                                        rel=1e-4)
+        assert again['P-Best'][protocol]['average'] == pytest.approx(before['P-Best'][protocol]['average'], rel=1e-4)
+
+
+def test_predictions_have_a_spread(trained, run, h36m_folder, tmp_path):
+    folder, _ = trained
+    clip = np.random.default_rng(2).normal(500, 100, (20, 17, 2))
+    np.save(tmp_path / 'clip.npy', clip)
+    status, out, err = run('-c', folder / 'c', '--evaluate', 'best.bin', '--predict', tmp_path / 'clip.npy', '--layout',
+                           'h36m', '--image-size', 1000, 1000, '--output', tmp_path / 'out.npz', '--hypotheses', 4,
+                           '--iterations', 2, '--as-is', '--device', 'cpu', '--render', '--viz-output',
+                           tmp_path / 'out.png')
+    assert (status, err) == (0, '')
+    assert 'P-Agg: the mean of 4 hypotheses after 2 iterations' in out
+    written = np.load(tmp_path / 'out.npz')
+    assert written['spread'].shape == (20, 17) and (written['spread'][:, 0] == 0).all()
+    assert (written['spread'][:, 1:] > 0).all()
+
+
+def test_spread_by_hand():
+    """Two hypotheses 6 mm apart along z have a standard deviation of 3 mm."""
+    hypotheses = np.zeros((2, 1, 17, 3), np.float32)
+    hypotheses[1, 0, 3, 2] = 0.006
+    lifted = Lifted(None, H36M, H36M, hypotheses.mean(0), np.full((1, 17, 3), 5, np.float32), '', None, hypotheses)
+    assert lifted.spread[0, 3] == pytest.approx(0.003) and lifted.spread[0, 2] == 0
+    assert replace(lifted, hypotheses=None).spread is None
+    world = lifted.hypotheses_in_world()
+    np.testing.assert_allclose(world.mean(0), lifted.world, atol=1e-6)
+    assert np.linalg.norm(world[1, 0, 3] - world[0, 0, 3]) == pytest.approx(0.006, rel=1e-3)
+
+
+def test_hypotheses_are_for_a_diffusion(run, refused, h36m_folder, trained, tmp_path):
+    flags = ['--data', h36m_folder, *H36M_FLAGS, '-c', tmp_path / 'c', '-l', tmp_path / 'l']
+    plain = [*TINY, *flags, '-e', 1]
+    line = refused(2, *plain, '--hypotheses', 3)
+    assert '--hypotheses is for a model that was trained with --diffusion, and mixste makes one prediction' in line
+    line = refused(2, *flags, '--model', 'htnet', '--diffusion')
+    assert '--diffusion is not for --model htnet' in line and line.endswith('take ktpformer or mixste')
+    assert run(*plain)[0] == 0
+    evaluate = ['--data', h36m_folder, '-c', tmp_path / 'c', '--evaluate', 'last.bin', '--device', 'cpu']
+    assert '--iterations is for a model' in refused(2, *evaluate, '--iterations', 2)
+    assert 'is no denoiser: leave --diffusion out' in refused(1, *evaluate, '--diffusion')
+    other = ['--data', h36m_folder, *H36M_FLAGS, '-c', tmp_path / 'other', '-l', tmp_path / 'l']
+    assert 'is no denoiser, whose first layer reads more' in refused(2, *other, '--diffusion', '--init',
+                                                                    tmp_path / 'c' / 'last.bin')
+    assert '--refine stands behind a model that makes one prediction' in refused(
+        2, *other, '--refine', '--init', trained[0] / 'c' / 'last.bin')
+
+
+def test_a_denoiser_needs_a_keypoint_for_each_joint(refused, humaneva_folder, tmp_path):
+    line = refused(2, *TINY, '--diffusion', '-d', 'humaneva15', '-k', 'detectron_pt_coco', '--data', humaneva_folder,
+                   '-str', 'Train/S1', '-ste', 'Validate/S1', '-c', tmp_path / 'c', '-l', tmp_path / 'l')
+    assert 'a denoiser reads a noisy joint beside each keypoint, which needs a keypoint for each joint, not coco' in \
+        line

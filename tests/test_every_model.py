@@ -7,6 +7,7 @@ import contextlib
 import functools
 import io
 import os
+import re
 import shlex
 import signal
 
@@ -19,6 +20,7 @@ from test_resume import assert_same_run, epochs_of
 
 import run_ktpformer
 from common.models import MODELS, build_model, load_lifter, make_config, model_class, recipe_of
+from common.models.diffusion import Diffusion
 from common.skeleton import H36M, H36M16, SKELETONS
 from common.training import loop
 
@@ -40,25 +42,28 @@ SIZES = {
     'pstmo': ['-f', 9, *FEW, '-dep', 1],
     'pstmo_pretraining': ['-f', 9, *FEW, '-dep', 2],
 }
-# Models of which another test shows the same.
+# What is no model by itself: the flags that make it, for the aspects that are shown of it too.
+AROUND = {'d3dp': ['--model', 'mixste', '--diffusion']}
+SIZES['d3dp'] = SIZES['mixste']
+# Models of which another test, or d3dp, shows the same.
 SHOWN = {
-    'resumed': {'ktpformer'},  # test_resume.py
-    'two processes': {'ktpformer', 'htnet', 'martinez', 'mgcn', 'mhformer', 'pstmo'},
-    'bf16': {'ktpformer', 'htnet', 'mhformer'},  # test_computing.py, test_mhformer.py
-    'compiled': {'ktpformer', 'htnet'},  # test_computing.py
+    'resumed': {'ktpformer', 'mixste'},  # test_resume.py
+    'two processes': {'ktpformer', 'htnet', 'martinez', 'mgcn', 'mhformer', 'pstmo', 'mixste'},
+    'bf16': {'ktpformer', 'htnet', 'mhformer', 'mixste'},  # test_computing.py, test_mhformer.py
+    'compiled': {'ktpformer', 'htnet', 'mixste'},  # test_computing.py
     'other data': {'ktpformer'},  # test_mpi_inf_3dhp.py, test_humaneva.py
 }
 
 
-def each(aspect=''):
-    """Return the mark that gives a test every model of which no other one shows an aspect."""
-    return pytest.mark.parametrize('name', [name for name in MODELS if name not in SHOWN.get(aspect, ())])
+def each(aspect='', also=()):
+    """Return the mark that gives a test every model of which no other one shows an aspect, and some of AROUND."""
+    return pytest.mark.parametrize('name', [*(name for name in MODELS if name not in SHOWN.get(aspect, ())), *also])
 
 
 def flags_in(folder, data, name, run, *more):
     """Return the flags of a run of 5 steps an epoch or more, in folder / run."""
-    return ['--model', name, *SIZES[name], '-k', 'gt', '--data', data, '-str', 'S1', '-ste', 'S9', '-a', 'Directions',
-            *CPU, '-c', folder / run, '-l', folder / f'{run}-log', *more]
+    return [*AROUND.get(name, ['--model', name]), *SIZES[name], '-k', 'gt', '--data', data, '-str', 'S1', '-ste', 'S9',
+            '-a', 'Directions', *CPU, '-c', folder / run, '-l', folder / f'{run}-log', *more]
 
 
 @pytest.fixture
@@ -91,7 +96,7 @@ def public(tmp_path):
 
 
 def test_every_model_has_small_sizes_here():
-    assert set(MODELS) <= set(SIZES)
+    assert {*MODELS, *AROUND} == set(SIZES)
 
 
 # ---- training and its table --------------------------------------------------------------------------------------
@@ -103,21 +108,23 @@ def check_again(run, out):
     command = shlex.split(line.partition('again with: python run_ktpformer.py')[2])
     status, again, err = run(*command, *CPU)
     assert (status, err) == (0, '')
-    table = out[out.index('evaluated on'):]
+    # Training reads more files than the test.
+    table, repeated = (re.sub(r'(besides .*), from .*', r'\1', said[said.index('evaluated on'):])
+                       for said in (out, again))
     assert 'average' in table or 'C, frames pooled' in table
-    assert again[again.index('evaluated on'):] == table
+    assert repeated == table
 
 
-@each()
+@each(also=['d3dp'])
 def test_the_command_that_is_printed_prints_the_table_again(trained, run, name):
     check_again(run, trained(name)[1])
 
 
-@each('other data')
+@each('other data', also=['d3dp'])
 def test_mpi_inf_3dhp_is_trained_and_tested_on(run, tmp_path, name):
     write_files(tmp_path)
-    status, out, err = run('--model', name, *SIZES[name], '-d', '3dhp', '--data', tmp_path, '-str', 'S1', '-ste',
-                           'TS1,TS5', *CPU, '-e', 1, '-c', tmp_path / 'c', '-l', tmp_path / 'l')
+    status, out, err = run(*AROUND.get(name, ['--model', name]), *SIZES[name], '-d', '3dhp', '--data', tmp_path,
+                           '-str', 'S1', '-ste', 'TS1,TS5', *CPU, '-e', 1, '-c', tmp_path / 'c', '-l', tmp_path / 'l')
     assert (status, err) == (0, '')
     check_again(run, out)
 
@@ -135,7 +142,7 @@ def test_humaneva_is_lifted_from_detections_of_other_joints(run, humaneva_folder
 # ---- the same run, however it is run -----------------------------------------------------------------------------
 
 
-@each('resumed')
+@each('resumed', also=['d3dp'])
 def test_a_run_stopped_inside_an_epoch_resumes_exactly(trained, flags, run, monkeypatch, tmp_path, name):
     """In the second epoch, dropout and all: the end is that of the undisturbed run, bit for bit."""
     gradient = loop.Trainer.gradient
@@ -157,7 +164,8 @@ def test_a_run_stopped_inside_an_epoch_resumes_exactly(trained, flags, run, monk
 
 def without_draws(name):
     """Return the flags that turn dropout off, which ranks and compiled code draw in ways of their own."""
-    off = [rate for rate in ('drop_path', 'dropout') if getattr(recipe_of(name), rate) is not None]
+    model = AROUND.get(name, ['--model', name])[1]
+    off = [rate for rate in ('drop_path', 'dropout') if getattr(recipe_of(model), rate) is not None]
     return [part for name in off for part in (f'--{name.replace("_", "-")}', 0)]
 
 
@@ -165,7 +173,7 @@ def assert_near(one, two, rel):
     assert two == {key: value if value is None else pytest.approx(value, rel=rel) for key, value in one.items()}
 
 
-@each('two processes')
+@each('two processes', also=['d3dp'])
 def test_two_processes_are_one_run(flags, run, tmp_path, name):
     """In unequal shares. Rounding grows with the rate, which is small; what the shares add up to does not."""
     more = ['-e', 1, '-b', 89, '-lr', 1e-6, *without_draws(name)]
@@ -179,7 +187,7 @@ def test_two_processes_are_one_run(flags, run, tmp_path, name):
     assert all(torch.equal(value, b[key]) for key, value in a.items() if key.endswith('num_batches_tracked'))
 
 
-@each('bf16')
+@each('bf16', also=['d3dp'])
 def test_tokens_in_bf16_give_nearly_the_same(trained, flags, run, tmp_path, name):
     """Weights and optimizer stay float32."""
     status, out, err = run(*flags(name, 'c', '-e', 1, '--precision', 'bf16', '--activation-checkpointing', '--no-eval'))
@@ -189,12 +197,13 @@ def test_tokens_in_bf16_give_nearly_the_same(trained, flags, run, tmp_path, name
     assert rounded['train_loss'] != exact['train_loss']
     assert rounded['train_loss'] == pytest.approx(exact['train_loss'], rel=0.02)
     stored = torch.load(tmp_path / 'c' / 'last.bin')
-    kept = [*stored['model_pos'].values(), *(v for s in stored['optimizer']['state'].values() for v in s.values())]
+    weights = [value for key, value in stored['model_pos'].items() if key not in Diffusion.constant_keys]
+    kept = [*weights, *(v for s in stored['optimizer']['state'].values() for v in s.values())]
     assert {value.dtype for value in kept if value.is_floating_point()} == {torch.float32}
 
 
 @pytest.mark.slow
-@each('compiled')
+@each('compiled', also=['d3dp'])
 def test_a_compiled_run_is_the_eager_one(flags, run, tmp_path, name):
     for how in ('eager', 'compiled'):
         status, _, err = run(*flags(name, how, '-e', 1, '-lr', 1e-6, *without_draws(name)),

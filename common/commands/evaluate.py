@@ -142,7 +142,7 @@ def close(session: Session, config: Config, model: Lifter, name: str, path: Path
     """
     asked, world = config.evaluate, session.world
     check_causal(config, model)
-    set_sampling(config, model, name)
+    set_sampling(config, model)
     windows = windows_for(model, store, target_of(config, dataset)).part(store, world)
     keep = bool(asked.export_predictions or asked.plots)
     sums, frames = add_up(config, model, path, store, windows, dataset, keep)

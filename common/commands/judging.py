@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from common.commands.session import Session, spelling
+from common.commands.session import Session
 from common.config import Config
 from common.datasets.poses import PoseDataset
-from common.errors import DivergedError, FlagError
+from common.errors import DivergedError
 from common.evaluation import hypotheses, marked, tables
 from common.evaluation.hypotheses import Judged
 from common.evaluation.sums import FRAMES_AT_ONCE, by_action, predictions_by_frame, sequence_sums
@@ -33,17 +33,11 @@ def target_of(config: Config, dataset: PoseDataset) -> str:
     return (config.evaluate.target or 'centre') if dataset.marks else 'all'
 
 
-def set_sampling(config: Config, model: Lifter, name: str) -> None:
-    """Tell a model that samples how many hypotheses and iterations are asked for. Raises FlagError for another one."""
-    asked = config.evaluate
+def set_sampling(config: Config, model: Lifter) -> None:
+    """Tell a model that samples how many hypotheses and iterations are asked for."""
     if model.samples:
-        model.hypotheses = asked.hypotheses or COUNT
-        model.iterations = asked.iterations or COUNT
-        return
-    for field_name in ('hypotheses', 'iterations', 'by_iteration', 'windows_per_choice'):
-        if getattr(asked, field_name):
-            raise FlagError(f'{spelling("evaluate", field_name)} is for a model that was trained with --diffusion, and '
-                            f'{name} makes one prediction: leave it out')
+        model.hypotheses = config.evaluate.hypotheses or COUNT
+        model.iterations = config.evaluate.iterations or COUNT
 
 
 def _lifted(config: Config, model: Lifter, store: SequenceStore, windows: TestWindows) -> Iterator[

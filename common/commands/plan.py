@@ -9,6 +9,7 @@ from common.commands.outputs import check_outputs
 from common.commands.session import (
     Session,
     check_model_flags,
+    check_sampling_flags,
     check_test_flags,
     identify_for,
     read_checkpoint,
@@ -88,6 +89,7 @@ def make_plan(session: Session) -> Plan:
             raise FlagError(f'--refine stands behind a model of poses, and {source.path} tells keypoints: train '
                             f'one with --model and --init {given.train.init} first')
     sizes = _with_parts(given, sizes, resumed, initial)
+    check_sampling_flags(given, name, sizes)
     refined = bool(sizes.get('refine'))
     _, answers = model_class(name).window(make_config(name, sizes))
     config = resolve(given, recipe_of(name, sizes), len(answers), resumed.settings if resumed else None)

@@ -157,7 +157,7 @@ def lift(lifter: LoadedLifter, clip: Clip, session: Session) -> tuple[np.ndarray
     if lens and not asked.trajectory and 'intrinsic' not in model.needs:
         raise FlagError('--intrinsics and --fov are for --trajectory, which estimates where the person stands, and for '
                         'models that read the lens')
-    set_sampling(session.config, model, lifter.name)
+    set_sampling(session.config, model)
     store = clip_store(lifter, clip.screen, clip.confidence, None if lens is None else clip.intrinsic(lens))
     check_causal(session.config, model)
     answered = len(model.answers)

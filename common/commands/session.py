@@ -1,6 +1,6 @@
 """A command under way: its configuration, device and processes; and what commands check before they begin."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -80,6 +80,14 @@ def check_model_flags(config: Config, name: str) -> None:
             raise FlagError(f'{spelling("train", rate)} is not for --model {name}: leave it out')
 
 
+def check_sampling_flags(config: Config, name: str, sizes: Mapping[str, Any]) -> None:
+    """Raise FlagError for a flag of hypotheses where the model called `name` of these sizes makes one prediction."""
+    for field in ('hypotheses', 'iterations', 'by_iteration', 'windows_per_choice'):
+        if config.has(f'evaluate.{field}') and not sizes.get('diffusion'):
+            raise FlagError(f'{spelling("evaluate", field)} is for a model that was trained with --diffusion, and '
+                            f'{name} makes one prediction: leave it out')
+
+
 def spelling(section: str, name: str) -> str:
     """Return how the command line spells a field of the configuration."""
     return flag_of(section, name).name
@@ -106,6 +114,8 @@ def identify_for(config: Config, saved: Checkpoint) -> tuple[str, dict[str, Any]
     sizes = config.model.sizes()
     name, stored, how = identify(saved, config.model.model, sizes)
     check_model_flags(config, name)
+    if config.command != TRAIN:
+        check_sampling_flags(config, name, stored)
     kind = model_class(name)
     for size, given in sizes.items():
         if size in kind.Config.__dataclass_fields__ and given != stored.get(size, getattr(kind.Config(), size)):
