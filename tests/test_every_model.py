@@ -25,6 +25,7 @@ from common.training import loop
 CPU = ['--device', 'cpu']
 SMALL = ['-cs', 16, '-dep', 1, '-b', 64]
 FEW = ['-cs', 16, '--hidden', 16, '--window-step', 8, '-b', 14]
+BARE = ['-cs', 16, '-dep', 1, '--window-step', 8, '-b', 14]
 # Sizes small enough to train in a second, by --model.
 SIZES = {
     'ktpformer': ['-f', 9, *SMALL],
@@ -39,12 +40,14 @@ SIZES = {
     'strided': ['-f', 27, *FEW, '-dep', 1],
     'pstmo': ['-f', 9, *FEW, '-dep', 1],
     'pstmo_pretraining': ['-f', 9, *FEW, '-dep', 2],
+    'stcformer': ['-f', 9, *BARE],
+    'stcformer_3dhp': ['-f', 9, *BARE],
 }
 # Models of which another test shows the same.
 SHOWN = {
     'resumed': {'ktpformer'},  # test_resume.py
-    'two processes': {'ktpformer', 'htnet', 'martinez', 'mgcn', 'mhformer', 'pstmo'},
-    'bf16': {'ktpformer', 'htnet', 'mhformer'},  # test_computing.py, test_mhformer.py
+    'two processes': {'ktpformer', 'htnet', 'martinez', 'mgcn', 'mhformer', 'pstmo', 'stcformer'},
+    'bf16': {'ktpformer', 'htnet', 'mhformer', 'stcformer'},  # test_computing.py, test_mhformer.py, test_stcformer.py
     'compiled': {'ktpformer', 'htnet'},  # test_computing.py
     'other data': {'ktpformer'},  # test_mpi_inf_3dhp.py, test_humaneva.py
 }

@@ -7,7 +7,6 @@ from common.commands.session import Session
 from common.models import MODELS, build_model, model_class
 from common.models.lifter import Lifter, describe_needs
 from common.recipe import KEYPOINTS, Published
-from common.skeleton import H36M, SKELETONS
 
 
 def run(session: Session) -> None:
@@ -21,7 +20,7 @@ def run(session: Session) -> None:
 def describe(name: str) -> str:
     """Return what there is to say of a model, in a few lines."""
     kind = model_class(name)
-    skeleton = SKELETONS.get(kind.recipe.joints or '', H36M)
+    skeleton = kind.body()
     model = build_model(name, {}, skeleton, skeleton)
     answered = len(model.answers)
     spaced = f', {model.spacing} apart,' if model.spacing > 1 else ''
