@@ -36,7 +36,7 @@ def public(golden, fill, tmp_path):
     """public(model) -> a file as published, with the weights of the golden outputs."""
     def write(kind):
         state = fill(json.loads((golden / 'zoo' / f'{kind}_keys.json').read_text()))
-        before, name = {'stcformer': ('', 'no_refine_6_4172.pth'), 'stcformer_3dhp': ('module.', 'p.pth')}[kind]
+        before, name = {'stcformer': ('', 'no_refine_6_4408.pth'), 'stcformer_3dhp': ('module.', 'p.pth')}[kind]
         torch.save({before + key: value for key, value in state.items()}, tmp_path / name)
         return tmp_path / name
     return write

@@ -11,7 +11,8 @@ from common.recipe import KEYPOINTS, Published
 
 def run(session: Session) -> None:
     """Print the list."""
-    print('Published figures are on Human3.6M, subjects S9 and S11, in mm, mean over actions: MPJPE / P-MPJPE.\n'
+    print('Published figures are on Human3.6M, subjects S9 and S11, in mm, mean over actions, unless another data set '
+          'is named: MPJPE / P-MPJPE.\n'
           'Sizes are those of the published model. Train one with --model NAME; --model NAME --help shows its recipe.')
     for name in MODELS:
         print('\n' + describe(name))

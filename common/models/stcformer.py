@@ -381,6 +381,7 @@ class STCFormer3DHP(SpatioTemporal):
     recipe = Recipe(epochs=79, batch=128, optimizer='amsgrad', lr=1e-3, lr_decay=0.96, drop_path=0.5, dropout=0.1,
                     loss='mpjpe', objective='plain', root='zero', seed=1)
     public_keys = ('mlpmixer.mixerblocks.0.cross_att.emb.weight', 'pose_lift.weight')
+    results = (Published('gt', 81, 23.1, None, 'name of the public file', 'MPI-INF-3DHP'),)
     head = 'pose_lift'
     block = Block3DHP
 
