@@ -309,3 +309,79 @@ class MHFormer(nn.Module):
     def loss(self, keypoints: Tensor, poses: Tensor) -> Tensor:
         """Return the MPJPE of all frames, of (B, F, J, 2) against (B, F, J, 3)."""
         return mpjpe(self(keypoints), poses)
+
+
+class CrissCross(nn.Module):
+    """Half of the channels over joints, half over frames, each with a local term and what is known of body parts."""
+
+    def __init__(self, channels: int, heads: int, parts: Tensor) -> None:
+        super().__init__()
+        half = channels // 2
+        self.heads, self.scale = heads, half ** -0.5
+        self.layer_norm = nn.LayerNorm(channels)
+        self.qkv, self.proj = nn.Linear(channels, 3 * channels), nn.Linear(channels, channels)
+        self.sep2_s = nn.Conv2d(half, half, 3, padding=1, groups=half)
+        self.sep2_t = nn.Conv2d(half, half, 3, padding=1, groups=half)
+        self.emb = nn.Embedding(5, half // heads)
+        self.drop_path = DropPath(0.5)
+        self.register_buffer('parts', parts, persistent=False)
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Attend over the last axis but one: (..., L, E) three times -> (..., L, H, e)."""
+        q, k, v = (x.unflatten(-1, (self.heads, -1)).transpose(-2, -3) for x in (q, k, v))
+        weights = (q @ k.transpose(-1, -2) * self.scale).softmax(-1)
+        return (weights @ v).transpose(-2, -3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, F, J, C) -> (B, F, J, C)."""
+        b, f, j, c = x.shape
+        qkv = self.qkv(self.layer_norm(x)).reshape(b, f, j, c, 3).permute(4, 0, 1, 2, 3)
+        (qs, qt), (ks, kt), (vs, vt) = (part.chunk(2, dim=-1) for part in qkv)
+        local_s = self.sep2_s(vs.permute(0, 3, 1, 2)).permute(0, 2, 3, 1).unflatten(-1, (self.heads, -1))
+        local_t = self.sep2_t(vt.permute(0, 3, 1, 2)).permute(0, 2, 3, 1).unflatten(-1, (self.heads, -1))
+        known = self.emb(self.parts)[None, :, None]  # (1, J, 1, e)
+        spatial = self.attend(qs, ks, vs) + local_s + 1e-4 * self.drop_path(known)
+        qt, kt, vt = (part.transpose(1, 2) for part in (qt, kt, vt))
+        temporal = self.attend(qt, kt, vt).transpose(1, 2) + local_t + 1e-9 * self.drop_path(known)
+        return x + self.proj(torch.cat([spatial, temporal], dim=-1).reshape(b, f, j, c))
+
+
+class CrissCrossBlock(nn.Module):
+    """Criss-cross attention and an MLP without biases."""
+
+    def __init__(self, channels: int, heads: int, parts: Tensor) -> None:
+        super().__init__()
+        self.layer_norm = nn.LayerNorm(channels)
+        self.mlp = nn.Module()
+        self.mlp.fc1 = nn.Linear(channels, 4 * channels, bias=False)
+        self.mlp.fc2 = nn.Linear(4 * channels, channels, bias=False)
+        self.gelu, self.drop = nn.GELU(), nn.Dropout(0.1)
+        self.stc_att = CrissCross(channels, heads, parts)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, F, J, C) -> (B, F, J, C)."""
+        x = self.stc_att(x)
+        return x + self.drop(self.mlp.fc2(self.drop(self.gelu(self.mlp.fc1(self.layer_norm(x))))))
+
+
+class STCFormer(nn.Module):
+    """For the joints of Human3.6M: (B, F, J, 2) -> (B, F, J, 3)."""
+
+    def __init__(self, channels: int, depth: int, heads: int) -> None:
+        super().__init__()
+        parts = torch.tensor([0, 1, 1, 1, 2, 2, 2, 0, 0, 0, 0, 3, 3, 3, 4, 4, 4])
+        self.pose_emb, self.gelu = nn.Linear(2, channels, bias=False), nn.GELU()
+        self.stcformer = nn.Module()
+        self.stcformer.stc_block = nn.ModuleList(CrissCrossBlock(channels, heads, parts) for _ in range(depth))
+        self.regress_head = nn.Linear(channels, 3, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, F, J, 2) -> (B, F, J, 3)."""
+        x = self.gelu(self.pose_emb(x))
+        for block in self.stcformer.stc_block:
+            x = block(x)
+        return self.regress_head(x)
+
+    def loss(self, keypoints: Tensor, poses: Tensor) -> Tensor:
+        """Return the MPJPE of all frames, of (B, F, J, 2) against (B, F, J, 3)."""
+        return mpjpe(self(keypoints), poses)

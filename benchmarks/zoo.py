@@ -102,6 +102,7 @@ CASES = {
         reference_centre.SpatialEncoder(len(parents), c.channels))),
     'mhformer': Case(1, lambda c, parents: reference_centre.MHFormer(len(parents), c.frames, c.channels, c.depth,
                                                                      c.hidden, c.heads)),
+    'stcformer': Case(4, lambda c, parents: reference_centre.STCFormer(c.channels, c.depth, c.heads)),
 }
 
 

@@ -14,7 +14,7 @@ REFINED = 'refined, which reads the camera and the true depth of the root'
 
 @dataclass(frozen=True)
 class Published:
-    """A published figure of a model on Human3.6M's test subjects S9 and S11, in millimetres.
+    """A published figure of a model in millimetres, on Human3.6M's test subjects S9 and S11 unless a remark says else.
 
     Attributes:
         keypoints: the 2D that it lifts, as -k names it or in the words of the paper.

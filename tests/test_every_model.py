@@ -27,6 +27,7 @@ from common.training import loop
 CPU = ['--device', 'cpu']
 SMALL = ['-cs', 16, '-dep', 1, '-b', 64]
 FEW = ['-cs', 16, '--hidden', 16, '--window-step', 8, '-b', 14]
+BARE = ['-cs', 16, '-dep', 1, '--window-step', 8, '-b', 14]
 # Sizes small enough to train in a second, by --model.
 SIZES = {
     'ktpformer': ['-f', 9, *SMALL],
@@ -41,6 +42,8 @@ SIZES = {
     'strided': ['-f', 27, *FEW, '-dep', 1],
     'pstmo': ['-f', 9, *FEW, '-dep', 1],
     'pstmo_pretraining': ['-f', 9, *FEW, '-dep', 2],
+    'stcformer': ['-f', 9, *BARE],
+    'stcformer_3dhp': ['-f', 9, *BARE],
 }
 # What is no model by itself: the flags that make it, for the aspects that are shown of it too.
 AROUND = {'d3dp': ['--model', 'mixste', '--diffusion']}
@@ -48,8 +51,9 @@ SIZES['d3dp'] = SIZES['mixste']
 # Models of which another test, or d3dp, shows the same.
 SHOWN = {
     'resumed': {'ktpformer', 'mixste'},  # test_resume.py
-    'two processes': {'ktpformer', 'htnet', 'martinez', 'mgcn', 'mhformer', 'pstmo', 'mixste'},
-    'bf16': {'ktpformer', 'htnet', 'mhformer', 'mixste'},  # test_computing.py, test_mhformer.py
+    'two processes': {'ktpformer', 'htnet', 'martinez', 'mgcn', 'mhformer', 'pstmo', 'mixste', 'stcformer'},
+    # test_computing.py, test_mhformer.py, test_stcformer.py
+    'bf16': {'ktpformer', 'htnet', 'mhformer', 'mixste', 'stcformer'},
     'compiled': {'ktpformer', 'htnet', 'mixste'},  # test_computing.py
     'other data': {'ktpformer'},  # test_mpi_inf_3dhp.py, test_humaneva.py
 }

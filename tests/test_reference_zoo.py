@@ -15,6 +15,7 @@ SMALL = {
     'strided': ['-f', '27', '-cs', '16', '--hidden', '24', '-dep', '2'],
     'pstmo': ['-f', '27', '-cs', '16', '--hidden', '24', '-dep', '2'],
     'mhformer': ['-f', '45', '-cs', '16', '--hidden', '24', '-dep', '2'],
+    'stcformer': ['-f', '9', '-cs', '16', '-dep', '2'],
 }
 
 

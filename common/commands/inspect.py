@@ -31,7 +31,8 @@ def describe_file(saved: Checkpoint) -> str:
         untold = {size: f'not in the shapes, {getattr(config, size)} is assumed'
                   for size in getattr(kind.Config, 'not_in_a_file', ())}
         facts = {'kind': 'a public file; what follows was inferred from its shapes', 'model': name,
-                 'config': asdict(config) | saved.config, 'keypoints': kind.keypoints_of(base_state(saved)), **untold,
+                 'config': asdict(config) | saved.config,
+                 'keypoints': kind.keypoints_of(base_state(saved)) or 'any number', **untold,
                  'epoch': saved.epoch, 'lr': saved.lr}
     else:
         stored, name = saved.stored, saved.model

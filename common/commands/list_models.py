@@ -7,12 +7,12 @@ from common.commands.session import Session
 from common.models import MODELS, build_model, model_class
 from common.models.lifter import Lifter, describe_needs
 from common.recipe import KEYPOINTS, Published
-from common.skeleton import H36M, SKELETONS
 
 
 def run(session: Session) -> None:
     """Print the list."""
-    print('Published figures are on Human3.6M, subjects S9 and S11, in mm, mean over actions: MPJPE / P-MPJPE.\n'
+    print('Published figures are on Human3.6M, subjects S9 and S11, in mm, mean over actions, unless another data set '
+          'is named: MPJPE / P-MPJPE.\n'
           'Sizes are those of the published model. Train one with --model NAME; --model NAME --help shows its recipe.')
     for name in MODELS:
         print('\n' + describe(name))
@@ -21,7 +21,7 @@ def run(session: Session) -> None:
 def describe(name: str) -> str:
     """Return what there is to say of a model, in a few lines."""
     kind = model_class(name)
-    skeleton = SKELETONS.get(kind.recipe.joints or '', H36M)
+    skeleton = kind.body()
     model = build_model(name, {}, skeleton, skeleton)
     answered = len(model.answers)
     spaced = f', {model.spacing} apart,' if model.spacing > 1 else ''

@@ -31,7 +31,7 @@ from common.models.lifter import describe_model, describe_needs
 from common.models.lifting import clip_store, every_hypothesis, lift_store, predictions
 from common.models.loading import LoadedLifter
 from common.recipe import KEYPOINTS
-from common.skeleton import H36M, H36M16, SKELETONS, Skeleton
+from common.skeleton import BODIES, H36M, SKELETONS, Skeleton
 from common.storage.files import atomic_path
 from common.storage.npz import write_npz
 
@@ -124,12 +124,13 @@ def load_lifter(session: Session) -> LoadedLifter:
     layout = skeleton = None
     if saved.public:
         dataset = config.data.dataset
-        skeleton = SKELETONS.get(dataset, H36M)  # as the data sets call theirs, or Human3.6M's
-        if skeleton == H36M and config.data.joints == H36M16.name:
-            skeleton = H36M16
-        keypoints = config.data.keypoints or DATASETS[dataset].keypoints or ''
         kind = model_class(name)
-        read = kind.keypoints_of(saved.state)
+        # As the data sets call theirs, or that of the model's publication.
+        skeleton = SKELETONS.get(dataset, H36M) if given.has('data.dataset') else kind.body()
+        if skeleton.name in BODIES and config.data.joints in BODIES:
+            skeleton = SKELETONS[config.data.joints]
+        keypoints = config.data.keypoints or DATASETS[dataset].keypoints or ''
+        read = kind.keypoints_of(saved.state) or kind.keypoints_in(skeleton)
         count = len(skeleton) if read == kind.keypoints_in(skeleton) else read  # a model may not read all of a body
         try:
             layout = keypoint_layout(keypoints, skeleton)({}, count)

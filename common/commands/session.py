@@ -168,7 +168,7 @@ def check_layouts(saved: Checkpoint, name: str, dataset: PoseDataset, joints: bo
     if saved.public:
         kind = model_class(name)
         found, there = kind.keypoints_of(base_state(saved)), kind.keypoints_in(dataset.layout)
-        if found != there:
+        if found not in (0, there):
             raise FileError(f'{saved.path} takes {found} keypoints, but {dataset.source_2d} has {there} (layout '
                             f'{dataset.layout.name})')
         return

@@ -31,6 +31,8 @@ MODELS = {
     'strided': 'common.models.strided:StridedTransformer',
     'pstmo': 'common.models.pstmo:PSTMO',
     'pstmo_pretraining': 'common.models.pstmo_pretraining:PSTMOPretraining',
+    'stcformer': 'common.models.stcformer:STCFormer',
+    'stcformer_3dhp': 'common.models.stcformer:STCFormer3DHP',
 }
 DEFAULT_MODEL = 'ktpformer'
 # What a config may ask for around a model beside its sizes: a refinement behind it, a network for the root beside it,

@@ -25,12 +25,17 @@ SHORT, NARROW = 32, 32
 GRID_LIMIT = 65535  # sequences that a fused kernel of CUDA takes at most
 
 
+def in_dtype(bias: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor | None:
+    """Return a bias in a dtype; None where there is none."""
+    return None if bias is None else bias.to(dtype)
+
+
 class Linear(nn.Linear):
     """A linear layer that computes in the dtype of its input."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Apply to x (..., C_in) -> (..., C_out)."""
-        return F.linear(x, self.weight.to(x.dtype), self.bias.to(x.dtype))
+        return F.linear(x, self.weight.to(x.dtype), in_dtype(self.bias, x.dtype))
 
 
 class LayerNorm(nn.LayerNorm):
@@ -43,17 +48,20 @@ class LayerNorm(nn.LayerNorm):
         return F.layer_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.bias.to(x.dtype), self.eps)
 
 
-def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-    """Compute softmax(q kᵀ / √d) v for sequences of L tokens, (N, H, L, d) three times -> (N, H, L, d)."""
+def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, scale: float | None = None) -> torch.Tensor:
+    """Compute softmax(scale q kᵀ) v for sequences of L tokens, (N, H, L, d) three times -> (N, H, L, d).
+
+    The scale is 1 / √d unless it is given.
+    """
     if not len(q):
         return v  # a process that got no windows: not every fused kernel accepts an empty batch
     length, width = q.shape[-2:]
     if q.device.type == 'cpu' and length <= SHORT and (width <= NARROW or q.dtype is torch.bfloat16):
-        return (q * width ** -0.5 @ k.mT).softmax(-1) @ v
+        return (q * (width ** -0.5 if scale is None else scale) @ k.mT).softmax(-1) @ v
     if len(q) > GRID_LIMIT:
         pieces = zip(*(part.split(GRID_LIMIT) for part in (q, k, v)), strict=True)
-        return torch.cat([F.scaled_dot_product_attention(*piece) for piece in pieces])
-    return F.scaled_dot_product_attention(q, k, v)
+        return torch.cat([F.scaled_dot_product_attention(a, b, c, scale=scale) for a, b, c in pieces])
+    return F.scaled_dot_product_attention(q, k, v, scale=scale)
 
 
 class Attention(nn.Module):
@@ -92,40 +100,42 @@ class LinearOfGelu(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
-        """Compute x (..., C_in), weight (C_out, C_in), bias (C_out,) -> (..., C_out)."""
+    def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        """Compute x (..., C_in), weight (C_out, C_in), bias (C_out,), if any -> (..., C_out)."""
         ctx.save_for_backward(x, weight)
+        ctx.biased = bias is not None
         return F.linear(F.gelu(x), weight, bias)
 
     @staticmethod
-    def backward(ctx: Any, slope: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def backward(ctx: Any, slope: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
         """Return the gradients of x, weight and bias."""
         x, weight = ctx.saved_tensors
         rows = slope.flatten(0, -2)
         of_weight = rows.T @ F.gelu(x).flatten(0, -2)
-        return torch.ops.aten.gelu_backward(slope @ weight, x), of_weight, rows.sum(0)
+        return torch.ops.aten.gelu_backward(slope @ weight, x), of_weight, rows.sum(0) if ctx.biased else None
 
 
 class Mlp(nn.Module):
     """Linear, exact GELU, Linear; dropout, if any, after the GELU and at the end."""
 
-    def __init__(self, channels: int, hidden: int, dropout: float = 0.0):
+    def __init__(self, channels: int, hidden: int, dropout: float = 0.0, bias: bool = True):
         super().__init__()
         self.dropout = dropout
-        self.fc1 = Linear(channels, hidden)
-        self.fc2 = Linear(hidden, channels)
+        self.fc1 = Linear(channels, hidden, bias)
+        self.fc2 = Linear(hidden, channels, bias)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Apply to x (..., C) -> (..., C)."""
+        bias = in_dtype(self.fc2.bias, x.dtype)
         if not (self.training and self.dropout):
-            return LinearOfGelu.apply(self.fc1(x), self.fc2.weight.to(x.dtype), self.fc2.bias.to(x.dtype))
+            return LinearOfGelu.apply(self.fc1(x), self.fc2.weight.to(x.dtype), bias)
         hidden = self.fc1(x)
         if x.device.type == 'cpu':
             # GELU and its gradient are zero at -100, so moving a value there drops it in both passes, at the price of
             # one pass over memory. The second weight includes the scale of dropout.
             hidden.detach().masked_fill_(dropped(hidden, self.dropout), -100)
             weight = (self.fc2.weight / (1 - self.dropout)).to(x.dtype)
-            out = F.linear(F.gelu(hidden), weight, self.fc2.bias.to(x.dtype))
+            out = F.linear(F.gelu(hidden), weight, bias)
         else:
             out = self.fc2(F.dropout(F.gelu(hidden), self.dropout))
         return dropout(out, self.dropout)

@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 from common.augment import Batch, Mirror
 from common.errors import ContractError
 from common.recipe import Published, Recipe, RefinementRecipe
-from common.skeleton import Skeleton
+from common.skeleton import H36M, SKELETONS, Skeleton
 from common.windows import chunk_starts
 
 Criterion = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
@@ -263,8 +263,19 @@ class Lifter(nn.Module):
         return cast('type[PublicConfig]', cls.Config).from_state(state)
 
     @classmethod
+    def body(cls) -> Skeleton:
+        """Return the joints that the model was published with, those of public files that nothing else is said of.
+
+        Here: those of its recipe, or Human3.6M's.
+        """
+        return SKELETONS.get(cls.recipe.joints or '', H36M)
+
+    @classmethod
     def keypoints_of(cls, state: Mapping[str, torch.Tensor]) -> int:
-        """Return for how many keypoints a public state dict was made: axis 1 of its first public key."""
+        """Return for how many keypoints a public state dict was made, 0 where its weights fit any number of them.
+
+        Here: axis 1 of its first public key.
+        """
         return state[cls.public_keys[0]].shape[1]
 
     @classmethod

@@ -26,7 +26,7 @@ from common.models.stored import (
     fault_in_types,
     no_more_weights_than,
 )
-from common.skeleton import H36M, SKELETONS, Skeleton
+from common.skeleton import Skeleton
 from common.storage.checkpoint import Checkpoint, PublicCheckpoint, load_weights
 from common.storage.checkpoint import load as read_checkpoint
 from common.storage.files import one_line
@@ -181,10 +181,9 @@ def assemble(saved: Checkpoint, name: str, config: dict[str, Any], how: str, dev
     """
     if saved.public:
         kind = model_class(name)
-        usual = SKELETONS.get(kind.recipe.joints or '', H36M)
-        layout, skeleton = layout or skeleton or usual, skeleton or usual
+        layout, skeleton = layout or skeleton or kind.body(), skeleton or kind.body()
         found, there = kind.keypoints_of(base_state(saved)), kind.keypoints_in(layout)
-        if found != there:
+        if found not in (0, there):
             raise FileError(f'{saved.path} takes {found} keypoints, but layout {layout.name} has {there}: say what it '
                             f'was trained on')
     else:
