@@ -33,6 +33,8 @@ def describe(name: str) -> str:
              f'  reads {model.frames} frame{"" if model.frames == 1 else "s"}{spaced} and answers for '
              f'{"all of them" if answered == model.frames > 1 else answered}{reads}; {len(skeleton)} {what}',
              f'  {parameters:,} parameters, {products:,.1f} M multiply-adds for a frame']
+    if kind.denoises:
+        lines.append('  can be a denoiser, which makes several hypotheses (--diffusion)')
     if kind.semi_supervised:
         lines.append('  learns from the 2D of further subjects too (--unlabelled)')
     return '\n'.join(lines + [f'  {told(figure)}' for figure in kind.results])
