@@ -111,8 +111,8 @@ class KTPFormer(Lifter):
     paper = 'Peng, Zhou and Mok, CVPR 2024'
     results = (Published('cpn_ft_h36m_dbb', 243, 40.1, 31.9, 'published'),
                Published('gt', 243, 19.0, None, 'published'),
-               Published('cpn_ft_h36m_dbb', 243, 33.0, 26.2, 'issue', 'in D3DP, J-Best of 20 hypotheses, which reads the '
-                         'answer'))
+               Published('cpn_ft_h36m_dbb', 243, 33.0, 26.2, 'issue',
+                         'in D3DP, J-Best of 20 hypotheses, which reads the answer'))
     public_keys = ('kpattention.attn.Spatial_pos_embed', 'tpattention.attn.Temporal_pos_embed')
     published = MappingProxyType({('h36m', 'cpn_ft_h36m_dbb'): ('KTPFormer, 243 frames, published P-MPJPE', {
         'Directions': 30.1, 'Discussion': 32.3, 'Eating': 29.6, 'Greeting': 30.8, 'Phoning': 32.3, 'Photo': 37.3,

@@ -67,10 +67,10 @@ class MixSTE(Lifter):
                Published('HRNet', 243, 39.8, None, 'leaderboard'),
                Published('gt', 243, 21.6, None, 'leaderboard'),
                Published('gt', 81, 25.9, None, 'leaderboard'),
-               Published('cpn_ft_h36m_dbb', 243, 39.5, None, 'leaderboard', 'in D3DP, J-Agg of 20 hypotheses, which reads the '
-                         'camera and the true position of the root'),
-               Published('cpn_ft_h36m_dbb', 243, 35.4, None, 'leaderboard', 'in D3DP, J-Best of 20 hypotheses, which reads '
-                         'the answer'))
+               Published('cpn_ft_h36m_dbb', 243, 39.5, None, 'leaderboard',
+                         'in D3DP, J-Agg of 20 hypotheses, which reads the camera and the true position of the root'),
+               Published('cpn_ft_h36m_dbb', 243, 35.4, None, 'leaderboard',
+                         'in D3DP, J-Best of 20 hypotheses, which reads the answer'))
     public_keys = ('Spatial_pos_embed', 'Spatial_patch_to_embedding.weight')
     denoises = True
 
