@@ -1,13 +1,13 @@
-"""The models that answer for one frame: training steps against plain references, evaluation, and its memory.
+"""The models beside KTPFormer and HTNet: training steps against plain references, evaluation, and its memory.
 
     python benchmarks/zoo.py [--parts step windows memory] [--models NAME ...] [--rounds 5] [--seconds 1] [FLAGS]
 
-`step`: training steps of each model at its published sizes, against benchmarks/reference_zoo.py and
-reference_centre.py, in turns in one process: equal weights, batch, threads and allocator. Both must first have the same
-loss and the same length of gradient, without dropout. `windows`: VideoPose3D evaluated by wide windows, as the program
-does, and by a window for each frame, as many at once as are fastest here. `memory`: the evaluation of a model that
-computes nothing on a test set of Human3.6M's size. FLAGS are sizes, as run_ktpformer.py takes them, such as -cs 64.
-Prints a line for each comparison, then JSON; ratios are medians over rounds of pairs that ran next to each other.
+`step`: training steps of each model at its published sizes, against benchmarks/reference_zoo.py, reference_centre.py
+and reference_streams.py, in turns in one process: equal weights, batch, threads and allocator. Both must first have the
+same loss and the same length of gradient, without dropout. `windows`: VideoPose3D evaluated by wide windows, as the
+program does, and by a window for each frame, as many at once as are fastest here. `memory`: the evaluation of a model
+that computes nothing on a test set of Human3.6M's size. FLAGS are sizes, as run_ktpformer.py takes them, such as -cs
+64. Prints a line for each comparison, then JSON; ratios are medians over rounds of pairs that ran next to each other.
 """
 
 import argparse
@@ -32,7 +32,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from benchmarks import reference, reference_centre, reference_zoo
+from benchmarks import reference, reference_centre, reference_streams, reference_zoo
 from benchmarks.contestant import memory
 from benchmarks.trainer import make_trainer
 from common.augment import Batch
@@ -103,6 +103,11 @@ CASES = {
     'mhformer': Case(1, lambda c, parents: reference_centre.MHFormer(len(parents), c.frames, c.channels, c.depth,
                                                                      c.hidden, c.heads)),
     'stcformer': Case(4, lambda c, parents: reference_centre.STCFormer(c.channels, c.depth, c.heads)),
+    'dstformer': Case(1, lambda c, parents: reference_streams.DSTformer(
+        len(parents), c.frames, c.channels, c.depth, c.heads, round(c.channels * c.mlp_ratio), c.representation)),
+    'motionagformer': Case(1, lambda c, parents: reference_streams.MotionAGFormer(
+        len(parents), c.frames, c.channels, c.depth, c.heads, round(c.channels * c.mlp_ratio), c.representation,
+        c.neighbours)),
 }
 
 
@@ -133,7 +138,9 @@ class Theirs:
         missing, _ = self.model.load_state_dict(trainer.model.state_dict(), strict=False)
         if missing:
             sys.exit(f'{trainer.model.title} has no {missing[0]}, which its reference has')
-        self.optimizer = torch.optim.Adam(self.model.parameters(), recipe.lr, amsgrad=recipe.optimizer == 'amsgrad')
+        kind = torch.optim.AdamW if recipe.optimizer == 'adamw' else torch.optim.Adam
+        self.optimizer = kind(self.model.parameters(), recipe.lr, weight_decay=recipe.weight_decay,
+                              amsgrad=recipe.optimizer == 'amsgrad')
         self.clip = recipe.clip
         self.batch = case.read(next(sampler.epoch(0, recipe.windows)).batch, sampler.store)
 
@@ -164,9 +171,10 @@ class Theirs:
 def make_sides(name: str, windows: int, flags: list[str], device: torch.device) -> tuple[Ours, Theirs]:
     """Return the program's side and the reference's, with the same weights and batch."""
     case = CASES[name]
-    flags = ['--model', name, '-b', str(windows), *flags]
     config = make_config(name, parse(flags).model.sizes())
-    frames = 2 * (windows + model_class(name).window(config)[0])
+    window, answers = model_class(name).window(config)
+    flags = ['--model', name, '-b', str(windows * len(answers)), '-s', str(len(answers)), *flags]
+    frames = (windows + 1) * len(answers) + 2 * window
     trainer = make_trainer(flags, random_store([('S1', 'Walking', 0)], [frames], case.body, device), case.body)
     if trainer.model.measured:
         trainer.model.measure(trainer.sampler.store.keypoints, trainer.sampler.store.truth)

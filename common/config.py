@@ -65,6 +65,8 @@ class Model:
     model: str | None = flag('--model', choices=MODELS, commands=(TRAIN, *LIFTING), help='the model, whose '
                              'published recipe the other defaults are (default '
                              f'{DEFAULT_MODEL}, or what a checkpoint says)')
+    size: str | None = flag('--size', read=text, metavar='NAME', commands=(TRAIN, *LIFTING), help='a published size of '
+                            'the model by its name, which other flags of sizes depart from (default: see --models)')
     frames: int | None = flag('-f', '--number-of-frames', read=number(int, 1, 10_000), metavar='N',
                               commands=(TRAIN, *LIFTING), help='frames of a window')
     channels: int | None = flag('-cs', '--channels', read=number(int, 1, 16_384), metavar='N',
@@ -110,7 +112,8 @@ class Model:
     def sizes(self) -> dict[str, Any]:
         """Return the sizes that the command line gave, by their name in a model's Config."""
         return {f.name: getattr(self, f.name) for f in fields(self)
-                if f.name not in ('model', 'refine', 'diffusion', 'refinement') and getattr(self, f.name) is not None}
+                if f.name not in ('model', 'size', 'refine', 'diffusion', 'refinement')
+                and getattr(self, f.name) is not None}
 
 
 @dataclass(frozen=True)
@@ -142,8 +145,9 @@ class Train:
                                    commands=(TRAIN,), help='rate of stochastic depth in the last blocks')
     dropout: float | None = flag('--dropout', read=number(float, 0, 0.99), metavar='X', stored=True,
                                  commands=(TRAIN,), help='rate at which single values are dropped')
-    loss: str = flag('--loss', choices=('weighted', 'mpjpe', 'mse'), stored=True, commands=(TRAIN,),
-                     help='weighted MPJPE with two terms on velocities, plain MPJPE, or the mean square of coordinates')
+    loss: str = flag('--loss', choices=('weighted', 'mpjpe', 'mse', 'motion'), stored=True, commands=(TRAIN,),
+                     help='weighted MPJPE with two terms on velocities, plain MPJPE, the mean square of coordinates, '
+                     'or MPJPE + 0.5 N-MPJPE + 20 MPJVE')
     l1_share: float = flag('--l1-share', default=0.0, read=number(float, 0, 1), metavar='X', stored=True,
                            commands=(TRAIN,), help='weight of the mean absolute coordinate in the loss, beside 1 - X '
                            'of --loss')

@@ -1,18 +1,20 @@
-"""Training losses, in metres: KTPFormer's weighted MPJPE with velocity terms, and the loss of a refined model.
+"""Training losses, in metres: KTPFormer's weighted MPJPE with velocity terms, MotionBERT's, and that of refined poses.
 
-Source: the loss of Zhang et al., "MixSTE", CVPR 2022, which KTPFormer trains with; Zou and Tang, "Modulated Graph
-Convolutional Network for 3D Human Pose Estimation", ICCV 2021, for refinement. Letters: B windows, F frames, J joints.
+Source: the loss of Zhang et al., "MixSTE", CVPR 2022, which KTPFormer trains with; Zhu et al., "MotionBERT", ICCV 2023,
+whose loss MotionAGFormer shares; Zou and Tang, "Modulated Graph Convolutional Network for 3D Human Pose Estimation",
+ICCV 2021, for refinement. Letters: B windows, F frames, J joints.
 """
 
 from collections.abc import Callable
 
 import torch
 
-from common.metrics import mpjpe
+from common.metrics import mpjpe, mpjve, n_mpjpe
 from common.recipe import RefinementRecipe
 
 TEMPORAL_CONSISTENCY_WEIGHT = 0.5
 VELOCITY_WEIGHT = 2.0
+MOTION_SCALE_WEIGHT, MOTION_VELOCITY_WEIGHT = 0.5, 20.0
 
 
 def pose_loss(predicted: torch.Tensor, target: torch.Tensor, weights: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -53,6 +55,17 @@ def bone_symmetry(poses: torch.Tensor, pairs: torch.Tensor) -> torch.Tensor:
 def mean_mpjpe(predicted: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     """Return the MPJPE over all windows, frames and joints, a scalar: (B, A, J, 3) twice."""
     return mpjpe(predicted, target).mean()
+
+
+def motion_loss(predicted: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Return MPJPE + 0.5 N-MPJPE + 20 MPJVE inside windows, a scalar: (B, F, J, 3) twice, relative to the root.
+
+    The velocity is 0 where there is no pair of frames (F = 1).
+    """
+    loss = mpjpe(predicted, target).mean() + MOTION_SCALE_WEIGHT * n_mpjpe(predicted, target).mean()
+    if predicted.shape[1] > 1:
+        loss = loss + MOTION_VELOCITY_WEIGHT * mpjve(predicted, target).mean()
+    return loss
 
 
 def refinement_loss(base: torch.Tensor, refined: torch.Tensor, target: torch.Tensor, pairs: torch.Tensor,

@@ -37,6 +37,8 @@ class Recipe:
 
     Attributes:
         lr_decay_steps: steps over which the rate falls by lr_decay, in a staircase; 0 for after every epoch.
+        windows: of a step, whatever they answer for, where that is what was published: the default of -b is then as
+            many frames as they answer for, and `batch` is that of the published size. 0 where -b is `batch` frames.
         stride_limit: what the default of -s is at most; it is the frames that a window answers for.
         window_step: frames from one training window to the next; None for as many as it answers for, or as the model
             has it.
@@ -54,6 +56,7 @@ class Recipe:
     objective: str
     root: str
     seed: int
+    windows: int = 0
     stride_limit: int = 128
     window_step: int | None = None
     lr_decay_steps: int = 0

@@ -35,5 +35,7 @@ def resolve(config: Config, recipe: Recipe, answers: int, saved: Mapping[str, An
             changed[section][name] = decided.get(name, getattr(getattr(config, section), name))
     if changed['train'].get('stride', answers) is None:
         changed['train']['stride'] = min(answers, recipe.stride_limit)
+    if recipe.windows and 'batch' in changed['train'] and 'batch' not in saved:
+        changed['train']['batch'] = recipe.windows * changed['train'].get('stride', config.train.stride)
     return replace(config, **{section: replace(getattr(config, section), **values)
                               for section, values in changed.items()})

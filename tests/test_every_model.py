@@ -44,6 +44,8 @@ SIZES = {
     'pstmo_pretraining': ['-f', 9, *FEW, '-dep', 2],
     'stcformer': ['-f', 9, *BARE],
     'stcformer_3dhp': ['-f', 9, *BARE],
+    'dstformer': ['-f', 9, *SMALL],
+    'motionagformer': ['-f', 9, *SMALL],
 }
 # What is no model by itself: the flags that make it, for the aspects that are shown of it too.
 AROUND = {'d3dp': ['--model', 'mixste', '--diffusion']}

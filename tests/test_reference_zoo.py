@@ -1,4 +1,4 @@
-"""The plain references of the models that answer for one frame, and the benchmark that compares with them."""
+"""The plain references of the models beside KTPFormer and HTNet, and the benchmark that compares with them."""
 
 import json
 import sys
@@ -14,6 +14,7 @@ SMALL = {
     'mgcn': ['-cs', '16', '-dep', '2'], 'mgcn16': ['-cs', '16', '-dep', '2'],
     'strided': ['-f', '27', '-cs', '16', '--hidden', '24', '-dep', '2'],
     'pstmo': ['-f', '27', '-cs', '16', '--hidden', '24', '-dep', '2'],
+    'dstformer': ['-f', '9', '-cs', '16', '-dep', '2'], 'motionagformer': ['-f', '9', '-cs', '16', '-dep', '2'],
     'mhformer': ['-f', '45', '-cs', '16', '--hidden', '24', '-dep', '2'],
     'stcformer': ['-f', '9', '-cs', '16', '-dep', '2'],
 }

@@ -35,6 +35,8 @@ def describe(name: str) -> str:
              f'  {parameters:,} parameters, {products:,.1f} M multiply-adds for a frame']
     if kind.denoises:
         lines.append('  can be a denoiser, which makes several hypotheses (--diffusion)')
+    if sizes := getattr(kind.Config, 'named', {}):
+        lines.append(f'  published sizes (--size): {", ".join(sizes)}')
     if kind.semi_supervised:
         lines.append('  learns from the 2D of further subjects too (--unlabelled)')
     return '\n'.join(lines + [f'  {told(figure)}' for figure in kind.results])

@@ -12,6 +12,7 @@ from common.commands.session import (
     check_sampling_flags,
     check_test_flags,
     identify_for,
+    named_size,
     read_checkpoint,
     said,
 )
@@ -138,7 +139,7 @@ def _begun(given: Config, initial: Checkpoint | None) -> tuple[str | None, dict[
 def _fresh_sizes(config: Config, name: str, known: dict[str, Any]) -> dict[str, Any]:
     """Return the config of a new model: as flags have it, else as `known`. Raises FlagError where it cannot be."""
     own = model_class(name).Config.__dataclass_fields__
-    wanted = known | config.model.sizes()
+    wanted = known | named_size(config, name) | config.model.sizes()
     try:
         return asdict(make_config(name, {size: v for size, v in wanted.items() if size in own}))
     except ValueError as error:

@@ -88,6 +88,14 @@ def check_sampling_flags(config: Config, name: str, sizes: Mapping[str, Any]) ->
                             f'{name} makes one prediction: leave it out')
 
 
+def named_size(config: Config, name: str) -> dict[str, Any]:
+    """Return the sizes that --size gives the model called `name`. Raises FlagError where it has none of that name."""
+    try:
+        return dict(model_class(name).size_called(config.model.size)) if config.model.size else {}
+    except ValueError as error:
+        raise FlagError(f'{spelling("model", "size")} {config.model.size}: {error}') from None
+
+
 def spelling(section: str, name: str) -> str:
     """Return how the command line spells a field of the configuration."""
     return flag_of(section, name).name
@@ -117,10 +125,11 @@ def identify_for(config: Config, saved: Checkpoint) -> tuple[str, dict[str, Any]
     if config.command != TRAIN:
         check_sampling_flags(config, name, stored)
     kind = model_class(name)
-    for size, given in sizes.items():
+    for size, given in (named_size(config, name) | sizes).items():
         if size in kind.Config.__dataclass_fields__ and given != stored.get(size, getattr(kind.Config(), size)):
-            raise FileError(f'{saved.path} was made with {size} {listed(stored[size])}, which {said(size, given)} '
-                            f'contradicts: leave the flag out or name another file')
+            flag = said(size, given) if size in sizes else said('size', config.model.size)
+            raise FileError(f'{saved.path} was made with {size} {listed(stored[size])}, which {flag} contradicts: '
+                            f'leave the flag out or name another file')
     return name, stored, how
 
 

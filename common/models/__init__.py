@@ -33,6 +33,8 @@ MODELS = {
     'pstmo_pretraining': 'common.models.pstmo_pretraining:PSTMOPretraining',
     'stcformer': 'common.models.stcformer:STCFormer',
     'stcformer_3dhp': 'common.models.stcformer:STCFormer3DHP',
+    'dstformer': 'common.models.dstformer:DSTformer',
+    'motionagformer': 'common.models.motionagformer:MotionAGFormer',
 }
 DEFAULT_MODEL = 'ktpformer'
 # What a config may ask for around a model beside its sizes: a refinement behind it, a network for the root beside it,

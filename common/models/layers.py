@@ -67,12 +67,13 @@ def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, scale: float | 
 class Attention(nn.Module):
     """Multi-head self-attention over one axis of the tokens, with a packed projection for queries, keys and values."""
 
-    def __init__(self, channels: int, heads: int, over: str, dropout: float = 0.0):
+    def __init__(self, channels: int, heads: int, over: str, dropout: float = 0.0, qkv_bias: bool = True):
         """Make the projections.
 
         Args:
             over: JOINTS or FRAMES, the axis to attend over.
             dropout: rate after the output projection.
+            qkv_bias: whether queries, keys and values have a bias.
 
         Raises ValueError where the channels cannot be divided among the heads.
         """
@@ -80,13 +81,14 @@ class Attention(nn.Module):
         if channels % heads:
             raise ValueError(f'{channels} channels cannot be divided among {heads} heads')
         self.heads, self.over, self.dropout = heads, over, dropout
-        self.qkv = Linear(channels, 3 * channels)
+        self.qkv = Linear(channels, 3 * channels, bias=qkv_bias)
         self.proj = Linear(channels, channels)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Attend: x (B, F, J, C) -> (B, F, J, C)."""
         # Three products instead of one make each result contiguous, so that joint and head merge into one axis.
-        parts = zip(self.qkv.weight.to(x.dtype).chunk(3), self.qkv.bias.to(x.dtype).chunk(3), strict=True)
+        biases = (None,) * 3 if self.qkv.bias is None else self.qkv.bias.to(x.dtype).chunk(3)
+        parts = zip(self.qkv.weight.to(x.dtype).chunk(3), biases, strict=True)
         out = attend(*(rearrange(F.linear(x, *part), AS_HEADS[self.over], h=self.heads) for part in parts))
         before, after = AS_HEADS[self.over].split(' -> ')
         out = self.proj(rearrange(out, f'{after} -> {before}', h=self.heads, f=x.shape[1]))

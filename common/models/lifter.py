@@ -34,7 +34,10 @@ NEEDS = {
 
 
 class ModelConfig(Protocol):
-    """The sizes of a model: a frozen dataclass of fields with defaults, which raises ValueError for what cannot be."""
+    """The sizes of a model: a frozen dataclass of fields with defaults, which raises ValueError for what cannot be.
+
+    Where several sizes are published, a class attribute `named` has their names -> the fields that make them.
+    """
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
 
@@ -73,6 +76,8 @@ class Lifter(nn.Module):
         public_keys: keys that all public files of the model have, and no other model's; empty where there are none.
             With them goes `Config.from_state(state)`, which reads the sizes from a public state dict.
         absent_keys: keys that no public file of the model has, where another model has all of its `public_keys`.
+        public_data: the data set whose targets the public files of the model predict, where these are not metres in
+            camera axes.
         fewest: windows that a training step needs at least: 2 for a model whose batch norms see one position of each
             window. A shorter rest at the end of an epoch joins the step before it.
         measured: whether it is shown all training frames before a training (`measure`).
@@ -110,6 +115,7 @@ class Lifter(nn.Module):
     refinement: ClassVar[RefinementRecipe] = RefinementRecipe()
     public_keys: ClassVar[tuple[str, ...]] = ()
     absent_keys: ClassVar[tuple[str, ...]] = ()
+    public_data: ClassVar[str | None] = None
     fewest: int = 1
     measured: bool = False
     measured_keys: ClassVar[tuple[str, ...]] = ()
@@ -153,6 +159,18 @@ class Lifter(nn.Module):
         """
         frames = getattr(config, 'frames', 1)
         return frames, range(frames)
+
+    @classmethod
+    def size_called(cls, name: str) -> Mapping[str, Any]:
+        """Return the fields of the Config that make a published size, by its name (`Config.named`).
+
+        Raises ValueError where there is none of that name.
+        """
+        sizes: Mapping[str, Mapping[str, Any]] = getattr(cls.Config, 'named', {})
+        if name not in sizes:
+            others = f'it has {", ".join(sizes)}' if sizes else 'its sizes have no names'
+            raise ValueError(f'{cls.title} has no published size {name}: {others}')
+        return sizes[name]
 
     def window_for(self, count: int) -> tuple[int, range]:
         """Return the window that answers for `count` neighbouring frames: its frames, and those that come out.

@@ -76,6 +76,7 @@ class Refined(Lifter):
             raise ValueError(f'a refinement needs a keypoint for each joint, not {layout.name} for {skeleton.name}')
         self.base, self.refine = base, Refinement(len(skeleton), skeleton.root)
         self.frames, self.answers, self.spacing = base.frames, base.answers, base.spacing
+        self.mirrored_at_random = base.mirrored_at_random
         self.needs, self.fewest, self.measured = Refined.needs | base.needs, base.fewest, base.measured
         self.mirrored_at_random = base.mirrored_at_random
         self.title, self.recipe = f'{base.title} with refinement', base.recipe

@@ -48,6 +48,8 @@ def make_criterion(model: Lifter, kind: str, skeleton: Skeleton, device: torch.d
             loss = losses.pose_loss(predicted, target, weights)['total']
         elif kind == 'mse':
             loss = F.mse_loss(predicted, target)
+        elif kind == 'motion':
+            loss = losses.motion_loss(predicted, target)
         else:
             loss = losses.mean_mpjpe(predicted, target)
         return loss if not l1_share else (1 - l1_share) * loss + l1_share * F.l1_loss(predicted, target)
