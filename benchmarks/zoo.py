@@ -169,7 +169,7 @@ def make_sides(name: str, windows: int, flags: list[str], device: torch.device) 
     frames = 2 * (windows + model_class(name).window(config)[0])
     trainer = make_trainer(flags, random_store([('S1', 'Walking', 0)], [frames], case.body, device), case.body)
     if trainer.model.measured:
-        trainer.model.measure(trainer.sampler.store.keypoints, trainer.sampler.store.truth)
+        trainer.model.measure(trainer.sampler.store.keypoints, trainer.sampler.store.learned)
     return Ours(trainer), Theirs(case, config, trainer)
 
 

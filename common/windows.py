@@ -31,6 +31,14 @@ def test_starts(length: int, frames: int) -> np.ndarray:
     return starts if starts[-1] == last else np.append(starts, last)
 
 
+def fitting_starts(length: int, frames: int) -> np.ndarray:
+    """Return the starts of windows back to back from frame 0 that lie inside one sequence: what is left is dropped.
+
+    A sequence shorter than F gets one window, which reaches past its end.
+    """
+    return np.arange(0, max(length - frames, 0) + 1, frames)
+
+
 def overlapping_starts(length: int, frames: int, overlap: int) -> np.ndarray:
     """Return the starts of windows that share `overlap` frames with the next; the last one ends with the sequence.
 

@@ -32,6 +32,10 @@ NEEDS = {
     'root_depth': 'the true depth of the root joint in every frame',
 }
 
+# Data sets whose targets are no metres in camera axes but a pose in the picture's normalised units, which has no scale:
+# the true depth of the root gives one. What is learned from them and from others does not compare.
+IN_THE_PICTURE = frozenset({'motion3d'})
+
 
 class ModelConfig(Protocol):
     """The sizes of a model: a frozen dataclass of fields with defaults, which raises ValueError for what cannot be."""
@@ -72,6 +76,8 @@ class Lifter(nn.Module):
         refinement: the training of a refinement behind it; that of HTNet's unless the model says otherwise.
         public_keys: keys that all public files of the model have, and no other model's; empty where there are none.
             With them goes `Config.from_state(state)`, which reads the sizes from a public state dict.
+        public_data: the data set whose targets the public files of the model predict, where these are not metres in
+            camera axes.
         absent_keys: keys that no public file of the model has, where another model has all of its `public_keys`.
         fewest: windows that a training step needs at least: 2 for a model whose batch norms see one position of each
             window. A shorter rest at the end of an epoch joins the step before it.
@@ -109,6 +115,7 @@ class Lifter(nn.Module):
     recipe: Recipe
     refinement: ClassVar[RefinementRecipe] = RefinementRecipe()
     public_keys: ClassVar[tuple[str, ...]] = ()
+    public_data: ClassVar[str | None] = None
     absent_keys: ClassVar[tuple[str, ...]] = ()
     fewest: int = 1
     measured: bool = False
