@@ -158,8 +158,8 @@ def load(folder: Path, keypoints: str) -> PoseDataset:
     cameras: dict[str, int] = {name: index for index, name in enumerate(SIZES)}
     train, test = (_side(path, side, content[side], cameras) for side in ('train', 'test'))
     for subject in train.keys() & test.keys():
-        if train[subject].keys() != test[subject].keys():
-            raise FileError(f'{path}: {shown(subject)} is in train and in test, with other takes: give the two sides '
+        if not _same(train[subject], test[subject]):
+            raise FileError(f'{path}: {shown(subject)} is in train and in test, with other frames: give the two sides '
                             f'subjects of their own')
     views = train | test
     drifted = [take for take in DRIFTED if any(source.startswith(take) for source in _sources(content['test']))]
@@ -221,6 +221,14 @@ def _side(path: Path, side: str, data: dict, cameras: dict[str, int]) -> dict[st
             camera, keypoints[rows], None if confidence is None else confidence[rows], image[rows],
             None if factor is None else factor[rows], None if metres is None else metres[rows]))
     return found
+
+
+def _same(one: dict[str, list[View]], other: dict[str, list[View]]) -> bool:
+    """Return whether a subject has the same frames on both sides, as the only subject of a file may."""
+    return one.keys() == other.keys() and all(
+        len(views) == len(other[take]) and all(np.array_equal(a.image, b.image) for a, b in
+                                               zip(views, other[take], strict=True))
+        for take, views in one.items())
 
 
 def _sources(data: dict) -> list[str]:
