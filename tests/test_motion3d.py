@@ -19,6 +19,7 @@ from common.datasets.h36m import CAMERAS
 from common.datasets.motion3d import PUBLISHED, PictureDataset
 from common.datasets.synthetic import motion
 from common.errors import FileError, FlagError
+from common.evaluation.hypotheses import hypotheses
 from common.evaluation.sums import mean_pose_mpjpe, tally
 from common.evaluation.tables import summarise
 from common.keypoints.bones import LIMBS_OF_A_PERSON, length_of_limbs
@@ -368,6 +369,21 @@ def test_the_mean_pose_is_scaled_as_predictions_are(dataset):
 
 
 # ---- the program -------------------------------------------------------------------------------------------------
+
+
+def test_hypotheses_are_chosen_and_judged_in_metres(dataset):
+    """Of one hypothesis all figures are those of its poses, which `predictions` gives in metres too."""
+    torch.manual_seed(5)
+    sampling = build_model('mixste', {'frames': 9, 'channels': 16, 'depth': 1, 'diffusion': True}, H36M, H36M).eval()
+    sampling.hypotheses = sampling.iterations = 1
+    store = store_of(dataset.sequences(['S9', 'S11']))
+    windows = windows_for(sampling, store, usual_target(store))
+    (judged,) = hypotheses(sampling, store, windows, 'zero', True, 1, range(1))
+    plain = list(predictions(sampling, store, windows, 'zero').values())[-1]
+    assert judged.poses.keys() == {'J-Best', 'P-Best', 'P-Agg'}  # no lens and no root, so no J-Agg
+    for poses in judged.poses.values():
+        torch.testing.assert_close(poses, plain)
+    assert 0.2 < plain.norm(dim=-1).mean() < 20
 
 
 @pytest.fixture(scope='module')

@@ -103,7 +103,7 @@ def hypotheses(model: Lifter, store: SequenceStore, windows: TestWindows, root: 
     group = groups(windows.sequence, together)
     parts: list[list[Judged]] = [[] for _ in iterations]
     for index in _batches(group, max(1, FRAMES_PER_BATCH[store.device.type] // windows.frames // model.hypotheses)):
-        seen = view_of(store, windows, index, known, truth=True)
+        seen = view_of(store, windows, index, known)
         samples = model.sampled(seen, store.mirror if flip else None)
         first = windows.taken.start - windows.answers.start
         taken = slice(first, first + len(windows.taken))

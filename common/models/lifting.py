@@ -141,13 +141,12 @@ def average_scale(poses: np.ndarray, skeleton: Skeleton) -> np.float32:
     return np.float32(LIMBS_OF_A_PERSON / mean)
 
 
-def view_of(store: SequenceStore, windows: TestWindows, index: torch.Tensor, needs: frozenset[str],
-            truth: bool = False) -> Batch:
-    """Return the windows of this index (B,) as a model reads them, with the truth of their answers if asked for."""
+def view_of(store: SequenceStore, windows: TestWindows, index: torch.Tensor, needs: frozenset[str]) -> Batch:
+    """Return the windows of this index (B,) as a model reads them."""
     sequence = windows.sequence[index]
     last = None if windows.last is None else windows.last[index]
     rows = store.frame_index(sequence, windows.start[index], windows.frames, last, windows.spacing)
-    view = store.batch(sequence, rows, windows.answers, needs, windows.answers if truth else None)
+    view = store.batch(sequence, rows, windows.answers, needs, None)
     return view._replace(window=windows.number[index])
 
 
