@@ -21,6 +21,14 @@ def chunk_starts(length: int, frames: int, step: int | None = None) -> np.ndarra
     return np.arange(count) * step - offset
 
 
+def fitting_starts(length: int, frames: int, step: int) -> np.ndarray:
+    """Return the starts of training windows every `step` frames from frame 0 on, as long as they fit.
+
+    What is left at the end is in none of them. A sequence shorter than a window gets one, which overhangs at both ends.
+    """
+    return np.arange(0, length - frames + 1, step) if length >= frames else np.array([(length - frames) // 2])
+
+
 def test_starts(length: int, frames: int) -> np.ndarray:
     """Return the starts of one sequence's test windows: back to back from frame 0, and a last one that ends with it.
 
@@ -29,14 +37,6 @@ def test_starts(length: int, frames: int) -> np.ndarray:
     starts = np.arange(0, max(length - frames, 0) + 1, frames)
     last = max(length - frames, 0)
     return starts if starts[-1] == last else np.append(starts, last)
-
-
-def fitting_starts(length: int, frames: int) -> np.ndarray:
-    """Return the starts of windows back to back from frame 0 that lie inside one sequence: what is left is dropped.
-
-    A sequence shorter than F gets one window, which reaches past its end.
-    """
-    return np.arange(0, max(length - frames, 0) + 1, frames)
 
 
 def overlapping_starts(length: int, frames: int, overlap: int) -> np.ndarray:

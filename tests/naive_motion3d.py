@@ -39,7 +39,10 @@ def off_screen(poses, height):
 
 
 def clips(side, frames):
-    """Yield lists of the frames that windows read: back to back in each run of a source, the rest dropped."""
+    """Yield the frames that each window reads, and those of them that count, by their place in it.
+
+    Back to back in each run of a source, the rest dropped; a run that is too short lies in the middle of its window.
+    """
     begin = 0
     keys = list(zip(side['source'], map(str, side['camera_name']), strict=True))
     for end in range(1, len(keys) + 1):
@@ -47,10 +50,12 @@ def clips(side, frames):
             continue
         run = list(range(begin, end))
         if len(run) < frames:
-            yield run + [end - 1] * (frames - len(run)), len(run)
+            left = (frames - len(run) + 1) // 2
+            window = [begin] * left + run + [end - 1] * frames
+            yield window[:frames], range(left, left + len(run))
         else:
             for start in range(0, len(run) - frames + 1, frames):
-                yield run[start:start + frames], frames
+                yield run[start:start + frames], range(frames)
         begin = end
 
 
@@ -68,7 +73,8 @@ def errors(model, side, frames):
         predicted = (both[0] + mirrored(both[1])) / 2
         predicted[:, 0] = 0
         predicted = off_screen(predicted, height)
-        for index, row in list(enumerate(rows))[:real]:
+        for index in real:
+            row = rows[index]
             mine = predicted[index] * side['2.5d_factor'][row]
             true = side['joints_2.5d_image'][row].astype(np.float64)
             mine, true = mine - mine[0], true - true[0]

@@ -301,21 +301,22 @@ def test_downsample_keeps_factors_and_truth_beside_their_frames(dataset):
 
 
 def test_what_is_left_at_the_end_is_dropped():
-    assert fitting_starts(1383, 243).tolist() == [0, 243, 486, 729, 972]
+    assert fitting_starts(1383, 243, 243).tolist() == [0, 243, 486, 729, 972]
     assert 1383 - 5 * 243 == 168
-    assert fitting_starts(243, 243).tolist() == [0]
-    assert fitting_starts(100, 243).tolist() == [0]
+    assert fitting_starts(243, 243, 243).tolist() == [0]
+    assert fitting_starts(100, 243, 243).tolist() == [-72]
 
 
 def test_windows_lie_inside_their_sequences_and_each_frame_counts_once(dataset):
     store = store_of(dataset.sequences(['S9', 'S11']))  # 21, 21, 18 and 5 frames
     windows = TestWindows.of(store, 9, target=usual_target(store))
     assert windows.sequence.tolist() == [0, 0, 1, 1, 2, 2, 3]
-    assert windows.start.tolist() == [0, 9, 0, 9, 0, 9, 0]
+    assert windows.start.tolist() == [0, 9, 0, 9, 0, 9, -2]
     assert torch.equal(windows.counted, windows.first)
     counted = windows.rows[windows.first].tolist()
     assert len(counted) == len(set(counted)) == 18 + 18 + 18 + 5
-    assert windows.rows[-1].tolist() == [60, 61, 62, 63, 64, 64, 64, 64, 64]  # its last frame repeated, not counted
+    assert windows.rows[-1].tolist() == [60, 60, 60, 61, 62, 63, 64, 64, 64]  # its ends repeated, not counted
+    assert windows.first[-1].tolist() == [False] * 2 + [True] * 5 + [False] * 2
 
 
 def test_a_model_of_one_answer_is_tested_on_every_frame(dataset):
