@@ -195,7 +195,8 @@ class TestWindows:
         begin = np.cumsum([0, *store.lengths[:-1]])
         taken, last = answers, None
         if target in ('all', 'whole'):
-            starts, once = (test_starts, once) if target == 'all' else (partial(fitting_starts, step=len(answers)), True)
+            starts, once = (test_starts, once) if target == 'all' else (
+                partial(fitting_starts, step=len(answers)), True)
             sequence, start = windows_of(store.lengths, len(answers), starts)
         else:
             counted = np.arange(len(store)) if store.marks is None else np.flatnonzero(store.marks.cpu().numpy())
