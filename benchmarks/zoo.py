@@ -177,7 +177,7 @@ def make_sides(name: str, windows: int, flags: list[str], device: torch.device) 
     frames = (windows + 1) * len(answers) + 2 * window
     trainer = make_trainer(flags, random_store([('S1', 'Walking', 0)], [frames], case.body, device), case.body)
     if trainer.model.measured:
-        trainer.model.measure(trainer.sampler.store.keypoints, trainer.sampler.store.truth)
+        trainer.model.measure(trainer.sampler.store.keypoints, trainer.sampler.store.learned)
     return Ours(trainer), Theirs(case, config, trainer)
 
 

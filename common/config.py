@@ -31,8 +31,8 @@ class Data:
     dataset: str = flag('-d', '--dataset', default=DEFAULT_DATASET, choices=DATASETS, stored=True,
                         commands=(TRAIN, *LIFTING, CHECK_DATA), help='data set; synthetic needs no file')
     keypoints: str = flag('-k', '--keypoints', read=text, metavar='NAME', stored=True,
-                          commands=(TRAIN, *LIFTING, CHECK_DATA), help='2D keypoints: data_2d_<dataset>_NAME.npz '
-                          '(default: what the data set is mostly used with)')
+                          commands=(TRAIN, *LIFTING, CHECK_DATA), help='2D keypoints: data_2d_<dataset>_NAME.npz, '
+                          'or NAME.pkl for motion3d (default: what the data set is mostly used with)')
     folder: str = flag('--data', default='data', read=text, metavar='DIR', help='folder of the npz files',
                        commands=(TRAIN, EVALUATE, RENDER, CHECK_DATA))
     check_data: bool = flag('--check-data', default=False, kind='yes', starts=True, commands=(CHECK_DATA,),
@@ -214,9 +214,10 @@ class Evaluate:
 
     evaluate: str | None = flag('--evaluate', read=text, metavar='FILE', starts=True, commands=LIFTING,
                                 help='only evaluate a checkpoint, looked up in -c, then as a path')
-    protocol: str | None = flag('--protocol', choices=('paper', 'exact'), needs='eval', commands=(TRAIN, EVALUATE),
-                                help='what the table shows: every frame of every window, as published numbers have it '
-                                '(default), or every real frame once')
+    protocol: str | None = flag('--protocol', choices=('paper', 'exact', '2.5d'), needs='eval',
+                                commands=(TRAIN, EVALUATE), help='what the table shows: every frame of every window, '
+                                'as published numbers have it (default), or every real frame once; 2.5d is the only '
+                                'one of motion3d, and of no other data set')
     root: str = flag('--root', choices=ROOTS, stored=True, commands=(TRAIN, *LIFTING),
                      help="at test, take the predicted root as it is, set it to 0, or subtract it from all joints "
                      "(default: as the data set's own test has it, else as the model's recipe)")

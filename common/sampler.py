@@ -16,7 +16,7 @@ import torch
 from common.augment import Batch
 from common.distributed import ALONE, World
 from common.store import SequenceStore
-from common.windows import chunk_starts, first_cover, overlapping_starts, test_starts, windows_of
+from common.windows import chunk_starts, first_cover, fitting_starts, overlapping_starts, test_starts, windows_of
 
 
 class Step(NamedTuple):
@@ -185,16 +185,19 @@ class TestWindows:
 
         Args:
             frames, answers: F, and those of them that come out of the model; all if None.
-            target: `all`, windows whose answers tile the sequences, of which all are taken; `centre`, a window for each
-                frame that counts, in the middle of its answers; `last`, one for each frame that counts, its last
-                answer, which reads nothing that comes after that frame.
+            target: `all`, windows whose answers tile the sequences, of which all are taken; `whole`, those of them that
+                lie inside the sequences, so that the rest of each is dropped, and each frame counts once; `centre`, a
+                window for each frame that counts, in the middle of its answers; `last`, one for each frame that counts,
+                its last answer, which reads nothing that comes after that frame.
             spacing, once: as the attributes.
         """
         answers = range(frames) if answers is None else answers
         begin = np.cumsum([0, *store.lengths[:-1]])
         taken, last = answers, None
-        if target == 'all':
-            sequence, start = windows_of(store.lengths, len(answers), test_starts)
+        if target in ('all', 'whole'):
+            starts, once = (test_starts, once) if target == 'all' else (
+                partial(fitting_starts, step=len(answers)), True)
+            sequence, start = windows_of(store.lengths, len(answers), starts)
         else:
             counted = np.arange(len(store)) if store.marks is None else np.flatnonzero(store.marks.cpu().numpy())
             sequence = np.searchsorted(begin, counted, side='right') - 1

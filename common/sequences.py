@@ -1,8 +1,11 @@
 """A sequence of keypoints and poses, as a data set gives it. Letters: T frames, K keypoints, J joints."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
+
+from common.geometry.camera import Camera
 
 
 @dataclass(frozen=True)
@@ -16,6 +19,9 @@ class Sequence:
         intrinsic: (9,) float32, the camera's (`Camera.intrinsic`); None where unknown.
         marks: (T,) int64 which frames count, as `PoseDataset.marks`; None where all do.
         confidence: (T, K) float32, the detector's confidence in each keypoint; None where the file tells none.
+        units: (T,) float32, for poses that are not in metres but in the picture's normalised units: metres that one
+            such unit is worth in each frame; None for poses in metres, and where nothing tells.
+        metres: (T, J, 3) float32, what predictions times `units` are compared with; None as `units` is.
     """
 
     subject: str
@@ -27,3 +33,19 @@ class Sequence:
     intrinsic: np.ndarray | None = None
     marks: np.ndarray | None = None
     confidence: np.ndarray | None = None
+    units: np.ndarray | None = None
+    metres: np.ndarray | None = None
+
+
+class Body(NamedTuple):
+    """Some frames of one take as one camera sees them.
+
+    Attributes:
+        number: of the camera. camera: its picture and its lens.
+        joints: (T, J, 3) metres in its axes. pixels: (T, K, 2).
+    """
+
+    number: int
+    camera: Camera
+    joints: np.ndarray
+    pixels: np.ndarray

@@ -20,7 +20,10 @@ class SequenceStore:
 
     Attributes:
         keypoints: (N, K, 2) float32 normalised screen coordinates.
-        poses: (N, J, 3) float32 metres, root-relative; None unless all sequences have 3D.
+        poses: (N, J, 3) float32 metres, root-relative; None unless all sequences have 3D. Where `units` are told, in
+            the picture's units: what a model learns.
+        units: (N,) float32 metres that a unit of what is learned is worth in each frame, as `Sequence.units`; None
+            where poses are in metres, or nothing tells.
         roots: (N, 3) float32 metres, the root joint in camera axes; None where some are unknown.
         intrinsics: (S, 9) float32 intrinsic vectors of the cameras; None where some are unknown.
         confidence: (N, K) float32, 1 in sequences that tell none; None where no sequence tells any.
@@ -38,6 +41,8 @@ class SequenceStore:
         self.root, self.joints = skeleton.root, len(skeleton)
         self.keypoints = self._joined([s.keypoints for s in sequences])
         self.poses = self._all_joined([s.poses for s in sequences])
+        self.units = self._all_joined([s.units for s in sequences])
+        self._metres = self._all_joined([s.metres for s in sequences])
         self.roots = self._all_joined([s.root for s in sequences])
         self.intrinsics = self._all_joined([None if s.intrinsic is None else s.intrinsic[None] for s in sequences])
         self.confidence = self._any_joined([s.confidence for s in sequences],
@@ -70,9 +75,17 @@ class SequenceStore:
         return len(self.keypoints)
 
     @property
-    def truth(self) -> torch.Tensor:
-        """Return `poses`. Raises ValueError for sequences without 3D."""
+    def learned(self) -> torch.Tensor:
+        """Return `poses`, which a model is to predict. Raises ValueError for sequences without 3D."""
         return _known(self.poses, 'true poses')
+
+    @property
+    def truth(self) -> torch.Tensor:
+        """Return what predictions, times `units` where there are any, are judged by: (N, J, 3) metres.
+
+        Raises ValueError for sequences without 3D.
+        """
+        return self.learned if self._metres is None else self._metres
 
     def frame_index(self, sequence: torch.Tensor, start: torch.Tensor, frames: int,
                     last: torch.Tensor | None = None, spacing: int = 1) -> torch.Tensor:
@@ -107,7 +120,7 @@ class SequenceStore:
             if self.confidence is not None:
                 confidence = self.confidence[rows][..., None]
             keypoints = torch.cat([keypoints, confidence], dim=-1)
-        return Batch(keypoints, None if truth is None else self.truth[rows[:, truth.start:truth.stop]],
+        return Batch(keypoints, None if truth is None else self.learned[rows[:, truth.start:truth.stop]],
                      _known(self.intrinsics, 'intrinsic')[sequence] if 'intrinsic' in needs else None,
                      _known(self.roots, 'root_depth')[answered][..., 2] if 'root_depth' in needs else None,
                      _known(self.roots, 'root')[answered] if 'root' in needs else None)

@@ -153,13 +153,10 @@ def views_of(dataset: PoseDataset, subject: str) -> list[View]:
     """
     views = []
     for take, motion in dataset.positions[subject].items():
-        tracks = dataset.detections.get(subject, {}).get(take, ())
         rows = np.unique(np.linspace(0, len(motion) - 1, FRAMES).round().astype(int))
-        for index, (camera, track) in enumerate(zip(dataset.cameras.get(subject, ()), tracks, strict=False)):
-            if len(track) >= len(motion) and np.isfinite(motion[rows]).all() and np.isfinite(track[rows, :, :2]).all():
-                joints = to_body(camera.from_world(motion[rows]), dataset.skeleton)
-                # Where each camera's view is a take of its own, the end of the take's name says which camera it is.
-                lens = take.split(' ')[-1] if len(dataset.cameras[subject]) == 1 else index
-                views.append(View(subject, take, lens, joints, to_body(track[rows, :, :2], dataset.layout),
-                                  (camera.width, camera.height), camera.intrinsic))
+        for number, camera, joints, pixels in dataset.bodies(subject, take, rows):
+            # Where each camera's view is a take of its own, the end of the take's name says which camera it is.
+            lens = take.split(' ')[-1] if len(dataset.cameras[subject]) == 1 else number
+            views.append(View(subject, take, lens, to_body(joints, dataset.skeleton), to_body(pixels, dataset.layout),
+                              (camera.width, camera.height), camera.intrinsic))
     return views

@@ -22,6 +22,7 @@ from common.commands.session import (
     Session,
     check_layouts,
     check_test_flags,
+    check_units,
     describe_store,
     identify_for,
     load_evaluated,
@@ -88,7 +89,7 @@ def _measure(session: Session, config: Config, model: Lifter) -> None:
         raise FileError(f'the statistics that the file lacks are those of the training data, and {dataset.source_2d} '
                         f'has none of the training subjects {",".join(dataset.subjects_train)}')
     store = make_store(session, config, dataset, subjects, 1.0, model.needs, model.title, test=False)
-    model.measure(store.keypoints, store.truth)
+    model.measure(store.keypoints, store.learned)
     session.say(f'the statistics that its file lacks are those of {describe_store(store)}')
 
 
@@ -115,6 +116,7 @@ def open_evaluated(given: Config) -> tuple[Checkpoint, tuple[str, dict[str, Any]
     if config.data.joints == KEYPOINTS and (given.render.render or given.evaluate.plots):
         raise FileError(f'{saved.path} tells keypoints in the picture, and no poses that could be drawn: take a model '
                         f'that was trained on poses')
+    check_units(saved, name, config.data.dataset)
     check_test_flags(config)
     check_outputs(config)  # again: now the data set is known
     return saved, (name, sizes, how), config
@@ -143,12 +145,14 @@ def close(session: Session, config: Config, model: Lifter, name: str, path: Path
     asked, world = config.evaluate, session.world
     check_causal(config, model)
     set_sampling(config, model)
-    windows = windows_for(model, store, target_of(config, dataset)).part(store, world)
+    windows = windows_for(model, store, target_of(config, dataset, store)).part(store, world)
     keep = bool(asked.export_predictions or asked.plots)
     sums, frames = add_up(config, model, path, store, windows, dataset, keep)
     sums = [{kind: world.sum(total) for kind, total in each.items()} for each in sums]
-    reads = what_is_read(model, sums[-1])
+    reads = what_is_read(model, sums[-1], store)
     _say_how(session, config, store, dataset, reads)
+    if left := len(store) - int(world.sum(windows.first.sum())) if store.units is not None else 0:
+        session.say(f'{left:,} frames at the ends of sequences, where no whole window fits, are left out')
     say_sampling(session, config, model, dataset, sums[-1])
     tested = lay_out(session, config, sums, store, dataset)
     if config.model.causal and world.first:
@@ -165,9 +169,13 @@ def close(session: Session, config: Config, model: Lifter, name: str, path: Path
             _write_frames(session, config, join_shares(shares), reads, tested, published, dataset)
 
 
-def what_is_read(model: Lifter, predicted: Iterable[str]) -> dict[str, str]:
-    """Return what predictions read besides the keypoints, in words, for those that read anything."""
-    return {kind: describe_needs(model.reads(kind)) for kind in predicted if model.reads(kind)}
+def what_is_read(model: Lifter, predicted: Iterable[str], store: SequenceStore) -> dict[str, str]:
+    """Return what predictions read besides the keypoints, in words, for those that read anything.
+
+    Poses in the picture become metres by the scale that the root's true depth gives.
+    """
+    scale = frozenset() if store.units is None else frozenset({'root_depth'})
+    return {kind: describe_needs(reads) for kind in predicted if (reads := model.reads(kind) | scale)}
 
 
 def _say_how(session: Session, config: Config, store: SequenceStore, dataset: PoseDataset,
@@ -177,6 +185,8 @@ def _say_how(session: Session, config: Config, store: SequenceStore, dataset: Po
     flip = '' if config.evaluate.flip else '; without mirrored keypoints'
     session.say(f'evaluated on {dataset.name}, keypoints {dataset.keypoints}, {describe_store(store)}; predicted root '
                 f'{ROOT_IN_WORDS[config.evaluate.root]}{flip}{causal}')
+    if dataset.left_out:
+        session.say(f'left out: {dataset.left_out}')
     if dataset.skeleton == H36M16:
         session.say(f'figures are means over {len(H36M16)} joints, without the neck: not to be compared with means '
                     f'over {len(H36M)}')
@@ -189,15 +199,16 @@ def _say_how(session: Session, config: Config, store: SequenceStore, dataset: Po
 def _results(tested: Tested, reads: dict[str, str], causal: bool) -> dict[str, Any]:
     """Return the figures of a test as the results file has them.
 
-    Those of the first prediction that reads nothing besides the keypoints stand under the key of its test, if there is
-    one, and those of each other prediction under its name.
+    Those of the first prediction that reads nothing besides the keypoints, or what all of them read, stand under the
+    key of its test, and those of each other prediction under its name.
     """
     results: dict[str, Any] = {}
     if causal:
         results['causal'] = True
     if reads:
         results['reads'] = reads
-    names = sorted(tested.summaries, key=lambda kind: kind in reads)
+    least = min((reads.get(kind, '') for kind in tested.summaries), key=len)
+    names = sorted(tested.summaries, key=lambda kind: reads.get(kind, '') != least)
     results[tested.key] = tested.summaries[names[0]]
     results |= {kind: tested.summaries[kind] for kind in names[1:]}
     if len(names) > 1:

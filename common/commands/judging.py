@@ -10,6 +10,7 @@ import torch
 
 from common.commands.session import Session
 from common.config import Config
+from common.datasets import DATASETS
 from common.datasets.poses import PoseDataset
 from common.errors import DivergedError
 from common.evaluation import hypotheses, marked, tables
@@ -18,7 +19,7 @@ from common.evaluation.sums import FRAMES_AT_ONCE, by_action, predictions_by_fra
 from common.metrics import METRICS
 from common.models.diffusion import COUNT
 from common.models.lifter import Lifter, describe_needs
-from common.models.lifting import predictions
+from common.models.lifting import predictions, usual_target
 from common.recipe import KEYPOINTS
 from common.sampler import TestWindows
 from common.store import SequenceStore
@@ -26,11 +27,11 @@ from common.store import SequenceStore
 OF_KEYPOINTS = 'thousandths of half the width'  # the unit of figures where keypoints are lifted to themselves
 
 
-def target_of(config: Config, dataset: PoseDataset) -> str:
+def target_of(config: Config, dataset: PoseDataset, store: SequenceStore) -> str:
     """Return which windows the test is made of, and which of their frames are taken, as `TestWindows.of` calls it."""
     if config.model.causal:
         return 'last'
-    return (config.evaluate.target or 'centre') if dataset.marks else 'all'
+    return (config.evaluate.target or 'centre') if dataset.marks else usual_target(store)
 
 
 def set_sampling(config: Config, model: Lifter) -> None:
@@ -145,7 +146,7 @@ def lay_out(session: Session, config: Config, sums: list[dict[str, torch.Tensor]
 
 def _test_marked(config: Config, sums: dict[str, torch.Tensor], store: SequenceStore, dataset: PoseDataset) -> Tested:
     """Return the table of marked frames, and its figures."""
-    target = target_of(config, dataset)
+    target = target_of(config, dataset, store)
     summaries = {kind: marked.summarise_marked(marked.by_activity(total, store)) for kind, total in sums.items()}
     return Tested('targets', {kind: {target: summary} for kind, summary in summaries.items()},
                    {kind: summary['sequences'] for kind, summary in summaries.items()},
@@ -156,8 +157,8 @@ def _test_marked(config: Config, sums: dict[str, torch.Tensor], store: SequenceS
 def _test_by_action(config: Config, sums: dict[str, torch.Tensor], store: SequenceStore,
                     dataset: PoseDataset) -> Tested:
     """Return the table by action, and its figures."""
-    protocol = config.evaluate.protocol or 'paper'
-    summaries = {kind: tables.summarise(by_action(total, store), config.evaluate.by_subject)
+    protocol = config.evaluate.protocol or DATASETS[dataset.name].protocol or 'paper'
+    summaries = {kind: tables.summarise(by_action(total, store), config.evaluate.by_subject, store.units is not None)
                  for kind, total in sums.items()}
     return Tested('protocols', summaries,
                    {kind: protocols[protocol]['actions'] for kind, protocols in summaries.items()},

@@ -11,6 +11,7 @@ from common.commands.session import (
     check_model_flags,
     check_sampling_flags,
     check_test_flags,
+    check_units,
     identify_for,
     named_size,
     read_checkpoint,
@@ -150,6 +151,8 @@ def _fresh_sizes(config: Config, name: str, known: dict[str, Any]) -> dict[str, 
 def _check(session: Session, plan: Plan, refined: bool) -> None:
     """Raise FlagError for flags that other settings leave nothing to say, FileError for folders that cannot be used."""
     given, train = session.config, plan.config.train
+    if plan.resumed is not None:  # --init may begin with weights of either kind
+        check_units(plan.resumed, plan.name, plan.config.data.dataset)
     _check_recipe(given, plan, refined)
     check_outputs(plan.config)
     check_test_flags(plan.config)

@@ -6,6 +6,7 @@ Letters: T frames, L keypoints of the lifter, J joints, F frames of a window, W 
 import shlex
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -25,16 +26,19 @@ from common.datasets.poses import keypoint_layout
 from common.errors import DivergedError, FileError, FlagError
 from common.evaluation.latency import latency
 from common.geometry.placement import feet_on_floor, floor_below, lens_of_view, root_by_reprojection, upright
+from common.keypoints.bones import AVERAGE_HEIGHT
 from common.keypoints.clip import Asked, Clip, load_clip
 from common.models import computing, model_class
 from common.models.lifter import describe_model, describe_needs
-from common.models.lifting import clip_store, every_hypothesis, lift_store, predictions
+from common.models.lifting import average_scale, clip_store, every_hypothesis, lift_store, predictions
 from common.models.loading import LoadedLifter
 from common.recipe import KEYPOINTS
 from common.skeleton import BODIES, H36M, SKELETONS, Skeleton
 from common.storage.files import atomic_path
 from common.storage.npz import write_npz
 
+AVERAGE_SIZE = (f'size: the model predicts poses in the picture, which have none; the whole clip is scaled to a person '
+                f'of average size, {AVERAGE_HEIGHT:.2f} m tall')
 CAMERA_AXES = 'camera: x right, y down, z forward; metres, relative to the root joint'
 
 
@@ -48,6 +52,7 @@ class Lifted:
         world: (T, J, 3) float32 metres, z up, the floor at 0. placement: how that was found, in words.
         root: (T, 3) float32 metres in camera axes; None where nothing tells.
         hypotheses: (P, T, J, 3) as `poses`, which are their mean; None of a model that makes one prediction.
+        scale: where the size of the person comes from, in words, if not from the model; else empty.
     """
 
     clip: Clip
@@ -58,6 +63,7 @@ class Lifted:
     placement: str
     root: np.ndarray | None
     hypotheses: np.ndarray | None = None
+    scale: str = ''
 
     @property
     def spread(self) -> np.ndarray | None:
@@ -94,7 +100,12 @@ def run(session: Session) -> None:
         poses, hypotheses = lift(lifter, clip, session)
     if not np.isfinite(poses).all():
         raise DivergedError(f'{lifter.path} predicts NaN or infinite coordinates: its weights diverged')
-    lifted = replace(place(poses, clip, lifter, config), hypotheses=hypotheses)
+    scale = ''
+    if lifter.in_the_picture:
+        factor, scale = average_size(poses, lifter), AVERAGE_SIZE
+        poses, hypotheses = factor * poses, None if hypotheses is None else factor * hypotheses
+        say(scale)
+    lifted = replace(place(poses, clip, lifter, config), hypotheses=hypotheses, scale=scale)
     say(f'world: z up, metres; {lifted.placement}')
     write(lifted, lifter, config)
     say(f'{asked.npz}: {len(poses):,} frames, {poses.shape[1]} joints')
@@ -186,6 +197,14 @@ def lift(lifter: LoadedLifter, clip: Clip, session: Session) -> tuple[np.ndarray
     return poses, hypotheses
 
 
+def average_size(poses: np.ndarray, lifter: LoadedLifter) -> np.float32:
+    """Return what makes metres of poses (T, J, 3) that were predicted in the picture. Raises DivergedError."""
+    try:
+        return average_scale(poses, lifter.skeleton)
+    except ValueError as error:
+        raise DivergedError(f'{lifter.path}: {error}') from None
+
+
 def lens_of(config: Config, clip: Clip) -> tuple[float, float, float, float] | None:
     """Return fx, fy, cx, cy of the lens that the flags describe, in pixels; None where none does."""
     asked = config.predict
@@ -228,7 +247,8 @@ def _by_trajectory(poses: np.ndarray, clip: Clip, lifter: LoadedLifter,
 def write(lifted: Lifted, lifter: LoadedLifter, config: Config) -> None:
     """Write the npz, without pickles, and the csv of the world if asked for. Raises FileError when one cannot be."""
     clip, skeleton = lifted.clip, lifted.skeleton
-    more = {name: array for name, array in (('root', lifted.root), ('spread', lifted.spread)) if array is not None}
+    more: dict[str, Any] = {name: value for name, value in (('root', lifted.root), ('spread', lifted.spread),
+                                                            ('scale', lifted.scale or None)) if value is not None}
     write_npz(Path(needed(config.predict.npz, '--output')), poses=lifted.poses, world=lifted.world, **more,
               joints=np.array(skeleton.joints), parents=np.array(skeleton.parents), frame=clip.frames,
               seconds=clip.seconds, present=clip.present, fps=np.float64(clip.fps), keypoints=clip.pixels,

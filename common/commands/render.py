@@ -12,10 +12,11 @@ import numpy as np
 import torch
 
 from common.commands.evaluate import ROOT_IN_WORDS, load_tested, open_evaluated, resolve_for
-from common.commands.predict import Lifted
+from common.commands.predict import AVERAGE_SIZE, Lifted, average_size
 from common.commands.session import (
     Session,
     check_layouts,
+    check_units,
     identify_for,
     load_evaluated,
     needed,
@@ -28,7 +29,7 @@ from common.drawing.video import Film, frames_at, read_video
 from common.errors import DivergedError, FileError, FlagError
 from common.geometry import quaternion
 from common.geometry.camera import Camera, denormalise
-from common.models.lifter import Lifter, describe_needs
+from common.models.lifter import IN_THE_PICTURE, Lifter, describe_needs
 from common.models.lifting import predictions, windows_for
 from common.models.loading import LoadedLifter
 from common.sequences import Sequence
@@ -57,6 +58,7 @@ def run(session: Session) -> None:
     session.say(f'{saved.path}: {lifter.describe()}, epoch {saved.epoch}')
     subject, take, camera = select(dataset, asked.subject, asked.action, asked.camera)
     sequence = dataset.view(subject, take, camera, downsample)
+    sequence = replace(sequence, poses=truth_of(sequence, dataset))
     candidates = [(lifter, config.evaluate)]
     if asked.compare:
         candidates.append(_other(session, asked.compare, dataset))
@@ -65,6 +67,9 @@ def run(session: Session) -> None:
     for candidate, test in candidates:
         which = f'{candidate.model.title} {_named(candidate.path)}' if asked.compare else ''
         poses = lift(candidate.model, sequence, dataset, test, session.device)
+        if candidate.in_the_picture and sequence.units is None:
+            poses = {kind: average_size(value, candidate) * value for kind, value in poses.items()}
+            session.say(AVERAGE_SIZE)
         if headline is None:
             headline = list(poses.values())[-1]
         lifted |= {_label(which, kind, index): value for index, (kind, value) in enumerate(poses.items())}
@@ -187,8 +192,14 @@ def _other(session: Session, file: str, dataset: PoseDataset) -> tuple[LoadedLif
     saved = read_checkpoint(plain, file)
     name, sizes, how = identify_for(plain, saved)
     check_layouts(saved, name, dataset)
+    check_units(saved, name, dataset.name)
     lifter = load_evaluated(session, plain, saved, name, sizes, how, dataset.layout, dataset.skeleton)
     return lifter, resolve_for(plain, name, sizes, saved.settings).evaluate
+
+
+def truth_of(sequence: Sequence, dataset: PoseDataset) -> np.ndarray | None:
+    """Return the true poses (T, J, 3) of a sequence, metres; None where there are none."""
+    return sequence.metres if dataset.name in IN_THE_PICTURE else sequence.poses
 
 
 def lift(model: Lifter, sequence: Sequence, dataset: PoseDataset, test: Evaluate,
@@ -240,11 +251,13 @@ def scene(sequence: Sequence, lifted: dict[str, np.ndarray], dataset: PoseDatase
     """Return predictions and truth as they stand in the world, and the camera's quaternion (4,).
 
     They are name -> (T, J, 3), and (T, J, 3), or None where there is no truth. Where there is, all stand where its root
-    is, so that what is drawn apart is what the error counts.
+    is, so that what is drawn apart is what the error counts; where nothing tells that, each stands on its feet.
     """
     camera = dataset.cameras[sequence.subject][sequence.camera]
     orientation, root, truth = stands(camera), None, None
-    if sequence.poses is not None:
+    if sequence.poses is not None and sequence.root is None:
+        truth = stand_up(sequence.poses, orientation)
+    elif sequence.poses is not None:
         moved = dataset.positions[sequence.subject][sequence.action][:len(sequence.poses) * downsample:downsample]
         root = quaternion.rotate(orientation, camera.from_world(moved[:, dataset.skeleton.root]))
         truth = stand_up(sequence.poses, orientation, root)

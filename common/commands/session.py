@@ -8,14 +8,14 @@ from typing import Any
 import torch
 
 from common.config import TRAIN, Config, flag_of
-from common.datasets import DATASETS
+from common.datasets import DATASETS, DEFAULT_DATASET
 from common.datasets.poses import PoseDataset
 from common.distributed import World
 from common.errors import FileError, FlagError
 from common.flag import listed
 from common.models import MODELS, model_class
-from common.models.lifter import Lifter, describe_needs
-from common.models.loading import LoadedLifter, assemble, identify, refined_by
+from common.models.lifter import IN_THE_PICTURE, Lifter, describe_needs
+from common.models.loading import LoadedLifter, assemble, identify, learned_from, refined_by
 from common.models.stored import base_state
 from common.recipe import KEYPOINTS
 from common.sequences import Sequence as Take
@@ -172,6 +172,21 @@ def load_evaluated(session: Session, config: Config, saved: Checkpoint, name: st
     return assemble(saved, name, sizes, how, session.device, layout, skeleton, measure)
 
 
+def check_units(saved: Checkpoint, name: str, dataset: str) -> None:
+    """Raise FileError for a checkpoint that predicts metres, or poses in the picture, where the data set has the other.
+
+    A data set without 3D has neither.
+    """
+    learned = learned_from(saved, name)
+    if not DATASETS[dataset].truth or (learned in IN_THE_PICTURE) == (dataset in IN_THE_PICTURE):
+        return
+    if learned in IN_THE_PICTURE:
+        raise FileError(f'{saved.path} predicts poses in units of the picture, as {learned} has them, and {dataset} '
+                        f'has metres: say -d {learned} with a file of it (data/prepare_data_{learned}.py makes one)')
+    raise FileError(f'{saved.path} predicts metres, and {dataset} has poses in units of the picture: say -d '
+                    f'{learned or DEFAULT_DATASET}')
+
+
 def check_layouts(saved: Checkpoint, name: str, dataset: PoseDataset, joints: bool = True) -> None:
     """Raise FileError unless a checkpoint's keypoints and, where asked for, joints are those of the data set."""
     if saved.public:
@@ -222,6 +237,7 @@ def make_store(session: Session, config: Config, dataset: PoseDataset, subjects:
         session.say(f'{dataset.source_2d} tells no confidence: it is 1 for each keypoint')
     if test:
         _check_marks(store, subjects)
+        check_scale(store, dataset, subjects)
     return store
 
 
@@ -246,6 +262,13 @@ def _store_of(session: Session, dataset: PoseDataset, takes: Sequence[Take], sub
     return store
 
 
+def check_scale(store: SequenceStore, dataset: PoseDataset, subjects: Sequence[str]) -> None:
+    """Raise FlagError for sequences of poses in the picture of which nothing tells how large the people are."""
+    if dataset.name in IN_THE_PICTURE and store.units is None:
+        raise FlagError(f'{dataset.source_3d} does not tell how many millimetres a pixel is (2.5d_factor) for all of '
+                        f'{",".join(subjects)}: they can be trained on, not judged by')
+
+
 def _check_marks(store: SequenceStore, subjects: Sequence[str]) -> None:
     """Raise FlagError for a subject none of whose frames count."""
     if store.marks is None:
@@ -267,7 +290,13 @@ def describe_store(store: SequenceStore) -> str:
 def check_test_flags(config: Config) -> None:
     """Raise FlagError for a flag that means nothing in the test of the data set."""
     dataset = config.data.dataset
-    marked = DATASETS[dataset].marked
+    marked, only, asked = DATASETS[dataset].marked, DATASETS[dataset].protocol, config.evaluate.protocol
+    if asked and only and asked != only:
+        raise FlagError(f'--protocol {asked}: -d {dataset} is tested by {only} alone, as the true depth of the root '
+                        f'gives the scale: leave the flag out')
+    if asked and asked != only and (of := [name for name in IN_THE_PICTURE if asked == DATASETS[name].protocol]):
+        raise FlagError(f'--protocol {asked} is for -d {of[0]}: {dataset} tells no pose in the picture and no factor '
+                        f'to its size; data/prepare_data_{of[0]}.py makes such a file of npz files with cameras')
     for name in ('protocol', 'by_subject') if marked else ('target',):
         if config.has(f'evaluate.{name}'):
             instead = 'its table has the rows of its own test, see --target' if marked else 'see --protocol'

@@ -19,6 +19,7 @@ from common.commands.plan import JUDGE_SETTINGS, STEP_SETTINGS, Plan, changed_se
 from common.commands.session import (
     Session,
     check_layouts,
+    check_scale,
     describe_store,
     make_store,
     make_unlabelled_store,
@@ -31,7 +32,7 @@ from common.datasets.poses import PoseDataset
 from common.errors import ContractError, FileError, FlagError
 from common.evaluation.sums import mean_pose_mpjpe
 from common.models import AROUND, build_model, computing
-from common.models.lifter import Lifter, describe_model, describe_needs
+from common.models.lifter import IN_THE_PICTURE, NEEDS, Lifter, describe_model, describe_needs
 from common.models.lifting import check_lifting
 from common.models.loading import begin_with, put_weights
 from common.models.stored import base_of, weights_within_memory
@@ -117,7 +118,7 @@ def _start(session: Session, plan: Plan, model: Lifter, train: SequenceStore, sk
     In this order, since the statistics in a checkpoint of ours are those to go on with. Raises FileError.
     """
     if model.measured:
-        model.measure(train.keypoints, train.truth)
+        model.measure(train.keypoints, train.learned)
     initial = plan.initial
     if initial is not None and plan.begun:
         begin_with(model, initial, plan.begun)
@@ -161,6 +162,8 @@ def _split(session: Session, config: Config, dataset: PoseDataset, model: Lifter
     if not subjects_train:
         raise FlagError('--unlabelled and --subjects-valid leave no training subject: name some with -str')
     split = _Split(store(subjects_train, data.subset, test=False))
+    if train.eval_train:
+        check_scale(split.train, dataset, subjects_train)
     if train.unlabelled:
         _check_unlabelled(config, dataset, subjects_train)
         split.beside = make_unlabelled_store(session, config, dataset, model.needs_beside, model.title)
@@ -333,6 +336,9 @@ def _announce(session: Session, config: Config, trainer: Trainer, split: _Split)
             f'MPJPE')
     if config.data.joints == KEYPOINTS:
         say(f'figures are of keypoints in the picture, in {OF_KEYPOINTS}: not millimetres')
+    if config.data.dataset in IN_THE_PICTURE:
+        say(f'poses are learned in units of the picture; their scale in figures in mm is {NEEDS["root_depth"]}' +
+            ('' if train.loss == 'mse' else f'. train_loss is in {OF_KEYPOINTS}'))
     if train.loss == 'mse':
         say(f'train_loss is 1000 times the mean square of coordinates, in the unit in which {model.title} learns them: '
             f'no length')

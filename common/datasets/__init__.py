@@ -24,9 +24,11 @@ class _Entry:
         load: the name of its reader in the module.
         counted: whether the module's `counts` tells how much of what a whole copy holds is there.
         keypoints_known: all keypoints there can be, where that is known.
+        one_file: whether all of it lies in one file, which the module's `path_of` names.
         split: whether training and test subjects lie in files of their own, which the module's `paths` names.
         marked: whether test frames are marked, so that only some count, and PCK and AUC are measured.
         truth: whether there is 3D; a data set without can be rendered and exported only.
+        protocol: its only test protocol, where that is another than the usual two.
         settings: what its own test says otherwise than a model's recipe, by field of the configuration.
     """
 
@@ -36,9 +38,11 @@ class _Entry:
     load: str = 'load'
     counted: bool = False
     keypoints_known: tuple[str, ...] | None = None
+    one_file: bool = False
     split: bool = False
     marked: bool = False
     truth: bool = True
+    protocol: str | None = None
     settings: dict[str, Any] = field(default_factory=dict)
 
     def of_module(self, name: str) -> Any:
@@ -66,6 +70,9 @@ DATASETS = {
                    split=True, marked=True, settings={'root': 'zero'}),
     'cmu': _Entry('cmu', 'noisy', 'fetch ASF/AMC files from http://mocap.cs.cmu.edu and run '
                   'data/prepare_data_cmu.py on their folder'),
+    'motion3d': _Entry('motion3d', 'h36m_sh_conf_cam_source_final', "take MotionBERT's file of that name, or make one "
+                       'of npz files with data/prepare_data_motion3d.py and name it with -k', counted=True,
+                       one_file=True, protocol='2.5d', settings={'root': 'zero'}),
     'synthetic': _Entry('synthetic', 'gt', None, keypoints_known=('gt', 'noisy')),
     'custom': _Entry('custom', None, 'run a detector on your videos and data/prepare_data_2d.py on its output',
                      truth=False),
@@ -82,6 +89,8 @@ def files_of(name: str, folder: Path, keypoints: str | None = None) -> list[Path
         return []
     if entry.split and keypoints:
         return list(entry.of_module('paths')(folder, keypoints))
+    if entry.one_file and keypoints:
+        return [entry.of_module('path_of')(folder, keypoints)]
     path_2d = folder / f'data_2d_{name}_{keypoints}.npz'
     return [folder / f'data_3d_{name}.npz', path_2d] if entry.truth else [path_2d]
 
@@ -90,6 +99,13 @@ def missing(name: str, path: Path) -> str | None:
     """Return one sentence on a file that is not there, which and where to get it; None for one that is."""
     if path.exists():
         return None
+    if DATASETS[name].one_file:
+        if path.with_suffix('').is_dir():
+            return (f'{path} is missing, and {path.with_suffix("")} is a folder of slices, which tell neither action '
+                    f'nor scale and are not read: take the file that they were cut from')
+        others = sorted(p.stem for p in path.parent.glob('*.pkl'))
+        found = f' (the folder has -k {", ".join(others)})' if others else ''
+        return f'{path} is missing{found}: {DATASETS[name].origin}'
     others = sorted(p.stem.removeprefix(f'data_2d_{name}_') for p in path.parent.glob(f'data_2d_{name}_*.npz'))
     found = f' (the folder has -k {", ".join(others)})' if others and '2d' in path.name else ''
     return f'{path} is missing{found}: {DATASETS[name].origin}; -d synthetic needs no file'

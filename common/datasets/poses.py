@@ -13,7 +13,7 @@ import numpy as np
 
 from common.errors import FileError, FlagError
 from common.geometry.camera import Camera, normalise
-from common.sequences import Sequence
+from common.sequences import Body, Sequence
 from common.skeleton import COCO, H36M, H36M16, MPII, SKELETONS, Skeleton
 from common.storage.files import shown
 from common.storage.npz import read_npz
@@ -46,6 +46,7 @@ class PoseDataset:
             the number of an activity, or -1.
         unlabeled: further detections, of subjects without 3D: they can be drawn and trained on beside others that have
             it, not tested on.
+        left_out: what of the files is not here, in words; empty where all is.
         flat: whether the poses of its sequences are their keypoints at depth 0, and not the 3D.
     """
 
@@ -63,6 +64,7 @@ class PoseDataset:
     source_2d: str
     marks: dict = field(default_factory=dict)
     unlabeled: dict = field(default_factory=dict)
+    left_out: str = ''
     flat: bool = False
 
     def flattened(self) -> 'PoseDataset':
@@ -121,6 +123,14 @@ class PoseDataset:
             return list(self._sequences_of_take(subject, take, downsample, 1.0))[camera]
         return self._seen(subject, take, camera, downsample)
 
+    def bodies(self, subject: str, take: str, rows: np.ndarray) -> Iterator[Body]:
+        """Yield these frames of a take as each camera sees them, where 3D and 2D are there and finite."""
+        motion = self.positions[subject][take]
+        tracks = self.detections.get(subject, {}).get(take, ())
+        for index, (camera, track) in enumerate(zip(self.cameras.get(subject, ()), tracks, strict=False)):
+            if len(track) >= len(motion) and np.isfinite(motion[rows]).all() and np.isfinite(track[rows, :, :2]).all():
+                yield Body(index, camera, camera.from_world(motion[rows]), track[rows, :, :2])
+
     def unlabelled(self, subjects: Ordered[str], actions: Ordered[str] | None = None,
                    downsample: int = 1) -> list[Sequence]:
         """Return the 2D alone of the selected takes, in the order of `sequences`. 3D of them is not looked at.
@@ -152,7 +162,7 @@ class PoseDataset:
         """Return the 2D of a take as one camera sees it. Raises FileError where it is not finite."""
         views = self.detections.get(subject) or self.unlabeled[subject]
         pixels, seen_by = views[take][camera], self.cameras[subject][camera]
-        _check_numbers(self.source_2d, f'{subject} {take} camera {camera}', pixels[..., :2], self.layout, MOST_PIXELS)
+        check_numbers(self.source_2d, f'{subject} {take} camera {camera}', pixels[..., :2], self.layout, MOST_PIXELS)
         keypoints, confidence = _on_screen(pixels[::downsample], seen_by)
         return Sequence(subject, take, camera, keypoints, None, intrinsic=seen_by.intrinsic, confidence=confidence)
 
@@ -208,8 +218,8 @@ class PoseDataset:
         cameras, views = self.cameras[subject], self.detections[subject][take]
         self._check_views(subject, take, views)
         if not self.flat:
-            _check_numbers(self.source_3d, where, positions, self.skeleton, MOST_METRES)
-        kept = _frames_kept(len(positions), downsample, subset)
+            check_numbers(self.source_3d, where, positions, self.skeleton, MOST_METRES)
+        kept = frames_kept(len(positions), downsample, subset)
         marks = self.marks.get(subject, {}).get(take)
         for index, (camera, pixels) in enumerate(zip(cameras, views, strict=True)):
             if len(pixels) < len(positions):
@@ -222,7 +232,7 @@ class PoseDataset:
                                 f'takes; make both from the same frames')
             # Some videos run on for a few frames after the motion ends: the tail is cut, as VideoPose3D does.
             pixels = pixels[:len(positions)]
-            _check_numbers(self.source_2d, f'{where} camera {index}', pixels[..., :2], self.layout, MOST_PIXELS)
+            check_numbers(self.source_2d, f'{where} camera {index}', pixels[..., :2], self.layout, MOST_PIXELS)
             keypoints, confidence = _on_screen(pixels[kept], camera)
             if self.flat:
                 poses, root = np.pad(keypoints, ((0, 0), (0, 0), (0, 1))), None
@@ -234,7 +244,7 @@ class PoseDataset:
                            None if marks is None else marks[kept], confidence)
 
 
-def _check_numbers(source: str, where: str, values: np.ndarray, layout: Skeleton, most: float) -> None:
+def check_numbers(source: str, where: str, values: np.ndarray, layout: Skeleton, most: float) -> None:
     """Raise FileError, naming frame and joint, for coordinates (T, J, C) that are not finite or absurdly large."""
     with np.errstate(invalid='ignore'):
         wrong = ~(np.abs(values) <= most).all(axis=-1)  # NaN compares as False
@@ -271,7 +281,8 @@ def action_name(take: str) -> str:
     return take.split(' ')[0]
 
 
-def _frames_kept(length: int, downsample: int, subset: float) -> slice:
+def frames_kept(length: int, downsample: int, subset: float) -> slice:
+    """Return the frames of a take that --downsample and --subset leave: a stretch from its middle."""
     count = max(1, round(length * subset))
     start = (length - count) // 2
     return slice(start, start + count, downsample)

@@ -16,7 +16,7 @@ from common.augment import Batch
 from common.geometry.projection import project
 from common.metrics import aligned_errors
 from common.models.lifter import FRAMES_PER_BATCH, Lifter
-from common.models.lifting import set_root, view_of
+from common.models.lifting import set_root, to_metres, view_of
 from common.sampler import TestWindows
 from common.store import SequenceStore
 
@@ -103,15 +103,17 @@ def hypotheses(model: Lifter, store: SequenceStore, windows: TestWindows, root: 
     group = groups(windows.sequence, together)
     parts: list[list[Judged]] = [[] for _ in iterations]
     for index in _batches(group, max(1, FRAMES_PER_BATCH[store.device.type] // windows.frames // model.hypotheses)):
-        seen = view_of(store, windows, index, known, truth=True)
+        seen = view_of(store, windows, index, known)
         samples = model.sampled(seen, store.mirror if flip else None)
         first = windows.taken.start - windows.answers.start
         taken = slice(first, first + len(windows.taken))
-        view = seen._replace(poses=seen.truth[:, taken], root=None if seen.root is None else seen.root[:, taken],
+        view = seen._replace(poses=store.truth[windows.rows[index]],
+                             root=None if seen.root is None else seen.root[:, taken],
                              keypoints=seen.keypoints[:, windows.taken.start:windows.taken.stop])
         for number, iteration in enumerate(iterations):
             chosen = samples[:, iteration, :, taken]
             set_root(chosen, store.root, root)
+            to_metres(chosen, store, windows.rows[index][:, None])
             parts[number].append(judge(chosen, view, group[index] - group[index[0]] if len(index) else index))
     return [_joined(each) for each in parts]
 

@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from common.evaluation.sums import BY_ACTION, PROTOCOL_NAMES, add_up
+from common.evaluation.sums import BY_ACTION, OF_THE_PICTURE, PROTOCOL_NAMES, add_up
 from common.metrics import Metric
 from common.models.lifter import ONLY
 from common.storage.files import atomic_path
@@ -20,18 +20,21 @@ SIDE_BY_SIDE = 2  # predictions whose metrics all stand side by side; of more of
 Figures: TypeAlias = dict[str, float | None]  # name of a metric -> figure in its unit
 
 
-def summarise(totals: dict[tuple[str, str], np.ndarray], by_subject: bool) -> dict[str, dict[str, Any]]:
+def summarise(totals: dict[tuple[str, str], np.ndarray], by_subject: bool,
+              in_the_picture: bool = False) -> dict[str, dict[str, Any]]:
     """Return the figures of both protocols, laid out as the results file has them.
 
     Args:
         totals: (subject, action) -> (2 protocols, M metrics, [sum, weight]), as `sums.tally` gives them.
         by_subject: also a table for each subject.
+        in_the_picture: whether they are those of poses learned in the picture, which have a protocol of their own.
 
     Returns {protocol: {"actions": {name: figures}, "average": figures[, "subjects": {name: ...}]}}; a figure is None
     where nothing was weighed. An average is the plain mean over actions.
     """
     protocols = {}
-    for index, protocol in enumerate(PROTOCOL_NAMES):
+    exact = PROTOCOL_NAMES.index('exact')
+    for index, protocol in [(exact, OF_THE_PICTURE)] if in_the_picture else enumerate(PROTOCOL_NAMES):
         sums = {key: total[index] for key, total in totals.items()}
         protocols[protocol] = _by_action(sums)
         if by_subject:
@@ -71,7 +74,7 @@ def write_results(path: Path, results: dict[str, Any]) -> None:
 def table(summaries: dict[str, dict[str, Any]], protocol: str, unit: str | None = None) -> str:
     """Return the table of one protocol: a row per action and the average, then the other subjects' tables if any.
 
-    It closes with the averages of both protocols, and a warning where they look like wrong data.
+    It closes with the averages of all protocols, and a warning where they look like wrong data.
 
     Args:
         summaries: name of a prediction -> its figures as `summarise` lays them out; they stand side by side.
@@ -83,9 +86,8 @@ def table(summaries: dict[str, dict[str, Any]], protocol: str, unit: str | None 
         parts.append(_rows(f'{subject}, protocol {protocol}, {unit or "mm"}',
                            {name: figures['subjects'][subject] for name, figures in chosen.items()}))
     for kind, protocols in summaries.items():
-        for name in PROTOCOL_NAMES:
-            average = protocols[name]['average']
-            parts.append(f'{prefix(kind)}average, protocol {name}: ' + told(BY_ACTION, average, unit))
+        for name, figures in protocols.items():
+            parts.append(f'{prefix(kind)}average, protocol {name}: ' + told(BY_ACTION, figures['average'], unit))
         if unit is None and (doubt := suspicion(protocols[protocol]['average'])):
             parts.append(doubt)
     return '\n'.join(parts)

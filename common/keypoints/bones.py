@@ -18,6 +18,9 @@ LIMBS = (
     *((f'{side}_{near}', f'{side}_{far}', length) for side in ('left', 'right') for near, far, length in (
         ('shoulder', 'elbow', 0.186), ('elbow', 'wrist', 0.146), ('hip', 'knee', 0.245), ('knee', 'ankle', 0.246))),
     ('left_shoulder', 'right_shoulder', 0.259), ('left_hip', 'right_hip', 0.191))
+# Metres of both arms and legs of an average adult together, without hands and feet.
+AVERAGE_HEIGHT = 1.70
+LIMBS_OF_A_PERSON = AVERAGE_HEIGHT * sum(share for a, b, share in LIMBS if a.split('_')[0] == b.split('_')[0])
 # Other pairs, with the most that they are apart; ~ is the middle of the two shoulders, or of the two hips.
 APART = (
     *((f'{side}_{near}', f'{side}_{far}', most) for side in ('left', 'right') for near, far, most in (
@@ -65,6 +68,12 @@ def stature(points: np.ndarray, layout: Skeleton) -> float:
     """
     _, longest, _ = _limbs(points, layout)
     return float(np.median(longest)) if len(longest) else float('nan')
+
+
+def length_of_limbs(poses: np.ndarray, skeleton: Skeleton) -> np.ndarray:
+    """Return the length of both arms and legs together, without hands and feet, of poses (T, J, 3): (T,)."""
+    chains = ((pair for near, middle, far in skeleton.limbs for pair in ((near, middle), (middle, far))))
+    return np.sum([np.linalg.norm(poses[:, a] - poses[:, b], axis=-1) for a, b in chains], axis=0)
 
 
 def _limbs(points: np.ndarray, layout: Skeleton) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -32,6 +32,10 @@ NEEDS = {
     'root_depth': 'the true depth of the root joint in every frame',
 }
 
+# Data sets whose targets are no metres in camera axes but a pose in the picture's normalised units, which has no scale:
+# the true depth of the root gives one. What is learned from them and from others does not compare.
+IN_THE_PICTURE = frozenset({'motion3d'})
+
 
 class ModelConfig(Protocol):
     """The sizes of a model: a frozen dataclass of fields with defaults, which raises ValueError for what cannot be.

@@ -11,6 +11,7 @@ import torch
 from common.augment import Batch
 from common.errors import ContractError, FileError
 from common.geometry.camera import normalise, pinhole_intrinsic
+from common.keypoints.bones import LIMBS_OF_A_PERSON, length_of_limbs
 from common.models.lifter import FRAMES_PER_BATCH, Lifter, check_shape, describe_needs
 from common.models.loading import LoadedLifter
 from common.recipe import ROOTS
@@ -42,6 +43,11 @@ def piece(model: Lifter, lengths: list[int]) -> int:
     return min(sizes, key=lambda size: sum(-(-length // size) for length in lengths) * model.window_for(size)[0])
 
 
+def usual_target(store: SequenceStore) -> str:
+    """Return which windows a store is tested on where nothing else is asked for, as `TestWindows.of` calls it."""
+    return 'all' if store.units is None else 'whole'
+
+
 def windows_for(model: Lifter, store: SequenceStore, target: str = 'all') -> TestWindows:
     """Return the windows that a model is tested on: `TestWindows.of`, whose targets these are.
 
@@ -58,6 +64,8 @@ def windows_for(model: Lifter, store: SequenceStore, target: str = 'all') -> Tes
 def predictions(model: Lifter, store: SequenceStore, windows: TestWindows, root: str = 'predicted',
                 flip: bool = True) -> dict[str, torch.Tensor]:
     """Return what the model predicts, by name, (W, A, J, 3) metres each: the frames taken from the windows alone.
+
+    What is predicted in units of the picture becomes metres where the store tells what these are worth.
 
     Args:
         root: `zero` sets the root joint to 0 in what comes out, `subtract` subtracts it from all joints, `predicted`
@@ -86,6 +94,7 @@ def predictions(model: Lifter, store: SequenceStore, windows: TestWindows, root:
     predicted = {name: place[:len(windows)] for name, place in places.items()}
     for poses in predicted.values():
         set_root(poses, store.root, root)
+        to_metres(poses, store, windows.rows)
     return predicted
 
 
@@ -102,6 +111,7 @@ def every_hypothesis(model: Lifter, store: SequenceStore, windows: TestWindows, 
         parts.append(samples[:, -1, :, first:first + len(windows.taken)])
     poses = torch.cat(parts)
     set_root(poses, store.root, root)
+    to_metres(poses, store, windows.rows[:, None])
     return {str(number): each for number, each in enumerate(poses.unbind(1), 1)}
 
 
@@ -114,13 +124,29 @@ def set_root(poses: torch.Tensor, joint: int, root: str) -> None:
     poses[..., joint, :] = 0
 
 
-def view_of(store: SequenceStore, windows: TestWindows, index: torch.Tensor, needs: frozenset[str],
-            truth: bool = False) -> Batch:
-    """Return the windows of this index (B,) as a model reads them, with the truth of their answers if asked for."""
+def to_metres(poses: torch.Tensor, store: SequenceStore, rows: torch.Tensor) -> None:
+    """Turn poses (..., J, 3) of these rows (...) of a store from its units into metres, in place."""
+    if store.units is not None:
+        poses *= store.units[rows][..., None, None]
+
+
+def average_scale(poses: np.ndarray, skeleton: Skeleton) -> np.float32:
+    """Return the one factor that makes root-relative poses (T, J, 3) of any unit metres of a person of average height.
+
+    It brings the mean length of arms and legs together to that person's. Raises ValueError for poses without extent.
+    """
+    mean = np.mean(length_of_limbs(poses, skeleton), dtype=np.float64)
+    if not 0 < mean < np.inf:
+        raise ValueError('what is predicted has no extent, so that no person can be made of it')
+    return np.float32(LIMBS_OF_A_PERSON / mean)
+
+
+def view_of(store: SequenceStore, windows: TestWindows, index: torch.Tensor, needs: frozenset[str]) -> Batch:
+    """Return the windows of this index (B,) as a model reads them."""
     sequence = windows.sequence[index]
     last = None if windows.last is None else windows.last[index]
     rows = store.frame_index(sequence, windows.start[index], windows.frames, last, windows.spacing)
-    view = store.batch(sequence, rows, windows.answers, needs, windows.answers if truth else None)
+    view = store.batch(sequence, rows, windows.answers, needs, None)
     return view._replace(window=windows.number[index])
 
 
@@ -231,7 +257,8 @@ def lift_clip(lifter: LoadedLifter, keypoints: np.ndarray, size: tuple[float, fl
     if root not in ROOTS:
         raise ValueError(f'root is {root!r}, expected {" or ".join(map(repr, ROOTS))}')
     flip = lifter.settings.get('flip', lifter.model.recipe.flip)
-    return list(lift_store(lifter, store, root, overlap, causal, flip)[0].values())[-1]
+    poses = list(lift_store(lifter, store, root, overlap, causal, flip)[0].values())[-1]
+    return average_scale(poses, lifter.skeleton) * poses if lifter.in_the_picture else poses
 
 
 def _check_keypoints(keypoints: np.ndarray, layout: Skeleton) -> None:

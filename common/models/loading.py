@@ -16,7 +16,7 @@ import torch
 from common.errors import ContractError, FileError
 from common.models import DEFAULT_MODEL, MODELS, build_model, make_config, model_class
 from common.models.diffusion import COUNT
-from common.models.lifter import Lifter, describe_model
+from common.models.lifter import IN_THE_PICTURE, Lifter, describe_model
 from common.models.stored import (
     BASE,
     REFINE,
@@ -59,6 +59,11 @@ class LoadedLifter:
         return self.saved.path
 
     @property
+    def in_the_picture(self) -> bool:
+        """Return whether it predicts in units of the picture, which tell no size, and not in metres."""
+        return learned_from(self.saved, self.name) in IN_THE_PICTURE
+
+    @property
     def device(self) -> torch.device:
         """Return where it computes."""
         return next(self.model.parameters()).device
@@ -84,11 +89,16 @@ class LoadedLifter:
             intrinsics: fx, fy, cx, cy of the lens in pixels, for models that read it.
 
         Returns metres in camera axes (x right, y down, z forward), relative to the root joint, in the order of
-        `skeleton.joints`. Raises ValueError for keypoints of another shape or that are not finite, and for a model that
-        reads what is not given.
+        `skeleton.joints`; scaled to a person of average size where the model predicts in units of the picture. Raises
+        ValueError for keypoints of another shape or that are not finite, and for a model that reads what is not given.
         """
         from common.models.lifting import lift_clip  # which needs this module
         return lift_clip(self, keypoints, size, overlap, causal, root, intrinsics)
+
+
+def learned_from(saved: Checkpoint, name: str) -> str | None:
+    """Return the data set that a checkpoint of the model called `name` learned from; None where its file tells none."""
+    return model_class(name).public_data if saved.public else saved.dataset
 
 
 def recognise(state: Mapping[str, torch.Tensor]) -> str | None:

@@ -1,4 +1,4 @@
-"""Safe reading and atomic writing of the field's npz files, which hold pickled dicts of arrays.
+"""Safe reading and atomic writing of the field's npz files, which hold pickled dicts of arrays, and of pickles alone.
 
 A pickle can name any function and have it called. This reader knows a handful of names, maps each to a harmless
 stand-in written here, and refuses all others. So it can build only numpy arrays, dicts, lists, tuples, strings and
@@ -200,6 +200,14 @@ class _Plain:
         return type(tree)(part for part, _ in parts), 8 + sum(size for _, size in parts)
 
 
+def _unpickled(file: io.BytesIO, size: int) -> Any:
+    """Return what a pickle of at most `size` bytes holds, which must be the last thing in its file."""
+    tree = _Plain(size).of(_Unpickler(file, encoding='latin1').load())
+    if file.read(1):
+        raise ValueError('there is more behind its pickle')
+    return tree
+
+
 def _read_member(data: archive.Buffer) -> np.ndarray:
     """Return the array of a member, as many bytes as its header declares and not one more."""
     file = io.BytesIO(data)
@@ -208,9 +216,7 @@ def _read_member(data: archive.Buffer) -> np.ndarray:
     shape, fortran, dtype = read_header(file)
     order: Literal['F', 'C'] = 'F' if fortran else 'C'
     if dtype.hasobject:
-        array = _Plain(len(data)).of(_Unpickler(file, encoding='latin1').load())
-        if file.read(1):
-            raise ValueError('there is more behind its pickle')
+        array = _unpickled(file, len(data))
         if not isinstance(array, np.ndarray):
             raise ValueError(f'its pickle holds {type(array).__name__}, expected an array')
         return array.reshape(shape)
@@ -244,10 +250,21 @@ def read_npy(path: Path) -> np.ndarray:
         return _read_member(read_regular(path))
 
 
+def read_pickle(path: Path) -> Any:
+    """Return what a pickle of arrays, dicts, lists, text and numbers holds. Nothing in it is executed.
+
+    Raises FileError for a file that is missing, truncated, damaged or of another kind, or that names a global that data
+    do not need.
+    """
+    with _reading(path, 'pickle'):
+        content = read_regular(path)
+        return _unpickled(io.BytesIO(content), len(content))
+
+
 @contextlib.contextmanager
 def _reading(path: Path, kind: str) -> Iterator[None]:
     """Guard the reading of a file of this kind, as `readable` does, and name what its pickle asks for."""
-    with readable(path, f'{kind} file'):
+    with readable(path, kind if kind == 'pickle' else f'{kind} file'):
         try:
             yield
         except _Refused as refused:

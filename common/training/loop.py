@@ -22,7 +22,7 @@ from common.losses import gradient_factor
 from common.models.computing import computing_in, evaluation_precision, training_precision
 from common.models.layers import DropPath, draw
 from common.models.lifter import Criterion, Lifter
-from common.models.lifting import predictions, windows_for
+from common.models.lifting import predictions, usual_target, windows_for
 from common.sampler import Step, TestWindows, WindowSampler
 from common.storage import checkpoint
 from common.storage.runlog import Progress, RunLog
@@ -279,7 +279,7 @@ def _check_weights(weights: dict[str, torch.Tensor], at: Progression) -> None:
 def _judged(trainer: Trainer, judges: Judges) -> dict[str, tuple[SequenceStore, TestWindows]]:
     """Return the sequences that epochs are judged on, and this process's windows of them, by name of the judge."""
     stores = {'valid': judges.valid, 'train': judges.train}
-    return {name: (store, windows_for(trainer.model, store).part(store, trainer.world))
+    return {name: (store, windows_for(trainer.model, store, usual_target(store)).part(store, trainer.world))
             for name, store in stores.items() if store is not None}
 
 
