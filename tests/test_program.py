@@ -301,7 +301,7 @@ def test_unfit_checkpoints_and_folders_are_refused(refused, trained, h36m_folder
     torch.save(saved | {'model': 'htnet'}, tmp_path / 'htnet.bin')
     assert "its setting model is 'ktpformer', expected htnet" in refused(1, *data, '--evaluate', tmp_path / 'htnet.bin')
     torch.save(saved | {'model': 'other'}, tmp_path / 'unknown.bin')
-    assert 'is a other checkpoint, this program builds ktpformer, htnet' in \
+    assert 'is a other checkpoint, this program builds ktpformer, mixste' in \
         refused(1, *data, '--evaluate', tmp_path / 'unknown.bin')
     saved['model_pos'].pop('head.0.bias')
     del saved['digest']

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from test_htnet_program import decided
+from test_motion3d import write
 from test_resume import epochs_of
 
 from common.cli.parser import parse
@@ -151,17 +152,18 @@ def test_a_refinement_behind_it_is_trained_on_the_same_windows(flags, run, tmp_p
 def test_a_public_file_is_evaluated_with_windows_up_to_its_positions(golden, fill, run, refused, tmp_path):
     keys = json.loads((golden / 'zoo' / 'dstformer_keys.json').read_text())
     torch.save({'model_pos': fill(keys), 'min_loss': np.float64(1)}, tmp_path / 'best_epoch.bin')
-    flags = ['-k', 'gt', '--data', golden / 'tiny', '-ste', 'S9', '--evaluate', tmp_path / 'best_epoch.bin', '--device',
-             'cpu']
+    write(tmp_path)
+    flags = ['-d', 'motion3d', '-k', 'm', '--data', tmp_path, '--device', 'cpu', '--evaluate', tmp_path / 'best_epoch.bin']
     for frames, more in ((12, []), (7, ['-f', '7'])):
         status, out, _ = run(*flags, *more)
         assert status == 0
         assert f'DSTformer, {frames} frames' in out and 'a public file' in out and 'predicted root set to 0' in out
+        assert 'the true depth of the root joint in every frame' in out and 'Protocol 2.5d' in out
     line = refused(1, *flags, '-f', '13')
     assert '13 frames in a window, expected at most the 12 that it has positions for' in line
     state = build_model('motionagformer', {'frames': 9, 'channels': 16, 'depth': 1}, H36M, H36M).state_dict()
     torch.save({'model': state, 'min_mpjpe': np.float32(38.4), 'wandb_id': 'x'}, tmp_path / 'base-h36m.pth.tr')
-    flags[7] = tmp_path / 'base-h36m.pth.tr'
+    flags[-1] = tmp_path / 'base-h36m.pth.tr'
     status, out, _ = run(*flags)
     assert status == 0 and 'MotionAGFormer, 9 frames' in out
     assert 'was made with frames 9, which -f 7 contradicts' in refused(1, *flags, '-f', '7')

@@ -208,7 +208,7 @@ def test_a_checkpoint_is_of_one_model_and_its_sizes(refused, run, h36m_folder, t
                 training('centre', h36m_folder, tmp_path, 'new', '--init', tmp_path / 'public.bin')):
         assert 'no public file of Toy centre net can be read' in refused(1, *how)
     monkeypatch.delitem(MODELS, 'centre')
-    assert 'is a centre checkpoint, this program builds ktpformer, htnet' in refused(1, *saved)
+    assert 'is a centre checkpoint, this program builds ktpformer, mixste' in refused(1, *saved)
 
 
 def test_weights_that_take_no_part_stay_as_they_are(run, flags, h36m_folder, tmp_path):
