@@ -153,7 +153,8 @@ def test_a_public_file_is_evaluated_with_windows_up_to_its_positions(golden, fil
     keys = json.loads((golden / 'zoo' / 'dstformer_keys.json').read_text())
     torch.save({'model_pos': fill(keys), 'min_loss': np.float64(1)}, tmp_path / 'best_epoch.bin')
     write(tmp_path)
-    flags = ['-d', 'motion3d', '-k', 'm', '--data', tmp_path, '--device', 'cpu', '--evaluate', tmp_path / 'best_epoch.bin']
+    flags = ['-d', 'motion3d', '-k', 'm', '--data', tmp_path, '--device', 'cpu', '--evaluate',
+             tmp_path / 'best_epoch.bin']
     for frames, more in ((12, []), (7, ['-f', '7'])):
         status, out, _ = run(*flags, *more)
         assert status == 0
