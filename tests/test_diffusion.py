@@ -510,3 +510,14 @@ def test_a_denoiser_needs_a_keypoint_for_each_joint(refused, humaneva_folder, tm
                    '-str', 'Train/S1', '-ste', 'Validate/S1', '-c', tmp_path / 'c', '-l', tmp_path / 'l')
     assert 'a denoiser reads a noisy joint beside each keypoint, which needs a keypoint for each joint, not coco' in \
         line
+
+
+def test_without_a_lens_there_is_no_choice_by_projection(run, humaneva_folder, tmp_path):
+    """Which is said; the other three figures stand, and nothing takes its place."""
+    status, out, err = run(*TINY, '--diffusion', '-d', 'humaneva15', '-k', 'gt', '--data', humaneva_folder, '-str',
+                           'Train/S1', '-ste', 'Validate/S1', '-a', 'Walking', '--downsample', 16, '-e', 1,
+                           '--hypotheses', 2, '--iterations', 1, '-c', tmp_path / 'c', '-l', tmp_path / 'l',
+                           '--results', tmp_path / 'r.json')
+    assert (status, err) == (0, '')
+    assert "no J-Agg: it reads each camera's focal length and centre, and the true position of the root joint" in out
+    assert json.loads((tmp_path / 'r.json').read_text())['predictions'] == ['P-Agg', 'J-Best', 'P-Best']
