@@ -228,10 +228,10 @@ class Evaluate:
                               commands=(TRAIN, EVALUATE), help='3dhp: the table of a window around each frame that '
                               'counts, as published numbers have it (default), or of windows back to back')
     hypotheses: int | None = flag('--hypotheses', read=number(int, 1, 1000), metavar='P', needs='eval',
-                                  commands=(TRAIN, EVALUATE, PREDICT), help='of each pose, for a model trained with '
+                                  commands=(TRAIN, *LIFTING), help='of each pose, for a model trained with '
                                   '--diffusion (default 5)')
     iterations: int | None = flag('--iterations', read=number(int, 1, 1000), metavar='K', needs='eval',
-                                  commands=(TRAIN, EVALUATE, PREDICT), help='in which noise becomes a hypothesis '
+                                  commands=(TRAIN, *LIFTING), help='in which noise becomes a hypothesis '
                                   '(default 5), at P times K passes of the model, twice that with mirroring')
     by_iteration: bool = flag('--by-iteration', default=False, kind='yes', needs='eval', commands=(TRAIN, EVALUATE),
                               help='also the figures after each iteration')

@@ -145,6 +145,7 @@ class TestWindows:
         first: (W, A) bool, the taken frames that stand for a real frame the first time; where only marked frames
             count, those among them.
         frame: (W, A) the frames of their sequences that the rows are.
+        number: (W,) int64, of the take and of where in it the window lies, whatever other takes are there.
         last: (W,) the frame after which a window reads nothing, replicating that one; None for its sequence's end.
         spacing: frames of the video from one frame of a window to the next.
         once: whether a frame never counts again that a later window covers again.
@@ -160,6 +161,7 @@ class TestWindows:
     rows: torch.Tensor
     first: torch.Tensor
     frame: torch.Tensor
+    number: torch.Tensor
     last: torch.Tensor | None = None
     spacing: int = 1
     once: bool = False
@@ -168,11 +170,6 @@ class TestWindows:
     def counted(self) -> torch.Tensor:
         """Return (W, A) bool, the taken frames that count by the published protocol."""
         return self.first if self.once else torch.ones_like(self.first)
-
-    @property
-    def number(self) -> torch.Tensor:
-        """Return (W,) int64, a number for each window that says its sequence and where in it the window lies."""
-        return (self.sequence << 32) + self.start + 2 ** 31
 
     def __len__(self) -> int:
         """Return the number of windows."""
@@ -229,8 +226,10 @@ class TestWindows:
         rows = store.frame_index(owner, at, len(taken))
         if store.marks is not None:
             first &= store.marks[rows] != 0
-        return cls(frames, answers, taken, owner, at - taken.start * spacing, rows, first, rows - begin[owner, None],
-                   last, spacing, once)
+        reads_from = at - taken.start * spacing
+        number = (store.numbers[owner] << 32) + reads_from + 2 ** 31
+        return cls(frames, answers, taken, owner, reads_from, rows, first, rows - begin[owner, None], number, last,
+                   spacing, once)
 
     def part(self, store: SequenceStore, world: World) -> 'TestWindows':
         """Return this process's share of the windows: those of the sequences that begin in its part of all frames."""
@@ -254,5 +253,5 @@ class TestWindows:
 
     def _only(self, only: slice | torch.Tensor) -> 'TestWindows':
         return replace(self, sequence=self.sequence[only], start=self.start[only], rows=self.rows[only],
-                       first=self.first[only], frame=self.frame[only],
+                       first=self.first[only], frame=self.frame[only], number=self.number[only],
                        last=None if self.last is None else self.last[only])

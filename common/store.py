@@ -4,6 +4,7 @@ Letters: N frames of all sequences together, S sequences, B windows, F frames of
 K keypoints, J joints.
 """
 
+import zlib
 from collections.abc import Callable
 from collections.abc import Sequence as Ordered
 
@@ -32,12 +33,15 @@ class SequenceStore:
         marks: (N,) int64 which frames count at test, as `PoseDataset.marks`; None where all do.
         takes: (subject, action, camera) of each sequence.
         lengths: frames of each sequence.
+        numbers: (S,) int64 below 2^31, made of the names of each take.
     """
 
     def __init__(self, sequences: Ordered[Sequence], layout: Skeleton, skeleton: Skeleton, device: torch.device):
         self.device = device
         self.takes = [(s.subject, s.action, s.camera) for s in sequences]
         self.lengths = [len(s.keypoints) for s in sequences]
+        named = ['/'.join(map(str, take)).encode() for take in self.takes]
+        self.numbers = torch.tensor([zlib.crc32(name) >> 1 for name in named], device=device)
         self.root, self.joints = skeleton.root, len(skeleton)
         self.keypoints = self._joined([s.keypoints for s in sequences])
         self.poses = self._all_joined([s.poses for s in sequences])

@@ -6,6 +6,7 @@ import io
 import json
 from dataclasses import replace
 
+import naive
 import numpy as np
 import pytest
 import torch
@@ -15,13 +16,18 @@ import run_ktpformer
 from common.augment import Batch, Mirror, mirror
 from common.commands import judging
 from common.commands.predict import Lifted
-from common.evaluation.hypotheses import _batches, by_projection, groups, judge
+from common.evaluation.hypotheses import _batches, by_projection, groups, hypotheses, judge
+from common.geometry import camera
 from common.geometry.projection import project
 from common.losses import mean_mpjpe
 from common.metrics import p_mpjpe
 from common.models import build_model, diffusion, load_lifter, recipe_of
 from common.models.diffusion import FIGURES, schedule, times
+from common.models.lifting import hypotheses_of, lift_hypotheses, lift_store, windows_for
+from common.models.loading import LoadedLifter
+from common.sequences import Sequence
 from common.skeleton import H36M
+from common.store import SequenceStore
 
 MIRROR = Mirror(torch.tensor(H36M.mirror), torch.tensor(H36M.mirror))
 
@@ -195,7 +201,7 @@ def test_groups_are_cut_at_sequences_and_batches_between_groups():
 def test_what_each_figure_reads():
     model = build_model('mixste', {'frames': 3, 'channels': 8, 'depth': 1, 'diffusion': True}, H36M, H36M)
     assert {name: model.reads(name) for name in FIGURES} == {
-        'J-Best': {'answer'}, 'P-Best': {'answer'}, 'J-Agg': {'intrinsic', 'root'}, 'P-Agg': frozenset()}
+        'J-Best': {'answer'}, 'P-Best': {'answer'}, 'J-Agg': {'intrinsic', 'distortion', 'root'}, 'P-Agg': frozenset()}
     assert list(FIGURES)[-1] == 'P-Agg'
 
 
@@ -214,7 +220,7 @@ def small(name='mixste', **sizes):
 
 @torch.no_grad()
 def sampled_of(model, numbers, keypoints):
-    return model.sampled(Batch(keypoints, window=torch.tensor(numbers)), MIRROR)
+    return model.sampled(Batch(keypoints, window=torch.tensor(numbers)), MIRROR, every=True)
 
 
 @pytest.mark.parametrize('name', ['mixste', 'ktpformer'])
@@ -266,7 +272,7 @@ def test_the_headline_is_the_mean_of_the_last_hypotheses():
     model, view = small(), Batch(torch.randn(2, 3, 17, 2), window=torch.tensor([3, 4]))
     with torch.no_grad():
         (name, poses), = model.lift(view, MIRROR).items()
-        expected = model.sampled(view, MIRROR)[:, -1].mean(1)
+        expected = model.sampled(view, MIRROR, every=True)[:, -1].mean(1)
     assert name == 'P-Agg' and torch.equal(poses, expected)
 
 
@@ -276,7 +282,7 @@ MISTAKES = {'excess from the clamped state': 0.06, 'no noise': 0.55, 'rounded ti
 
 
 @pytest.mark.parametrize('mistake', MISTAKES)
-def test_mistakes_move_the_golden_samples(golden, fill, monkeypatch, mistake):
+def test_the_golden_samples_would_show_mistakes(golden, fill, monkeypatch, mistake):
     folder = golden / 'zoo'
     data, config = np.load(folder / 'd3dp.npz'), json.loads((folder / 'd3dp.json').read_text())['config']
     model = build_model('mixste', {**{size: config[size] for size in ('frames', 'channels', 'depth', 'heads')},
@@ -308,7 +314,7 @@ def test_mistakes_move_the_golden_samples(golden, fill, monkeypatch, mistake):
     assert moved > MISTAKES[mistake] / 3
 
 
-def test_mistakes_move_the_golden_figures(golden):
+def test_the_golden_figures_would_show_mistakes(golden):
     """One window at a time by 1.2 mm, the root kept by 92 mm, no distortion by 0.3 mm, in some iteration."""
     folder = golden / 'zoo'
     goldens = np.load(folder / 'd3dp.npz'), json.loads((folder / 'd3dp.json').read_text())
@@ -430,9 +436,11 @@ def test_the_four_figures_stand_beside_what_they_read(trained):
     for metric in ('mpjpe', 'p_mpjpe'):
         assert figures['J-Best'][metric] <= figures['J-Agg'][metric]
         assert figures['J-Best'][metric] <= figures['P-Best'][metric]
-    assert set(results['by_iteration']) == set(FIGURES)
-    assert results['by_iteration']['P-Agg'][1]['mpjpe'] == pytest.approx(figures['P-Agg']['mpjpe'])
-    assert results['by_iteration']['P-Agg'][0] != results['by_iteration']['P-Agg'][1]
+    by_iteration = results['by_iteration']['paper']
+    assert set(by_iteration) == set(FIGURES)
+    assert by_iteration['P-Agg'][1]['mpjpe'] == pytest.approx(figures['P-Agg']['mpjpe'])
+    assert by_iteration['P-Agg'][0] != by_iteration['P-Agg'][1]
+    assert 'P-Best takes one of them for 4 windows of a sequence, 36 frames' in out
     rows = np.load(folder / 'p.npz')
     assert {name for name in rows.files if rows[name].shape == rows['truth'].shape} == {*FIGURES, 'truth'}
 
@@ -469,19 +477,20 @@ def test_predictions_have_a_spread(trained, run, h36m_folder, tmp_path):
                            '--iterations', 2, '--as-is', '--device', 'cpu', '--render', '--viz-output',
                            tmp_path / 'out.png')
     assert (status, err) == (0, '')
-    assert 'P-Agg: the mean of 4 hypotheses after 2 iterations' in out
+    assert 'P-Agg of 4 hypotheses after 2 iterations: the mean, with their spread' in out
     written = np.load(tmp_path / 'out.npz')
     assert written['spread'].shape == (20, 17) and (written['spread'][:, 0] == 0).all()
     assert (written['spread'][:, 1:] > 0).all()
 
 
 def test_spread_by_hand():
-    """Two hypotheses 6 mm apart along z have a standard deviation of 3 mm."""
+    """Two hypotheses 6 mm apart along z have a standard deviation of 6 / √2 mm; one has none."""
     hypotheses = np.zeros((2, 1, 17, 3), np.float32)
     hypotheses[1, 0, 3, 2] = 0.006
     lifted = Lifted(None, H36M, H36M, hypotheses.mean(0), np.full((1, 17, 3), 5, np.float32), '', None, hypotheses)
-    assert lifted.spread[0, 3] == pytest.approx(0.003) and lifted.spread[0, 2] == 0
+    assert lifted.spread[0, 3] == pytest.approx(0.006 / 2 ** 0.5) and lifted.spread[0, 2] == 0
     assert replace(lifted, hypotheses=None).spread is None
+    assert replace(lifted, hypotheses=hypotheses[:1]).spread is None
     world = lifted.hypotheses_in_world()
     np.testing.assert_allclose(world.mean(0), lifted.world, atol=1e-6)
     assert np.linalg.norm(world[1, 0, 3] - world[0, 0, 3]) == pytest.approx(0.006, rel=1e-3)
@@ -519,5 +528,151 @@ def test_without_a_lens_there_is_no_choice_by_projection(run, humaneva_folder, t
                            '--hypotheses', 2, '--iterations', 1, '-c', tmp_path / 'c', '-l', tmp_path / 'l',
                            '--results', tmp_path / 'r.json')
     assert (status, err) == (0, '')
-    assert "no J-Agg: it reads each camera's focal length and centre, and the true position of the root joint" in out
+    assert "no J-Agg: it reads each lens's distortion, and each camera's focal length and centre, and the true" in out
     assert json.loads((tmp_path / 'r.json').read_text())['predictions'] == ['P-Agg', 'J-Best', 'P-Best']
+
+
+# ---- the engine --------------------------------------------------------------------------------------------------
+
+
+def made_up_store():
+    """Two sequences, of 7 and 3 frames, before distorting lenses."""
+    random, takes = np.random.default_rng(4), []
+    for number, frames in enumerate((7, 3)):
+        root = random.normal(0, 0.5, (frames, 3)) + [0, 0, 5]
+        poses = random.normal(0, 0.4, (frames, 17, 3))
+        poses[:, 0] = 0
+        intrinsic = np.array([2.3, 2.2, 0.02, 0.03, -0.2, 0.24, -0.002, -0.0009, -0.0014], np.float32)
+        takes.append(Sequence('S9', f'Take {number}', 0, random.normal(0, 0.3, (frames, 17, 2)).astype(np.float32),
+                              poses.astype(np.float32), root.astype(np.float32), intrinsic))
+    return SequenceStore(takes, H36M, H36M, torch.device('cpu')), takes
+
+
+def naive_samples(model, take, start, number, flip):
+    """Return the hypotheses (P, F, J, 3) of one window, mirrored by hand in each iteration."""
+    rows = np.clip(np.arange(start, start + model.frames), 0, len(take.keypoints) - 1)
+    noise = model._noise_of([number])
+    x, seen = noise()[0].numpy(), take.keypoints[rows]
+
+    def told(keypoints, state, now):
+        inputs = np.concatenate([np.broadcast_to(keypoints, (len(state), *keypoints.shape)), state], -1)
+        with torch.no_grad():
+            return model.pose_estimator(torch.from_numpy(inputs.astype(np.float32)), torch.full((len(state),),
+                                                                                                now)).numpy()
+    alphas = model.alphas_cumprod.numpy()
+    for now, then in times(model.iterations):
+        state = np.clip(x, -1.1, 1.1)
+        poses = told(seen, state, now)
+        if flip:
+            back = naive.mirror(told(naive.mirror(seen, H36M.left, H36M.right),
+                                     naive.mirror(state, H36M.left, H36M.right), now), H36M.left, H36M.right)
+            poses = (poses + back) / 2
+        poses = np.clip(poses, -1.1, 1.1)
+        if then >= 0:
+            a, b = alphas[now], alphas[then]
+            epsilon = (x / a ** 0.5 - poses) / (1 / a - 1) ** 0.5
+            variance = (1 - a / b) * (1 - b) / (1 - a)
+            x = poses * b ** 0.5 + (1 - b - variance) ** 0.5 * epsilon + variance ** 0.5 * noise()[0].numpy()
+    return poses, rows
+
+
+@pytest.mark.parametrize('flip', [True, False])
+@pytest.mark.parametrize('target, root', [('all', 'zero'), ('last', 'zero'), ('centre', 'predicted'),
+                                          ('all', 'subtract')])
+def test_the_engine_against_a_naive_one(target, root, flip):
+    """Windows, noise, mirrors, root, the frames taken, groups and figures, window by window in numpy."""
+    model, (store, takes) = small(), made_up_store()
+    windows = windows_for(model, store, target)
+    (result,) = hypotheses(model, store, windows, root, flip, 2)
+    every, where = [], []
+    for index in range(len(windows)):
+        sequence, start = int(windows.sequence[index]), int(windows.start[index])
+        take = takes[sequence]
+        ends = start + 3 if target == 'last' else 10 ** 6
+        cut = replace(take, keypoints=take.keypoints[:ends])
+        poses, rows = naive_samples(model, cut, start, int(windows.number[index]), flip)
+        taken = {'all': [0, 1, 2], 'last': [2], 'centre': [1]}[target]
+        poses, rows = poses[:, taken], rows[taken]
+        if root == 'subtract':
+            poses = poses - poses[:, :, :1]
+        elif root == 'zero':
+            poses[:, :, 0] = 0
+        every.append(poses)
+        where.append((sequence, rows))
+    group = []
+    for sequence, _ in where:
+        before = [g for g, (other, _) in zip(group, where, strict=False) if other == sequence]
+        group.append((sequence, len(before) // 2))
+    for index, (sequence, rows) in enumerate(where):
+        take, samples = takes[sequence], every[index]
+        truth = take.poses[rows]
+        error = np.linalg.norm(samples - truth, axis=-1)  # (P, A, J)
+        frame, joint = np.arange(len(rows))[:, None], np.arange(17)
+        np.testing.assert_allclose(result.poses['P-Agg'][index], samples.mean(0), atol=2e-5)
+        np.testing.assert_allclose(result.poses['J-Best'][index], samples[error.argmin(0), frame, joint], atol=2e-5)
+        mine = [i for i, g in enumerate(group) if g == group[index]]
+        totals = [sum(np.linalg.norm(every[i][p] - takes[sequence].poses[where[i][1]], axis=-1).mean() for i in mine)
+                  for p in range(3)]
+        np.testing.assert_allclose(result.poses['P-Best'][index], samples[int(np.argmin(totals))], atol=2e-5)
+        seen = camera.project(samples.astype(np.float64) + take.root[rows][:, None], take.intrinsic)
+        nearest = np.linalg.norm(seen - take.keypoints[rows], axis=-1).argmin(0)
+        np.testing.assert_allclose(result.poses['J-Agg'][index], samples[nearest, frame, joint], atol=2e-5)
+
+
+def test_a_take_is_sampled_alike_whatever_else_is_tested():
+    model, (store, takes) = small(), made_up_store()
+    alone = SequenceStore(takes[1:], H36M, H36M, torch.device('cpu'))
+    (both,), (one,) = (hypotheses(model, each, windows_for(model, each), 'zero', True, 4) for each in (store, alone))
+    torch.testing.assert_close(both.poses['P-Agg'][-1], one.poses['P-Agg'][0])
+
+
+def test_no_two_streams_of_noise_are_the_same():
+    """Of takes, places in them and hypotheses: small numbers in each word, zeros at every end."""
+    model = small()
+    model.hypotheses = 3
+    drawn = [model._noise_of([(take << 32) + start])()[0, p] for take in (0, 1, 2) for start in (0, 1, 2)
+             for p in range(3)]
+    assert all(not torch.equal(a, b) for i, a in enumerate(drawn) for b in drawn[:i])
+
+
+@pytest.mark.parametrize('overlap', [0, 1, 2])
+def test_the_spread_does_not_depend_on_how_windows_overlap(overlap):
+    """Of a clip that stands still, as large everywhere as in windows that share nothing. Means blend."""
+    model = small()
+    model.hypotheses = 60
+    store = SequenceStore([Sequence('', '', 0, np.full((30, 17, 2), 0.1, np.float32), None)], H36M, H36M,
+                          torch.device('cpu'))
+    lifter = LoadedLifter(model, 'mixste', {}, H36M, H36M, {}, '', None)
+    mean, each, _ = lift_hypotheses(lifter, store, 'zero', overlap, flip=False)
+    assert mean.shape == (30, 17, 3) and each.shape == (60, 30, 17, 3)
+    np.testing.assert_allclose(each.mean(0), mean, atol=1e-5)
+    np.testing.assert_allclose(lift_store(lifter, store, 'zero', overlap, flip=False)[0]['P-Agg'], mean, atol=1e-5)
+    spread = np.sqrt(np.square(each - mean).sum(-1).sum(0) / 59)[:, 1:].mean(1)
+    apart = hypotheses_of(model, store, windows_for(model, store), 'zero', False)
+    expected = apart.std(dim=1).square().sum(-1).sqrt()[..., 1:].mean(dim=(0, 2)).numpy()  # by place in the window
+    assert spread.min() > 0.85 * expected.min() and spread.max() < 1.15 * expected.max()
+
+
+def test_what_is_kept_of_hypotheses_is_what_is_taken():
+    model, (store, _) = small(), made_up_store()
+    model.iterations = 4
+    kept = hypotheses_of(model, store, windows_for(model, store, 'last'), 'zero', True)
+    assert kept.untyped_storage().nbytes() == 4 * 10 * 3 * 17 * 3  # windows, hypotheses, joints, coordinates
+
+
+def test_a_public_file_lifts_ones_own_keypoints(run, fill, golden, tmp_path):
+    torch.save(fill(json.loads((golden / 'zoo' / 'd3dp_keys.json').read_text())), tmp_path / 'public.pth')
+    np.save(tmp_path / 'clip.npy', np.random.default_rng(2).normal(500, 100, (20, 17, 2)))
+    status, out, err = run('--evaluate', tmp_path / 'public.pth', '--predict', tmp_path / 'clip.npy', '--layout',
+                           'h36m', '--image-size', 1000, 1000, '--output', tmp_path / 'out.npz', '--as-is',
+                           '--hypotheses', 1, '--iterations', 1, '--device', 'cpu')
+    assert (status, err) == (0, '')
+    assert 'P-Agg of 1 hypothesis after 1 iteration: the only one' in out
+    assert 'spread' not in np.load(tmp_path / 'out.npz').files
+
+
+def test_rendering_samples_as_asked(trained, run, h36m_folder, tmp_path):
+    status, out, err = run('-c', trained[0] / 'c', '--data', h36m_folder, '--evaluate', 'best.bin', '--render',
+                           '--hypotheses', 2, '--iterations', 1, '--viz-export', tmp_path / 'a.npy', '--device', 'cpu')
+    assert (status, err) == (0, '')
+    assert 'the mean of 2 hypotheses after 1 iteration' in out

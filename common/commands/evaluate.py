@@ -153,7 +153,7 @@ def close(session: Session, config: Config, model: Lifter, name: str, path: Path
     _say_how(session, config, store, dataset, reads)
     if left := len(store) - int(world.sum(windows.first.sum())) if store.units is not None else 0:
         session.say(f'{left:,} frames at the ends of sequences, where no whole window fits, are left out')
-    say_sampling(session, config, model, dataset, sums[-1])
+    say_sampling(session, config, model, windows, dataset, sums[-1])
     tested = lay_out(session, config, sums, store, dataset)
     if config.model.causal and world.first:
         session.say(latency(model, store, asked.flip))
@@ -215,7 +215,7 @@ def _results(tested: Tested, reads: dict[str, str], causal: bool) -> dict[str, A
         results['predictions'] = names
         results['headline'] = list(tested.summaries)[-1]
     if tested.by_iteration:
-        results['by_iteration'] = tested.by_iteration
+        results['by_iteration'] = {tested.shown: tested.by_iteration}
     return results
 
 

@@ -51,10 +51,9 @@ def _lifted(config: Config, model: Lifter, store: SequenceStore, windows: TestWi
     if not model.samples:
         yield windows, [Judged(predictions(model, store, windows, asked.root, asked.flip), {})]
         return
-    iterations = range(model.iterations) if asked.by_iteration else range(model.iterations - 1, model.iterations)
     for piece in windows.pieces(store, FRAMES_AT_ONCE):
-        yield piece, hypotheses.hypotheses(model, store, piece, asked.root, asked.flip,
-                                           asked.windows_per_choice or hypotheses.TOGETHER, iterations)
+        yield piece, hypotheses.hypotheses(model, store, piece, asked.root, asked.flip, together(config),
+                                           asked.by_iteration)
 
 
 def add_up(config: Config, model: Lifter, path: Path, store: SequenceStore, windows: TestWindows,
@@ -82,17 +81,29 @@ def add_up(config: Config, model: Lifter, path: Path, store: SequenceStore, wind
     return sums, frames
 
 
-def say_sampling(session: Session, config: Config, model: Lifter, dataset: PoseDataset, judged: Iterable[str]) -> None:
+def say_sampling(session: Session, config: Config, model: Lifter, windows: TestWindows, dataset: PoseDataset,
+                 judged: Iterable[str]) -> None:
     """Say how a model sampled, and which figure is missing that reads what the data do not tell."""
     if not model.samples:
         return
-    together = config.evaluate.windows_per_choice or hypotheses.TOGETHER
-    session.say(f'{counted(model.hypotheses, "hypothesis", "hypotheses")} of each window after '
-                f'{counted(model.iterations, "iteration", "iterations")}; P-Best takes one of them for '
-                f'{counted(together, "window", "windows")} of a sequence; P-Agg compares with other methods')
+    count = together(config)
+    session.say(f'{in_words(model)} of each window; P-Best takes one of them for {counted(count, "window", "windows")} '
+                f'of a sequence, {counted(count * len(windows.taken), "frame", "frames")}; P-Agg compares with other '
+                f'methods')
     if 'J-Agg' not in set(judged):
         session.say(f'no J-Agg: it reads {describe_needs(model.reads("J-Agg"))}, and a keypoint for each joint, which '
                     f'{dataset.name} does not tell')
+
+
+def together(config: Config) -> int:
+    """Return for how many windows P-Best takes one hypothesis."""
+    return config.evaluate.windows_per_choice or hypotheses.TOGETHER
+
+
+def in_words(model: Lifter) -> str:
+    """Return how many hypotheses and iterations a model samples, in words."""
+    return (f'{counted(model.hypotheses, "hypothesis", "hypotheses")} after '
+            f'{counted(model.iterations, "iteration", "iterations")}')
 
 
 def counted(number: int, one: str, several: str) -> str:
@@ -105,7 +116,7 @@ def sampling_of(config: Config, model: Lifter) -> dict[str, Any]:
     if not model.samples:
         return {}
     return {'hypotheses': model.hypotheses, 'iterations': model.iterations,
-            'windows_per_choice': config.evaluate.windows_per_choice or hypotheses.TOGETHER}
+            'windows_per_choice': together(config)}
 
 
 @dataclass(frozen=True)
@@ -116,7 +127,7 @@ class Tested:
         key: of the results file, under which the first prediction's figures stand.
         summaries: name of a prediction -> its figures, as the results file has them.
         rows: name of a prediction -> row of a plot -> figures. average: likewise, of the last row.
-        title: of the plot. table: in words.
+        shown: the protocol or target of the table. title: of the plot. table: in words.
         by_iteration: name of a prediction -> its averages after each iteration, if asked for.
     """
 
@@ -124,6 +135,7 @@ class Tested:
     summaries: dict[str, dict[str, Any]]
     rows: dict[str, dict[str, tables.Figures]]
     average: dict[str, tables.Figures]
+    shown: str
     title: str
     table: str
     by_iteration: dict[str, list[tables.Figures]] = field(default_factory=dict)
@@ -151,7 +163,7 @@ def _test_marked(config: Config, sums: dict[str, torch.Tensor], store: SequenceS
     return Tested('targets', {kind: {target: summary} for kind, summary in summaries.items()},
                    {kind: summary['sequences'] for kind, summary in summaries.items()},
                    {kind: summary['averages']['C'] for kind, summary in summaries.items()},
-                   f'Error by sequence, target {target}', marked.table_marked(summaries, target))
+                   target, f'Error by sequence, target {target}', marked.table_marked(summaries, target))
 
 
 def _test_by_action(config: Config, sums: dict[str, torch.Tensor], store: SequenceStore,
@@ -163,5 +175,5 @@ def _test_by_action(config: Config, sums: dict[str, torch.Tensor], store: Sequen
     return Tested('protocols', summaries,
                    {kind: protocols[protocol]['actions'] for kind, protocols in summaries.items()},
                    {kind: protocols[protocol]['average'] for kind, protocols in summaries.items()},
-                   f'Error by action, protocol {protocol}',
+                   protocol, f'Error by action, protocol {protocol}',
                    tables.table(summaries, protocol, OF_KEYPOINTS if config.data.joints == KEYPOINTS else None))

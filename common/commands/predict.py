@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from common.commands.evaluate import check_causal, resolve_for
-from common.commands.judging import counted, set_sampling
+from common.commands.judging import in_words, set_sampling
 from common.commands.outputs import check_outputs
 from common.commands.session import (
     Session,
@@ -30,8 +30,9 @@ from common.keypoints.bones import AVERAGE_HEIGHT
 from common.keypoints.clip import Asked, Clip, load_clip
 from common.models import computing, model_class
 from common.models.lifter import describe_model, describe_needs
-from common.models.lifting import average_scale, clip_store, every_hypothesis, lift_store, predictions
+from common.models.lifting import average_scale, clip_store, lift_hypotheses, lift_store
 from common.models.loading import LoadedLifter
+from common.models.stored import base_state
 from common.recipe import KEYPOINTS
 from common.skeleton import BODIES, H36M, SKELETONS, Skeleton
 from common.storage.files import atomic_path
@@ -67,14 +68,17 @@ class Lifted:
 
     @property
     def spread(self) -> np.ndarray | None:
-        """Return the standard deviation of each joint's place over hypotheses, (T, J) metres; None of a single one."""
-        if self.hypotheses is None:
+        """Return the standard deviation of each joint's place over hypotheses, (T, J) metres; None of a single one.
+
+        Its square is the mean square distance from the mean, with one hypothesis less in the divisor.
+        """
+        if self.hypotheses is None or len(self.hypotheses) < 2:
             return None
-        return np.sqrt(np.square(self.hypotheses - self.poses).sum(-1).mean(0))
+        return np.sqrt(np.square(self.hypotheses - self.poses).sum(-1).sum(0) / (len(self.hypotheses) - 1))
 
     def hypotheses_in_world(self) -> np.ndarray | None:
         """Return the hypotheses (P, T, J, 3) where their mean stands in the world; None of a single one."""
-        if self.hypotheses is None:
+        if self.hypotheses is None or len(self.hypotheses) < 2:
             return None
         return self.world + upright(self.hypotheses - self.poses)
 
@@ -135,13 +139,13 @@ def load_lifter(session: Session) -> LoadedLifter:
     layout = skeleton = None
     if saved.public:
         dataset = config.data.dataset
-        kind = model_class(name)
+        kind, weights = model_class(name), base_state(saved)
         # As the data sets call theirs, or that of the model's publication.
         skeleton = SKELETONS.get(dataset, H36M) if given.has('data.dataset') else kind.body()
         if skeleton.name in BODIES and config.data.joints in BODIES:
             skeleton = SKELETONS[config.data.joints]
         keypoints = config.data.keypoints or DATASETS[dataset].keypoints or ''
-        read = kind.keypoints_of(saved.state) or kind.keypoints_in(skeleton)
+        read = kind.keypoints_of(weights) or kind.keypoints_in(skeleton)
         count = len(skeleton) if read == kind.keypoints_in(skeleton) else read  # a model may not read all of a body
         try:
             layout = keypoint_layout(keypoints, skeleton)({}, count)
@@ -177,15 +181,18 @@ def lift(lifter: LoadedLifter, clip: Clip, session: Session) -> tuple[np.ndarray
         raise FlagError(f'--overlap {asked.overlap}: windows answer for {answered} frame{"" if answered == 1 else "s"} '
                         f'and must share fewer')
     flip = lifter.settings['flip']
-    predicted, windows = lift_store(lifter, store, lifter.settings['root'], asked.overlap, causal, flip,
-                                    every_hypothesis if model.samples else predictions)
-    every = [poses - poses[:, lifter.skeleton.root, None] for poses in predicted.values()]
-    hypotheses = np.stack(every) if model.samples else None
-    poses = every[-1] if hypotheses is None else hypotheses.mean(axis=0)
+    how, hypotheses = (lifter, store, lifter.settings['root'], asked.overlap, causal, flip), None
+    if model.samples:
+        poses, hypotheses, windows = lift_hypotheses(*how)
+        hypotheses = hypotheses - hypotheses[..., lifter.skeleton.root, None, :]
+    else:
+        predicted, windows = lift_store(*how)
+        poses = list(predicted.values())[-1]
+    poses = poses - poses[:, lifter.skeleton.root, None]
     if hypotheses is not None:
-        session.say(f'P-Agg: the mean of {counted(model.hypotheses, "hypothesis", "hypotheses")} after '
-                    f'{counted(model.iterations, "iteration", "iterations")}, and their spread; J-Agg, which reads '
-                    'where the root truly is, is for tests')
+        said = 'the only one' if model.hypotheses == 1 else 'the mean, with their spread'
+        session.say(f'P-Agg of {in_words(model)}: {said}. J-Agg is for tests: it reads where the root truly is, which '
+                    f'--trajectory only estimates')
     if causal:
         session.say(f'lifted {len(poses):,} frames, each from the {model.frames} that end at it')
         session.say(latency(model, store, flip))

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from common.commands.evaluate import ROOT_IN_WORDS, load_tested, open_evaluated, resolve_for
+from common.commands.judging import in_words, set_sampling
 from common.commands.predict import AVERAGE_SIZE, Lifted, average_size
 from common.commands.session import (
     Session,
@@ -55,13 +56,17 @@ def run(session: Session) -> None:
     dataset = load_tested(config, {asked.subject} if asked.subject else set())
     check_layouts(saved, name, dataset)
     lifter = load_evaluated(session, config, saved, name, sizes, how, dataset.layout, dataset.skeleton)
-    session.say(f'{saved.path}: {lifter.describe()}, epoch {saved.epoch}')
+    set_sampling(session.config, lifter.model)
+    sampling = f', the mean of {in_words(lifter.model)}' if lifter.model.samples else ''
+    session.say(f'{saved.path}: {lifter.describe()}, epoch {saved.epoch}{sampling}')
     subject, take, camera = select(dataset, asked.subject, asked.action, asked.camera)
     sequence = dataset.view(subject, take, camera, downsample)
     sequence = replace(sequence, poses=truth_of(sequence, dataset))
     candidates = [(lifter, config.evaluate)]
     if asked.compare:
         candidates.append(_other(session, asked.compare, dataset))
+        if candidates[1][0].path.samefile(lifter.path):
+            raise FlagError(f'--viz-compare {asked.compare} is the checkpoint of --evaluate: name another one')
     lifted: dict[str, np.ndarray] = {}
     headline = None
     for candidate, test in candidates:

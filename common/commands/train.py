@@ -128,6 +128,8 @@ def _start(session: Session, plan: Plan, model: Lifter, train: SequenceStore, sk
         base_only = any(bool(plan.sizes.get(part)) != bool(initial.config.get(part)) for part in AROUND)
         put_weights(model.without_truth() if base_only else model, base_of(initial) if base_only else initial, skeleton)
         fresh = ', with a fresh refinement behind them' if base_only and plan.sizes.get('refine') else ''
+        if initial.config.get('diffusion'):
+            fresh = ', a denoiser, which goes on to be trained as one (--diffusion)'
         session.say(f'starting from the weights of {initial.path}{fresh}')
 
 

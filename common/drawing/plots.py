@@ -46,8 +46,13 @@ def training_curves(epochs: list[dict[str, Any]], path: Path) -> None:
     _save(figure, path)
 
 
-def _style(index: int) -> tuple[str, str, str, str]:
-    """Return colour, hatch, dash and marker of the index-th series: those of STYLES, dotted from the fifth on."""
+def _style(index: int, count: int = 1) -> tuple[str, str, str, str]:
+    """Return colour, hatch, dash and marker of the index-th of `count` series.
+
+    Those of STYLES, dotted from the fifth on; of more than four bars, which come in pairs, both have one colour.
+    """
+    if count > len(STYLES) and count % 2 == 0:
+        return STYLES[index // 2 % len(STYLES)][0], '//' * (index % 2) + 'o' * (index // 8), '-', ''
     colour, hatch, dash = STYLES[index % len(STYLES)]
     again = index // len(STYLES)
     return colour, hatch + 'o' * again, dash, 'o' if again else ''
@@ -66,7 +71,7 @@ def plot_bars(data: dict[str, Any], title: str, path: Path, note: str = '') -> N
     figure, axes = plt.subplots(figsize=(max(6, 0.24 * len(names) * len(series) + 2.5), 4.2), layout='constrained')
     width = 0.8 / len(series)
     for index, (name, values) in enumerate(series.items()):
-        colour, hatch, *_ = _style(index)
+        colour, hatch, *_ = _style(index, len(series))
         places = np.arange(len(names)) + (index - (len(series) - 1) / 2) * width
         heights = [np.nan if value is None else value for value in values]
         axes.bar(places, heights, width, color=colour, hatch=hatch, edgecolor='white', label=name, zorder=2)

@@ -7,7 +7,6 @@ answer. Source: Shan et al. (D3DP), ICCV 2023. Letters: B windows, K iterations,
 window, J joints.
 """
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -16,7 +15,7 @@ from common.augment import Batch
 from common.geometry.projection import project
 from common.metrics import aligned_errors
 from common.models.lifter import FRAMES_PER_BATCH, Lifter
-from common.models.lifting import set_root, to_metres, view_of
+from common.models.lifting import sampled
 from common.sampler import TestWindows
 from common.store import SequenceStore
 
@@ -87,8 +86,8 @@ def _pick(samples: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
 
 @torch.inference_mode()
 def hypotheses(model: Lifter, store: SequenceStore, windows: TestWindows, root: str, flip: bool, together: int,
-               iterations: Sequence[int]) -> list[Judged]:
-    """Return what is judged of each window, after each of these iterations of the model, counted from 0.
+               by_iteration: bool = False) -> list[Judged]:
+    """Return what is judged of each window after each iteration, or after the last one alone.
 
     The hypotheses themselves are kept for no longer than a batch, which is made of whole groups.
 
@@ -101,20 +100,15 @@ def hypotheses(model: Lifter, store: SequenceStore, windows: TestWindows, root: 
     if store.keypoints.shape[1] != store.joints:
         known -= {'intrinsic'}  # nothing to compare a projection with
     group = groups(windows.sequence, together)
-    parts: list[list[Judged]] = [[] for _ in iterations]
+    parts: list[list[Judged]] = [[] for _ in range(model.iterations if by_iteration else 1)]
     for index in _batches(group, max(1, FRAMES_PER_BATCH[store.device.type] // windows.frames // model.hypotheses)):
-        seen = view_of(store, windows, index, known)
-        samples = model.sampled(seen, store.mirror if flip else None)
-        first = windows.taken.start - windows.answers.start
-        taken = slice(first, first + len(windows.taken))
-        view = seen._replace(poses=store.truth[windows.rows[index]],
-                             root=None if seen.root is None else seen.root[:, taken],
+        samples, seen = sampled(model, store, windows, index, known, root, flip, by_iteration)
+        rows = windows.rows[index]
+        view = seen._replace(poses=store.truth[rows], root=None if store.roots is None else store.roots[rows],
                              keypoints=seen.keypoints[:, windows.taken.start:windows.taken.stop])
-        for number, iteration in enumerate(iterations):
-            chosen = samples[:, iteration, :, taken]
-            set_root(chosen, store.root, root)
-            to_metres(chosen, store, windows.rows[index][:, None])
-            parts[number].append(judge(chosen, view, group[index] - group[index[0]] if len(index) else index))
+        mine = group[index] - group[index[0]] if len(index) else index
+        for number, each in enumerate(samples.unbind(1)):
+            parts[number].append(judge(each, view, mine))
     return [_joined(each) for each in parts]
 
 

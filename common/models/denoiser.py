@@ -18,7 +18,8 @@ class Sines(nn.Module):
     def __init__(self, channels: int):
         super().__init__()
         if channels < 4 or channels % 2:
-            raise ValueError(f'{channels} channels cannot tell a time: take an even number of at least 4')
+            raise ValueError(f'a denoiser needs an even number of channels (-cs), at least 4, to be told how noisy a '
+                             f'pose is; got {channels}')
         self.channels = channels
 
     def forward(self, time: torch.Tensor) -> torch.Tensor:

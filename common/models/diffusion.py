@@ -21,12 +21,12 @@ from common.models.lifter import FRAMES_PER_BATCH, Criterion, Lifter
 from common.recipe import Recipe
 from common.skeleton import Skeleton
 
-TIMES = 1000  # T, of the noise from almost none to almost nothing else
+TIMES = 1000  # T: at time 0 there is almost no noise, at time 999 almost nothing else
 REACH = 1.1  # metres: noisy and denoised coordinates are cut there
 # What is made of the hypotheses, as the tables show it, and what it reads besides the keypoints; the last is the
 # headline.
-FIGURES = {'J-Best': frozenset({'answer'}), 'P-Best': frozenset({'answer'}), 'J-Agg': frozenset({'intrinsic', 'root'}),
-           'P-Agg': frozenset[str]()}
+FIGURES = {'J-Best': frozenset({'answer'}), 'P-Best': frozenset({'answer'}),
+           'J-Agg': frozenset({'intrinsic', 'distortion', 'root'}), 'P-Agg': frozenset[str]()}
 COUNT = 5  # hypotheses, and iterations, of a trained model unless others are asked for, as published
 AGGREGATE = 'P-Agg'  # the mean over hypotheses, which reads nothing
 
@@ -81,7 +81,7 @@ class Diffusion(Lifter):
     alphas_cumprod: torch.Tensor
 
     def __init__(self, denoiser: Lifter, skeleton: Skeleton):
-        """Put a denoiser to work, at one hypothesis and one iteration, by which epochs are judged."""
+        """Wrap a denoiser. It makes one hypothesis in one iteration, which is how epochs are judged."""
         nn.Module.__init__(self)  # windows are those of the denoiser
         self.pose_estimator = denoiser
         self.frames, self.answers, self.spacing = denoiser.frames, denoiser.answers, denoiser.spacing
@@ -116,7 +116,7 @@ class Diffusion(Lifter):
         """Draw times and noise of all windows of a step, of which a process takes its part."""
         self.pose_estimator.begin_step(seed, windows, part)
         # Another stream than that of the same seed, which drop paths are drawn from.
-        generator = _generator(self.betas.device, seed, 0)
+        generator = _generator(self.betas.device, seed, 0, 0, 1)
         self._drawn = tuple(drawn[part] for drawn in self._draw(windows, generator))  # type: ignore[assignment]
 
     def _draw(self, windows: int, generator: torch.Generator | None = None) -> tuple[torch.Tensor, torch.Tensor]:
@@ -144,29 +144,29 @@ class Diffusion(Lifter):
 
     def forward(self, keypoints: torch.Tensor) -> torch.Tensor:
         """Lift keypoints (B, F, J, 2) -> (B, F, J, 3), the first hypothesis after one iteration, without a mirror."""
-        return self.sampled(Batch(keypoints), None)[:, -1, 0]
+        return self.sampled(Batch(keypoints), None)[:, 0, 0]
 
     def lift(self, view: Batch, mirror: Mirror | None) -> dict[str, torch.Tensor]:
         """Return the mean over hypotheses after the last iteration, (B, F, J, 3) metres, by its name."""
-        return {AGGREGATE: self.sampled(view, mirror)[:, -1].mean(dim=1)}
+        return {AGGREGATE: self.sampled(view, mirror)[:, 0].mean(dim=1)}
 
     def reads(self, name: str) -> frozenset[str]:
         """Return what one of FIGURES reads besides keypoints."""
         return self.needs | FIGURES[name]
 
-    def sampled(self, view: Batch, mirror: Mirror | None) -> torch.Tensor:
-        """Return all hypotheses after each iteration, (B, K, P, F, J, 3) metres.
+    def sampled(self, view: Batch, mirror: Mirror | None, every: bool = False) -> torch.Tensor:
+        """Return all hypotheses after the last iteration, (B, 1, P, F, J, 3) metres, or after `every` one, (B, K, …).
 
         What is drawn for a window depends on its number (`view.window`) alone; the p-th hypothesis of a window begins
         the same however many there are.
         """
         numbers = list(range(len(view.keypoints))) if view.window is None else view.window.tolist()
-        return self.sample(view.keypoints, mirror, self._noise_of(numbers))
+        return self.sample(view.keypoints, mirror, self._noise_of(numbers), every)
 
     def _noise_of(self, numbers: Sequence[int]) -> Callable[[], torch.Tensor]:
         """Return what draws noise (B, P, F, J, 3), anew each time, of windows with these numbers."""
         device = self.betas.device
-        generators = [_generator(device, number, hypothesis) for number in numbers
+        generators = [_generator(device, number % 2 ** 32, number >> 32, hypothesis, 0) for number in numbers
                       for hypothesis in range(self.hypotheses)]
         shape = (self.frames, self.joints, 3)
 
@@ -176,17 +176,18 @@ class Diffusion(Lifter):
                 0, self.hypotheses, *shape, device=device)
         return drawn
 
-    def sample(self, keypoints: torch.Tensor, mirror: Mirror | None, noise: Callable[[], torch.Tensor]) -> torch.Tensor:
-        """Return the hypotheses after each iteration: keypoints (B, F, J, 2) -> (B, K, P, F, J, 3).
+    def sample(self, keypoints: torch.Tensor, mirror: Mirror | None, noise: Callable[[], torch.Tensor],
+               every: bool = True) -> torch.Tensor:
+        """Return the hypotheses after every iteration, keypoints (B, F, J, 2) -> (B, K, P, F, J, 3), or the last alone.
 
         Args:
             mirror: with one, each iteration takes the mean with what mirrored keypoints and poses give.
             noise: draws (B, P, F, J, 3) of a normal distribution, anew each time.
         """
-        x, answers = noise(), []
+        x, answers = noise(), list[torch.Tensor]()
         for now, then in times(self.iterations):
             poses = self.denoised(keypoints, x, now, mirror)
-            answers.append(poses)
+            answers = [*answers, poses] if every else [poses]
             if then < 0:
                 break
             # From the state as it is, not as the denoiser saw it; in float64, since the quotient magnifies rounding.
@@ -220,7 +221,10 @@ class Diffusion(Lifter):
         return torch.cat([x[:0], *parts]).unflatten(0, (windows, hypotheses))
 
 
-def _generator(device: torch.device, *numbers: int) -> torch.Generator:
-    """Return a generator whose stream is a function of these numbers, none of them negative."""
-    seed = np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0]
+def _generator(device: torch.device, *words: int) -> torch.Generator:
+    """Return a generator whose stream is a function of these numbers, each from 0 to 2^32 - 1.
+
+    Always of equally many, since zeros at the end would make no difference.
+    """
+    seed = np.random.SeedSequence(words).generate_state(1, np.uint64)[0]
     return torch.Generator(device).manual_seed(int(seed >> 1))

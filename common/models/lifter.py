@@ -22,15 +22,15 @@ from common.windows import chunk_starts
 
 Criterion = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
-# All that a prediction may read besides keypoints, in the words that stand beside its figures; the answer only what
-# chooses among predictions afterwards.
+# All that a model may read besides keypoints, in the words that stand beside its figures.
 NEEDS = {
-    'answer': 'the true pose, by which it chooses',
     'confidence': "the detector's confidence in each keypoint",
     'intrinsic': "each camera's focal length and centre",
     'root': 'the true position of the root joint in every frame',
     'root_depth': 'the true depth of the root joint in every frame',
 }
+# What a choice among predictions may read besides.
+OF_CHOICES = {'answer': 'the true pose, by which it chooses', 'distortion': "each lens's distortion"}
 
 # Data sets whose targets are no metres in camera axes but a pose in the picture's normalised units, which has no scale:
 # the true depth of the root gives one. What is learned from them and from others does not compare.
@@ -66,7 +66,7 @@ ONLY = 'predicted'  # what the prediction of a model is called that makes no oth
 
 def describe_needs(needs: frozenset[str]) -> str:
     """Return what a prediction reads besides the keypoints, in words; empty where it reads nothing else."""
-    return ', and '.join(NEEDS[need] for need in sorted(needs))
+    return ', and '.join((NEEDS | OF_CHOICES)[need] for need in sorted(needs))
 
 
 class Lifter(nn.Module):
@@ -242,8 +242,11 @@ class Lifter(nn.Module):
         plain, mirrored = both.chunk(2)
         return {ONLY: (plain + mirror.poses(mirrored)) / 2}
 
-    def sampled(self, view: Batch, mirror: Mirror | None) -> torch.Tensor:
-        """Return all hypotheses after each iteration, (B, K, P, A, J, 3) metres, of a model that `samples`."""
+    def sampled(self, view: Batch, mirror: Mirror | None, every: bool = False) -> torch.Tensor:
+        """Return the hypotheses (B, k, P, A, J, 3) of a model that `samples`, metres.
+
+        Those after the last iteration, k = 1, or after `every` one, k = K.
+        """
         raise NotImplementedError
 
     @property
@@ -322,10 +325,9 @@ def check_contract(model: Lifter) -> None:
     if read is not None and not (isinstance(read, range) and read.step == 1 and 0 <= read.start < read.stop
                                  <= model.frames):
         raise ContractError(f'{name} is supervised on {read}, expected consecutive frames of its {model.frames}')
-    unknown = sorted({*model.needs, *model.needs_to_learn, *model.needs_beside} - (set(NEEDS) - {'answer'}))
+    unknown = sorted({*model.needs, *model.needs_to_learn, *model.needs_beside} - set(NEEDS))
     if unknown:
-        raise ContractError(f'{name} needs {unknown[0]}, which nobody provides; known are '
-                            f'{", ".join(need for need in NEEDS if need != "answer")}')
+        raise ContractError(f'{name} needs {unknown[0]}, which nobody provides; known are {", ".join(NEEDS)}')
 
 
 def check_shape(model: Lifter, predicted: torch.Tensor, expected: tuple[int, ...]) -> None:

@@ -3,8 +3,6 @@
 Letters: W windows, F frames of a window, A frames taken from it, J joints, T frames of a clip, K keypoints.
 """
 
-from collections.abc import Callable
-
 import numpy as np
 import torch
 
@@ -25,7 +23,8 @@ PIECE = 2048  # frames that a window answers for at most where it can answer for
 # What results files and exported predictions call other things.
 RESERVED = frozenset({
     'checkpoint', 'model', 'dataset', 'keypoints', 'frames', 'causal', 'reads', 'protocols', 'targets', 'predictions',
-    'headline', 'prediction', 'truth', 'subject', 'action', 'camera', 'frame', 'joints', 'units', 'axes'})
+    'headline', 'by_iteration', 'hypotheses', 'iterations', 'windows_per_choice', 'prediction', 'truth', 'subject',
+    'action', 'camera', 'frame', 'joints', 'units', 'axes'})
 LARGEST_SCREEN = 20  # screen coordinates reach from -1 to 1 across a picture; nobody is seen so far outside it
 
 
@@ -98,21 +97,33 @@ def predictions(model: Lifter, store: SequenceStore, windows: TestWindows, root:
     return predicted
 
 
+def sampled(model: Lifter, store: SequenceStore, windows: TestWindows, index: torch.Tensor, needs: frozenset[str],
+            root: str, flip: bool, every: bool = False) -> tuple[torch.Tensor, Batch]:
+    """Return the hypotheses (B, k, P, A, J, 3) of the windows of this index (B,), metres, and what was read of them.
+
+    They are those of the frames taken, with the root as `predictions` has it.
+
+    Args:
+        needs: what is read of the windows besides keypoints.
+        every: whether those of each iteration are returned, k = K, or of the last one, k = 1.
+    """
+    seen = view_of(store, windows, index, needs)
+    first = windows.taken.start - windows.answers.start
+    samples = model.sampled(seen, store.mirror if flip else None, every)[..., first:first + len(windows.taken), :, :]
+    set_root(samples, store.root, root)
+    to_metres(samples, store, windows.rows[index][:, None, None])
+    return samples, seen
+
+
 @torch.inference_mode()
-def every_hypothesis(model: Lifter, store: SequenceStore, windows: TestWindows, root: str,
-                     flip: bool) -> dict[str, torch.Tensor]:
-    """Return each hypothesis of a model that samples after its last iteration, as `predictions` does, by its number."""
+def hypotheses_of(model: Lifter, store: SequenceStore, windows: TestWindows, root: str, flip: bool) -> torch.Tensor:
+    """Return the hypotheses (W, P, A, J, 3) of a model that samples after its last iteration, as `predictions` does."""
     model.eval()
     most = max(1, FRAMES_PER_BATCH[store.device.type] // windows.frames // model.hypotheses)
-    first = windows.taken.start - windows.answers.start
-    parts = []
+    place = torch.empty(len(windows), model.hypotheses, len(windows.taken), store.joints, 3, device=store.device)
     for index in torch.arange(len(windows), device=store.device).split(most):
-        samples = model.sampled(view_of(store, windows, index, model.needs), store.mirror if flip else None)
-        parts.append(samples[:, -1, :, first:first + len(windows.taken)])
-    poses = torch.cat(parts)
-    set_root(poses, store.root, root)
-    to_metres(poses, store, windows.rows[:, None])
-    return {str(number): each for number, each in enumerate(poses.unbind(1), 1)}
+        place[index] = sampled(model, store, windows, index, model.needs, root, flip)[0][:, 0]
+    return place
 
 
 def set_root(poses: torch.Tensor, joint: int, root: str) -> None:
@@ -213,37 +224,66 @@ def clip_store(lifter: LoadedLifter, screen: np.ndarray, confidence: np.ndarray 
     return store
 
 
-def lift_store(lifter: LoadedLifter, store: SequenceStore, root: str, overlap: int | None = None,
-               causal: bool = False, flip: bool = True,
-               lifted: Callable[..., dict[str, torch.Tensor]] = predictions) -> tuple[
-                   dict[str, np.ndarray], TestWindows]:
-    """Return the predictions (T, J, 3) of the one clip of a store, by name, and the windows that they come from.
+def clip_windows(model: Lifter, store: SequenceStore, overlap: int | None = None,
+                 causal: bool = False) -> tuple[TestWindows, int]:
+    """Return the windows that the one clip of a store is lifted by, and how many frames neighbours share and blend.
 
     Args:
-        overlap: frames that neighbouring windows share and blend; a quarter of what they answer for by default.
+        overlap: frames that neighbouring windows share; a quarter of what they answer for by default.
         causal: take each frame from a window that ends at it.
-        flip: whether mirrored keypoints are lifted too.
-        lifted: what is returned of the windows: `predictions`, or `every_hypothesis`.
 
     Raises ValueError for an overlap as long as what a window answers for.
     """
-    model = lifter.model
     if causal:
-        windows = windows_for(model, store, target='last')
-        return {name: poses[windows.first].cpu().numpy() for name, poses in
-                lifted(model, store, windows, root, flip).items()}, windows
+        return windows_for(model, store, target='last'), 0
     answered = len(model.answers)
     overlap = answered // 4 if overlap is None else overlap
     if overlap >= answered:
         raise ValueError(f'windows answer for {answered} frame{"" if answered == 1 else "s"} and must share fewer')
     if widens(model):
-        windows = windows_for(model, store)
-        return {name: poses[windows.first].cpu().numpy() for name, poses in
-                lifted(model, store, windows, root, flip).items()}, windows
-    windows = TestWindows.overlapping(store, model.frames, overlap, model.answers, model.spacing)
-    start = windows.frame[:, 0].cpu().numpy()
-    return {name: blend(poses.cpu().numpy(), start, len(store), overlap) for name, poses in
-            lifted(model, store, windows, root, flip).items()}, windows
+        return windows_for(model, store), 0
+    return TestWindows.overlapping(store, model.frames, overlap, model.answers, model.spacing), overlap
+
+
+def _joined(poses: torch.Tensor, windows: TestWindows, length: int, overlap: int) -> np.ndarray:
+    """Return the frames (T, ...) of windows (W, A, ...) over a clip of T frames, blended where they overlap."""
+    if not overlap:
+        return poses[windows.first].cpu().numpy()
+    return blend(poses.cpu().numpy(), windows.frame[:, 0].cpu().numpy(), length, overlap)
+
+
+def lift_store(lifter: LoadedLifter, store: SequenceStore, root: str, overlap: int | None = None,
+               causal: bool = False, flip: bool = True) -> tuple[dict[str, np.ndarray], TestWindows]:
+    """Return the predictions (T, J, 3) of the one clip of a store, by name, and the windows that they come from.
+
+    Args:
+        overlap, causal: as `clip_windows` takes them. flip: whether mirrored keypoints are lifted too.
+
+    Raises ValueError for an overlap as long as what a window answers for.
+    """
+    windows, overlap = clip_windows(lifter.model, store, overlap, causal)
+    predicted = predictions(lifter.model, store, windows, root, flip)
+    return {name: _joined(poses, windows, len(store), overlap) for name, poses in predicted.items()}, windows
+
+
+def lift_hypotheses(lifter: LoadedLifter, store: SequenceStore, root: str, overlap: int | None = None,
+                    causal: bool = False, flip: bool = True) -> tuple[np.ndarray, np.ndarray, TestWindows]:
+    """Return the mean (T, J, 3) of a clip's hypotheses, these (P, T, J, 3), and the windows that they come from.
+
+    Means blend where windows overlap. Hypotheses do not, since those of two windows have nothing to do with each other
+    and their own mean would lie between them: each frame has those of the window in which it lies nearest to the
+    middle, moved so that their mean is the blended one. Arguments as `lift_store` takes them.
+    """
+    windows, overlap = clip_windows(lifter.model, store, overlap, causal)
+    samples = hypotheses_of(lifter.model, store, windows, root, flip)
+    mean = _joined(samples.mean(dim=1), windows, len(store), overlap)
+    edge = np.minimum(np.arange(len(windows.taken)), np.arange(len(windows.taken))[::-1])
+    frames = windows.frame.cpu().numpy()
+    order = np.lexsort((np.broadcast_to(-edge, frames.shape).ravel(), frames.ravel()))
+    _, nearest = np.unique(frames.ravel()[order], return_index=True)
+    window, place = np.divmod(order[nearest], len(windows.taken))
+    own = samples[torch.from_numpy(window), :, torch.from_numpy(place)].cpu().numpy()  # (T, P, J, 3)
+    return mean, np.moveaxis(own - own.mean(axis=1, keepdims=True) + mean[:, None], 1, 0), windows
 
 
 def lift_clip(lifter: LoadedLifter, keypoints: np.ndarray, size: tuple[float, float] | None, overlap: int | None,
