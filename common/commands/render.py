@@ -191,7 +191,7 @@ def _few(names: Iterable[str]) -> str:
 def _other(session: Session, file: str, dataset: PoseDataset) -> tuple[LoadedLifter, Evaluate]:
     """Return the checkpoint of --viz-compare and how it is tested, without what flags say of the first model."""
     config = session.config
-    told = ('model.', 'train.', 'evaluate.root', 'evaluate.flip')
+    told = ('model.', 'train.', 'evaluate.root', 'evaluate.flip', 'evaluate.hypotheses', 'evaluate.iterations')
     given = frozenset(name for name in config.given if not name.startswith(told))
     plain = replace(config, model=Model(), given=given)
     saved = read_checkpoint(plain, file)
@@ -199,6 +199,7 @@ def _other(session: Session, file: str, dataset: PoseDataset) -> tuple[LoadedLif
     check_layouts(saved, name, dataset)
     check_units(saved, name, dataset.name)
     lifter = load_evaluated(session, plain, saved, name, sizes, how, dataset.layout, dataset.skeleton)
+    set_sampling(config, lifter.model)
     return lifter, resolve_for(plain, name, sizes, saved.settings).evaluate
 
 
