@@ -21,22 +21,32 @@ from matplotlib.patches import Polygon
 from matplotlib.text import Text
 from tqdm import tqdm
 
+from common.drawing.look import (
+    ELEVATION,
+    FAINT,
+    GHOST,
+    LEFT,
+    MIDDLE,
+    RIGHT,
+    SHOWN,
+    TILE,
+    TRUTH,
+    around,
+    centres_of,
+    check_panels,
+    extent,
+    panel_errors,
+    viewed_from,
+)
 from common.drawing.video import write_film
 from common.errors import FileError
 from common.skeleton import Skeleton
 
 ArtistT = TypeVar('ArtistT', bound=Artist)
 
-# Colours of the bones by side, of those by Okabe and Ito, which colour-blind readers tell apart: left dark and right
-# bright, so that they differ in grey too.
-LEFT, RIGHT, MIDDLE, GHOST = '#0072B2', '#E69F00', '#333333', '#AAAAAA'
 FLOOR, GRID = '#F3F3F3', '#D5D5D5'
-ELEVATION = 15  # degrees by which the viewer looks down
-TILE = 0.5  # metres between the lines of the floor
-REACH = 0.5, 2.5  # metres shown around the root: at least, at most
 DPI = 100
 STRIP = 5  # moments in a PNG
-SHOWN, FAINT = 10, 0.3  # hypotheses drawn behind their mean at most, and how opaque they are
 
 
 def render_motion(output: Path, skeleton: Skeleton, panels: dict[str, np.ndarray], fps: float, *,
@@ -69,7 +79,7 @@ def render_motion(output: Path, skeleton: Skeleton, panels: dict[str, np.ndarray
     Raises FileError when the film cannot be written, ValueError for poses that are not finite or of different lengths.
     """
     everything = [*panels.values(), *(x for x in (truth, keypoints) if x is not None)]
-    _check_panels(everything)
+    check_panels(everything)
     frames = len(everything[0])
     if limit and limit < frames:
         frames, panels = limit, {name: poses[:limit] for name, poses in panels.items()}
@@ -98,34 +108,10 @@ def render_motion(output: Path, skeleton: Skeleton, panels: dict[str, np.ndarray
     return drawn
 
 
-def _check_panels(everything: list[np.ndarray]) -> None:
-    """Raise ValueError unless all arrays are finite and of the same number of frames, at least one."""
-    frames = len(everything[0])
-    if not frames or any(len(array) != frames for array in everything):
-        raise ValueError(f'expected one pose a frame in every panel, got {[len(array) for array in everything]}')
-    if not all(np.isfinite(array).all() for array in everything):
-        raise ValueError('poses or keypoints hold NaN or infinite coordinates')
-
-
 def _at(images: Iterable[np.ndarray], wanted: np.ndarray) -> Iterator[np.ndarray]:
     """Yield the images at the wanted positions, in the order of `images`, which may end early."""
     positions = set(wanted.tolist())
     return (image for position, image in enumerate(images) if position in positions)
-
-
-def viewed_from(points: np.ndarray, azimuth: float) -> tuple[np.ndarray, np.ndarray]:
-    """Return world points (..., 3), z up, as a distant viewer sees them: x right, y up (..., 2), and nearness (...).
-
-    The view is orthographic, at the scale of the world: a metre across the line of sight is a metre of the picture.
-
-    Args:
-        azimuth: degrees from the x axis to where the viewer stands.
-    """
-    a, e = np.radians(azimuth), np.radians(ELEVATION)
-    right = [-np.sin(a), np.cos(a), 0]
-    up = [-np.sin(e) * np.cos(a), -np.sin(e) * np.sin(a), np.cos(e)]
-    towards = [np.cos(e) * np.cos(a), np.cos(e) * np.sin(a), np.sin(e)]
-    return points @ np.array([right, up], points.dtype).T, points @ np.array(towards, points.dtype)
 
 
 class MotionPicture:
@@ -142,10 +128,9 @@ class MotionPicture:
         self.bones = Bones(skeleton)
         self.hypotheses = hypotheses
         self.numbers = np.arange(len(next(iter(panels.values()))))  # what frames are called
-        self.panels = dict(panels) | ({} if truth is None else {'ground truth': truth})
-        self.centres = {name: (poses if truth is None else truth)[:, skeleton.root, :2]
-                        for name, poses in self.panels.items()}
-        self.reach, self.top = self._extent()
+        self.panels = dict(panels) | ({} if truth is None else {TRUTH: truth})
+        self.centres = centres_of(self.panels, truth, skeleton.root)
+        self.reach, self.top = extent(self.panels, self.centres)
         count = len(self.panels) + (keypoints is not None)
         self.figure = Figure(figsize=(size * count, size), dpi=DPI)
         self.canvas = FigureCanvasAgg(self.figure)
@@ -159,18 +144,10 @@ class MotionPicture:
             self._add_input(next(places), keypoints, layout, picture_size, filmed)
         for name in self.panels:
             self._add_view(next(places), name)
-        self.errors = {} if truth is None else {
-            name: 1000 * np.linalg.norm(poses - truth, axis=-1).mean(axis=-1) for name, poses in panels.items()}
+        self.errors = panel_errors(panels, truth)
         self._add_texts(title)
         self.canvas.draw()
         self.background = self.canvas.copy_from_bbox(self.figure.bbox)
-
-    def _extent(self) -> tuple[float, float]:
-        """Return how far sideways from the root, and how high, joints get, in metres, clipped to REACH."""
-        far = max(np.linalg.norm(poses[..., :2] - self.centres[name][:, None], axis=-1).max()
-                  for name, poses in self.panels.items())
-        high = max(poses[..., 2].max() for poses in self.panels.values())
-        return float(np.clip(far, *REACH)), float(np.clip(high, *REACH))
 
     def _animate(self, axes: Axes | Figure, artist: ArtistT) -> ArtistT:
         """Redraw an artist of the axes, or of the figure, for every frame; return it."""
@@ -196,9 +173,7 @@ class MotionPicture:
         if filmed and picture_size is not None:
             right, bottom = picture_size
         else:  # without a video there is nothing but the person to show: zoom in
-            low, high = keypoints.min(axis=(0, 1)), keypoints.max(axis=(0, 1))
-            half = max(0.58 * (high - low).max(), 1)
-            (left, top), (right, bottom) = (low + high) / 2 - half, (low + high) / 2 + half
+            left, top, right, bottom = around(keypoints)
         axes.set(xlim=(left, right), ylim=(bottom, top), aspect='equal', xticks=[], yticks=[])
         axes.spines[:].set_color(GRID)
         self._title(axes, '2D input')
@@ -235,7 +210,7 @@ class MotionPicture:
         text = figure.text(0.01, 0.985, title, fontsize=10 * scale, va='top')
         _fit(text, 0.98 * figure.bbox.width)
         known = [Line2D([], [], color=colour, linewidth=3 * scale, label=label) for colour, label in
-                 ((LEFT, 'left'), (RIGHT, 'right'), (MIDDLE, 'middle'), (GHOST, 'ground truth'))]
+                 ((LEFT, 'left'), (RIGHT, 'right'), (MIDDLE, 'middle'), (GHOST, TRUTH))]
         if self.truth is None:
             known.pop()
         if self.hypotheses is not None:
