@@ -1,5 +1,6 @@
 """--render from the command line: what it writes, of which sequences, and what it refuses."""
 
+import re
 import shutil
 from dataclasses import replace
 
@@ -13,6 +14,7 @@ import run_ktpformer
 from common.commands.render import lift, scene, select
 from common.config import Evaluate
 from common.datasets import load_dataset
+from common.drawing import page
 from common.drawing.video import write_film
 from common.errors import FlagError
 from common.geometry.camera import Camera
@@ -70,6 +72,21 @@ def test_two_checkpoints_are_drawn_side_by_side(run, render, trained, tmp_path):
     assert 'KTPFormer checkpoint/best.bin: ' in out and 'KTPFormer checkpoint/epoch_1.bin: ' in out
     with Image.open(tmp_path / 'a.png') as strip:
         assert strip.size == (400, 500)
+
+
+def test_a_page_is_written(run, render, monkeypatch, tmp_path):
+    """It holds what a film of the same flags would show; of too many frames some, which is said."""
+    flags = [*render, '--viz-compare', 'epoch_1.bin', '--viz-output', tmp_path / 'a.html']
+    status, out, err = run(*flags, '--viz-limit', 9)
+    assert (status, err) == (0, '')
+    assert re.search(r'wrote .*a\.html: 9 frames, 0\.\d MB; open it in a browser', out) and 'is kept' not in out
+    text = (tmp_path / 'a.html').read_text()
+    assert '<h1>h36m, keypoints gt: S9 Directions, camera 0</h1>' in text
+    for name in ('KTPFormer checkpoint/best.bin', 'KTPFormer checkpoint/epoch_1.bin', 'ground truth'):
+        assert f'"name":"{name}"' in text
+    monkeypatch.setattr(page, 'MOST', 2000)  # 3 poses and the keypoints of 21 frames have 3,927 numbers
+    status, out, _ = run(*flags)
+    assert status == 0 and 'one frame in 2 is kept, so that the page stays small' in out and ': 11 frames, ' in out
 
 
 def test_an_mp4_is_drawn_over_a_video(run, render, tmp_path):
@@ -233,6 +250,8 @@ def test_predict_with_render_films_every_frame(trained, run, refused, tmp_path):
     assert (status, err) == (0, '')
     with Image.open(tmp_path / 'o.gif') as film:
         assert (film.n_frames, film.size) == (12, (200, 100))
+    assert run(*flags, '--viz-output', tmp_path / 'o.html')[0] == 0
+    assert '<h1>walk.npy, layout h36m</h1>' in (tmp_path / 'o.html').read_text()
     assert '--viz-subject is not for --predict' in refused(
         2, *flags, '--viz-output', tmp_path / 'p.gif', '--viz-subject', 'S1')
     assert '--render needs --viz-output' in refused(2, *flags)

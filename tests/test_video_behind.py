@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from test_predict import clip
 
-from common.commands import render
+from common.drawing import pictures
 from common.drawing.video import frames_at, write_film
 from common.storage.npz import read_npz
 
@@ -28,7 +28,7 @@ def film(run, trained, tmp_path, monkeypatch):
         behind = [round(float(image.mean()) / 4) for image in video]
         shown.update(fps=fps, behind=behind, rows=len(panels['prediction']), first=int(numbers[0]))
         return len(shown['behind'])
-    monkeypatch.setattr(render, 'render_motion', render_motion)
+    monkeypatch.setattr(pictures, 'render_motion', render_motion)
 
     def main(numbers, *flags, status=0, size=SIZE):
         greys = (np.full((size[1] // 2 * 2, size[0], 3), 4 * k, np.uint8) for k in range(FRAMES))

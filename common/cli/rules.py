@@ -128,6 +128,11 @@ def _lacking_details(config: Config) -> str | None:
     predict, train = config.predict, config.train
     if config.render.bitrate and not (config.render.output or '').endswith('.mp4'):
         return '--viz-bitrate needs a --viz-output that ends in .mp4'
+    if (config.render.output or '').endswith('.html'):
+        if config.has('render.size'):
+            return '--viz-size is for films: a page (--viz-output .html) is as large as its window'
+        if config.render.video:
+            return '--viz-video is drawn behind a film: a page (--viz-output .html) holds no pictures'
     if predict.trajectory and not (predict.intrinsics or predict.fov):
         return '--trajectory needs the lens: --intrinsics FX FY CX CY in pixels, or --fov DEGREES'
     if config.model.refine and not (config.evaluate.evaluate or train.resume or train.init):

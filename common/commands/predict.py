@@ -114,7 +114,7 @@ def run(session: Session) -> None:
     write(lifted, lifter, config)
     say(f'{asked.npz}: {len(poses):,} frames, {poses.shape[1]} joints')
     if config.render.render:
-        from common.commands.render import render_lifted  # matplotlib takes a second to import
+        from common.commands.render import render_lifted  # Pillow takes a moment to import
         render_lifted(session, lifted)
 
 

@@ -1,4 +1,4 @@
-"""--render: from flags to a film of one sequence, with the 2D it was lifted from and the truth where there is one.
+"""--render: from flags to a film or page of one sequence, with the 2D it was lifted from and the truth if there is one.
 
 Letters: T frames of the sequence, J joints.
 """
@@ -7,6 +7,7 @@ import contextlib
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,7 +26,7 @@ from common.commands.session import (
 )
 from common.config import Evaluate, Model
 from common.datasets.poses import PoseDataset
-from common.drawing.pictures import render_motion
+from common.drawing.page import SUFFIX, write_page
 from common.drawing.video import Film, frames_at, read_video
 from common.errors import DivergedError, FileError, FlagError
 from common.geometry import quaternion
@@ -34,6 +35,7 @@ from common.models.lifter import IN_THE_PICTURE, Lifter, describe_needs
 from common.models.lifting import predictions, windows_for
 from common.models.loading import LoadedLifter
 from common.sequences import Sequence
+from common.skeleton import Skeleton
 from common.storage.files import atomic_path
 from common.storage.npz import write_npz
 from common.store import SequenceStore
@@ -105,13 +107,30 @@ def render_lifted(session: Session, lifted: Lifted) -> None:
             film = stack.enter_context(read_video(Path(asked.video), LARGEST_FRAME))
             _tell_shape(session, film, clip.size)
             behind = frames_at(film.frames, _numbers(session, film, clip.frames).tolist())
-        drawn = render_motion(
-            Path(needed(asked.output, '--viz-output')), lifted.skeleton, {'prediction': lifted.world}, clip.fps,
-            keypoints=clip.pixels, layout=lifted.layout, picture_size=clip.size, video=behind,
-            azimuth=azimuth_of(LEVEL) + ASIDE, size=asked.size, title=title, limit=asked.limit,
-            step=asked.step, bitrate=asked.bitrate, numbers=clip.frames,
-            hypotheses=lifted.hypotheses_in_world())
-    session.say(f'wrote {asked.output}: {drawn:,} frames')
+        _draw(session, lifted.skeleton, {'prediction': lifted.world}, clip.fps, video=behind, keypoints=clip.pixels,
+              layout=lifted.layout, picture_size=clip.size, azimuth=azimuth_of(LEVEL) + ASIDE, title=title,
+              numbers=clip.frames, hypotheses=lifted.hypotheses_in_world())
+
+
+def _draw(session: Session, skeleton: Skeleton, panels: dict[str, np.ndarray], fps: float, *,
+          video: Iterable[np.ndarray] | None, **what: Any) -> None:
+    """Write the film or the page of --viz-output as the flags ask for, and say so. Raises FileError.
+
+    `what` are the arguments that `render_motion` and `write_page` share.
+    """
+    asked = session.config.render
+    output = Path(needed(asked.output, '--viz-output'))
+    what |= {'limit': asked.limit, 'step': asked.step}
+    if output.suffix == SUFFIX:
+        page = write_page(output, skeleton, panels, fps, **what)
+        if page.thinned > 1:
+            session.say(f'{output}: one frame in {page.thinned * asked.step} is kept, so that the page stays small '
+                        f'(--viz-limit N takes the first frames only)')
+        session.say(f'wrote {output}: {page.frames:,} frames, {page.size / 1e6:.1f} MB; open it in a browser')
+        return
+    from common.drawing.pictures import render_motion  # matplotlib takes a second to import
+    drawn = render_motion(output, skeleton, panels, fps, video=video, size=asked.size, bitrate=asked.bitrate, **what)
+    session.say(f'wrote {output}: {drawn:,} frames')
 
 
 def _numbers(session: Session, film: Film, frames: np.ndarray) -> np.ndarray:
@@ -287,15 +306,11 @@ def _film(session: Session, sequence: Sequence, lifted: dict[str, np.ndarray], d
         fps = dataset.fps or (film and film.fps)
         if not fps:
             session.say(f'frames a second are not known: {FPS_UNKNOWN} are assumed')
-        drawn = render_motion(
-            Path(needed(asked.output, '--viz-output')), dataset.skeleton, panels, (fps or FPS_UNKNOWN) / downsample,
-            truth=truth if asked.truth else None,
-            keypoints=denormalise(sequence.keypoints, *size), layout=dataset.layout, picture_size=size,
-            video=film and film.frames, azimuth=azimuth_of(orientation) + ASIDE, size=asked.size,
-            title=f'{dataset.name}, keypoints {dataset.keypoints}: {sequence.subject} {sequence.action}, camera '
-                  f'{sequence.camera}', limit=asked.limit, step=asked.step,
-            bitrate=asked.bitrate)
-    session.say(f'wrote {asked.output}: {drawn:,} frames')
+        _draw(session, dataset.skeleton, panels, (fps or FPS_UNKNOWN) / downsample, video=film and film.frames,
+              truth=truth if asked.truth else None, keypoints=denormalise(sequence.keypoints, *size),
+              layout=dataset.layout, picture_size=size, azimuth=azimuth_of(orientation) + ASIDE,
+              title=f'{dataset.name}, keypoints {dataset.keypoints}: {sequence.subject} {sequence.action}, camera '
+                    f'{sequence.camera}')
 
 
 def _export(path: Path, poses: np.ndarray, dataset: PoseDataset, root: str) -> None:
