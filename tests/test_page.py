@@ -170,6 +170,8 @@ def test_poses_out_of_all_bounds_are_cut_and_make_a_page(tmp_path):
 def test_no_plot_library_is_imported():
     code = "import sys, common.drawing.page; assert not {'matplotlib', 'PIL', 'torch'} & set(sys.modules)"
     subprocess.run([sys.executable, '-c', code], cwd=MOTION.parents[2], check=True)
+    command = (MOTION.parents[1] / 'commands' / 'render.py').read_text()
+    assert not re.search(r'^(from|import) .*(pictures|matplotlib)', command, re.MULTILINE)
 
 
 @pytest.mark.parametrize('flags, words', [

@@ -6,7 +6,7 @@ const SPEEDS = [0.1, 0.25, 0.5, 1, 2, 4];
 const TILT = [-30, 90];
 const ZOOM = [0.25, 8];
 const GUTTER = 52;  // pixels left of the curves, for the numbers of their axis
-const GHOST_WIDTH = 2, BONE_WIDTH = 4, FAINT_WIDTH = 1.5;
+const BONE_WIDTH = 4, GHOST_WIDTH = 5, OTHER_WIDTH = 2, FAINT_WIDTH = 1.5;
 
 const clamp = (value, [low, high]) => Math.min(high, Math.max(low, value));
 
@@ -48,8 +48,8 @@ function project(values, from, count, centre, axes, out) {
   return out;
 }
 
-// Return where the centre lies on a canvas, {x, y, scale} in pixels and pixels a metre, so that a floor of `edge` metres
-// around it and a person of `top` fit; the centre is half as high as the person.
+// Return where the centre lies on a canvas, {x, y, scale} in pixels and pixels a metre, so that a floor of `edge`
+// metres around it and a person of `top` fit; the centre is half as high as the person.
 function placeOf(width, height, edge, top, zoom) {
   const tall = 1.1 * top + 0.5 * edge;
   return {x: width / 2, y: height * 0.55 * top / tall, scale: zoom * Math.min(width / (2.9 * edge), height / tall)};
@@ -108,7 +108,8 @@ function line(context, x0, y0, x1, y1) {
 }
 
 // Draw the bones of a pose. `place`: {x, y, scale}, pixels of the centre and pixels a metre. `style`: {colours by side,
-// or one colour; width, alpha, dash, halo: the background's colour, which keeps crossing bones apart}.
+// or one colour; width, alpha, dash; the background's colour as halo, which keeps crossing bones apart, or as hollow,
+// which leaves the outlines of bones}.
 function drawBones(context, bones, projected, place, style) {
   const at = (j) => [place.x + place.scale * projected[3 * j], place.y - place.scale * projected[3 * j + 1]];
   context.lineCap = 'round';
@@ -125,6 +126,11 @@ function drawBones(context, bones, projected, place, style) {
     context.strokeStyle = style.colour || style.colours[side];
     context.lineWidth = style.width;
     line(context, ...ends);
+  }
+  if (style.hollow) {
+    context.strokeStyle = style.hollow;
+    context.lineWidth = style.width - 3;
+    for (const [joint, parent] of bones) line(context, ...at(parent), ...at(joint));
   }
   context.setLineDash([]);
   context.globalAlpha = 1;

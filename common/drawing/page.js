@@ -10,6 +10,11 @@
   const clouds = motion.hypotheses.map((poses) => unpack(poses, frames, 0.001).values);
   const input = motion.input && {...motion.input, ...unpack(motion.input.points, frames, motion.input.unit)};
   const truth = series.find((one) => one.truth);
+  const judged = series.filter((one) => one.errors);
+  judged.forEach((one, index) => {
+    one.worst = one.errors.reduce((worst, error, frame) => (error > one.errors[worst] ? frame : worst), 0);
+    one.dash = [[], [5, 3], [2, 2]][index % 3];
+  });
   const start = {azimuth, elevation, zoom: 1};
   const state = {...start, frame: 0, position: 0, playing: false, speed: 1};
   const shown = new Set([...series.map((_, index) => index), 'hypotheses']);
@@ -30,8 +35,8 @@
 
   function centreOf(one, frame) {
     const {values} = truth || one, at = 3 * (frame * joints.length + root);
-    const [x, y] = $('follow').checked ? [values[at], values[at + 1]] : [(low[0] + high[0]) / 2, (low[1] + high[1]) / 2];
-    return [x, y, motion.top / 2];
+    if ($('follow').checked) return [values[at], values[at + 1], motion.top / 2];
+    return [(low[0] + high[0]) / 2, (low[1] + high[1]) / 2, motion.top / 2];
   }
 
   // ---- drawing ----
@@ -63,11 +68,12 @@
     if (main < 0) return poses;
     series.forEach((one, index) => {
       if (index === main || !shown.has(index)) return;
-      if (one.truth) add(one, {colour: colours.ghost, width: GHOST_WIDTH + 1});
-      else if (own === null) add(one, {colours: colours.sides, width: GHOST_WIDTH, dash: [6, 5], alpha: 0.9});
+      if (one.truth) add(one, {colour: colours.ghost, width: GHOST_WIDTH, hollow: colours.panel});
+      else if (own === null) add(one, {colours: colours.sides, width: OTHER_WIDTH, dash: [6, 5], alpha: 0.9});
     });
     if (main === 0 && shown.has('hypotheses')) {
-      clouds.forEach((values) => add(series[0], {colours: colours.sides, width: FAINT_WIDTH, alpha: motion.faint}, values));
+      const faint = {colours: colours.sides, width: FAINT_WIDTH, alpha: motion.faint};
+      clouds.forEach((values) => add(series[0], faint, values));
     }
     add(series[main], plain);
     return poses;
@@ -101,17 +107,15 @@
 
   // The curves are drawn once for each size of the window; only the mark on them moves.
   function drawErrors(frame) {
-    const told = series.filter((one) => one.errors);
-    if (!told.length) return;
+    if (!judged.length) return;
     const [context, width, height] = fitted($('curve'));
-    const most = 1.05 * Math.max(0.1, ...told.map((one) => one.errors.reduce((a, b) => Math.max(a, b))));
+    const most = 1.05 * Math.max(0.1, ...judged.map((one) => one.errors[one.worst]));
     if (!curves || curves.width !== $('curve').width || curves.height !== $('curve').height) {
       curves = document.createElement('canvas');
       [curves.width, curves.height] = [$('curve').width, $('curve').height];
       const still = curves.getContext('2d');
       still.scale(curves.width / width, curves.height / height);
-      drawCurves(still, width, height, told.map(({errors}, k) => ({values: errors, dash: [[], [5, 3], [2, 2]][k % 3]})),
-                 most, colours);
+      drawCurves(still, width, height, judged.map(({errors: values, dash}) => ({values, dash})), most, colours);
     }
     context.clearRect(0, 0, width, height);
     context.drawImage(curves, 0, 0, width, height);
@@ -119,7 +123,7 @@
     context.strokeStyle = context.fillStyle = colours.ink;
     context.lineWidth = 1;
     line(context, x, 0, x, height);
-    for (const {errors} of told) {
+    for (const {errors} of judged) {
       context.beginPath();
       context.arc(x, upCurve(errors[frame], height, most), 3.5, 0, 2 * Math.PI);
       context.fill();
@@ -214,7 +218,7 @@
     const several = series.length > 1 || clouds.length > 0;
     series.forEach((one, index) => {
       const style = index ? '2px dashed var(--middle)' : '4px solid var(--middle)';
-      if (several) swatch(one.name, one.truth ? '3px solid var(--ghost)' : style, index);
+      if (several) swatch(one.name, one.truth ? '5px double var(--ghost)' : style, index);
     });
     if (clouds.length) swatch('hypotheses', '1px solid var(--middle)', 'hypotheses');
   }
@@ -289,11 +293,11 @@
   }
 
   function tellErrors() {
-    const told = series.filter((one) => one.errors).map(({name, errors}) => {
-      const mean = errors.reduce((a, b) => a + b) / frames, worst = errors.indexOf(errors.reduce((a, b) => Math.max(a, b)));
-      return `${name} ${mean.toFixed(1)} mm on average, at most ${errors[worst].toFixed(1)} mm at frame ${numbers[worst]}`;
+    if (!judged.length) return;
+    const told = judged.map(({name, errors, worst}) => {
+      const mean = (errors.reduce((a, b) => a + b) / frames).toFixed(1);
+      return `${name} ${mean} mm on average, at most ${errors[worst].toFixed(1)} mm at frame ${numbers[worst]}`;
     });
-    if (!told.length) return;
     $('error').hidden = false;
     $('about-error').textContent = `Error over time: ${told.join('; ')}`;
     $('curve').setAttribute('aria-label', $('about-error').textContent);
