@@ -284,16 +284,65 @@ def test_playing_scrubbing_turning_and_zooming_stay_in_their_bounds():
 # ---- in a browser -----------------------------------------------------------------------------------------------
 
 
+# Does what a visitor does, and puts into the page what came of it: was the picture of the poses another one?
+VISITOR = """
+Element.prototype.setPointerCapture = () => {};  // there is no real pointer
+window.requestAnimationFrame = (draw) => setTimeout(() => draw(performance.now()), 5);  // nor a screen
+addEventListener('load', async () => {
+  const id = (name) => document.getElementById(name), told = {};
+  const drawn = () => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(
+    () => done(document.querySelector('.view canvas').toDataURL()))));
+  const pointer = (kind, x, y) => document.querySelector('.view canvas').dispatchEvent(
+    new PointerEvent(kind, {pointerId: 1, clientX: x, clientY: y}));
+  const key = (name) => document.body.dispatchEvent(new KeyboardEvent('keydown', {key: name, bubbles: true}));
+  const first = await drawn();
+  pointer('pointermove', 90, 90);
+  told.moved = await drawn() !== first;
+  pointer('pointerdown', 100, 100); pointer('pointermove', 180, 120); pointer('pointerup', 180, 120);
+  told.dragged = await drawn() !== first;
+  pointer('pointermove', 90, 90);
+  key('0');
+  told.reset = await drawn() === first;
+  document.querySelector('.view canvas').dispatchEvent(new WheelEvent('wheel', {deltaY: -300, cancelable: true}));
+  told.zoomed = await drawn() !== first;
+  key('0');
+  id('scrub').value = 7;
+  id('scrub').dispatchEvent(new Event('input'));
+  await drawn();
+  told.scrubbed = id('clock').textContent;
+  key('End');
+  const last = await drawn();
+  told.end = [id('clock').textContent, id('scrub').value, last !== first];
+  id('layout').value = 'one';
+  id('layout').dispatchEvent(new Event('change'));
+  await drawn();
+  told.views = document.querySelectorAll('.view').length;
+  const [, , truth] = id('shown').querySelectorAll('input');
+  const before = await drawn();
+  truth.click();
+  told.hidden = await drawn() !== before;
+  key(' ');
+  told.playing = (await drawn(), id('play').textContent);
+  key(' ');
+  told.paused = (await drawn(), id('play').textContent);
+  document.body.append(Object.assign(document.createElement('pre'), {textContent: JSON.stringify(told)}));
+});
+"""
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which('chromium') is None, reason='no browser is installed: apt install chromium')
-def test_a_browser_draws_it(tmp_path):
-    """A still page: it shows its first frame, and asks for no motion. What the scripts made is in the dumped page."""
-    written(tmp_path, {'prediction': moving(20), HOSTILE: moving(20, seed=2)}, 50, truth=moving(20, seed=1),
-            keypoints=moving(20, dims=2, scale=900), layout=H36M, title=HOSTILE)
+def test_a_browser_draws_it_and_follows_pointers_and_keys(tmp_path):
+    _, text, _ = written(tmp_path, {'prediction': moving(20), HOSTILE: moving(20, seed=2)}, 50, title=HOSTILE,
+                         truth=moving(20, seed=1), keypoints=moving(20, dims=2, scale=900), layout=H36M)
+    visited = tmp_path / 'visited.html'
+    visited.write_text(text.replace('</head>', f'<script>{VISITOR}</script></head>', 1), encoding='utf-8')
     done = subprocess.run(['chromium', '--headless', '--no-sandbox', '--disable-gpu', '--force-prefers-reduced-motion',
-                           f'--user-data-dir={tmp_path / "profile"}', '--virtual-time-budget=2000', '--dump-dom',
-                           (tmp_path / 'page.html').as_uri()], capture_output=True, text=True, timeout=120)
+                           f'--user-data-dir={tmp_path / "profile"}', '--window-size=1280,800',
+                           '--virtual-time-budget=10000', '--dump-dom', visited.as_uri()],
+                          capture_output=True, text=True, timeout=120)
     elements = Elements(done.stdout)
-    assert elements.texts['output'][0] == 'frame 0, 0.00 s', done.stderr
-    assert elements.tags.count('canvas') == 5 and 'img' not in elements.tags  # 2D, two models, the truth, the curves
-    assert 'Error over time: prediction' in done.stdout
+    assert json.loads(elements.texts['pre'][0]) == {
+        'moved': False, 'dragged': True, 'reset': True, 'zoomed': True, 'scrubbed': 'frame 7, 0.14 s',
+        'end': ['frame 19, 0.38 s', '19', True], 'views': 1, 'hidden': True, 'playing': 'Pause', 'paused': 'Play'}
+    assert 'img' not in elements.tags and 'Error over time: prediction' in done.stdout
