@@ -60,10 +60,15 @@ SHOWN = {
     'other data': {'ktpformer'},  # test_mpi_inf_3dhp.py, test_humaneva.py
 }
 
+# Of these another model, or d3dp, has nearly all of the code: what they show takes part in the slow tests.
+SIBLINGS = {'mixste', 'mgcn16', 'stcformer_3dhp', 'dstformer'}
+
 
 def each(aspect='', also=()):
     """Return the mark that gives a test every model of which no other one shows an aspect, and some of AROUND."""
-    return pytest.mark.parametrize('name', [*(name for name in MODELS if name not in SHOWN.get(aspect, ())), *also])
+    names = [name for name in MODELS if name not in SHOWN.get(aspect, ())]
+    return pytest.mark.parametrize('name', [
+        *(pytest.param(name, marks=pytest.mark.slow) if aspect and name in SIBLINGS else name for name in names), *also])
 
 
 def flags_in(folder, data, name, run, *more):
@@ -121,7 +126,7 @@ def check_again(run, out):
     assert repeated == table
 
 
-@each(also=['d3dp'])
+@each('table', also=['d3dp'])
 def test_the_command_that_is_printed_prints_the_table_again(trained, run, name):
     check_again(run, trained(name)[1])
 
