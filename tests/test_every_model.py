@@ -66,9 +66,10 @@ SIBLINGS = {'mixste', 'mgcn16', 'stcformer_3dhp', 'dstformer'}
 
 def each(aspect='', also=()):
     """Return the mark that gives a test every model of which no other one shows an aspect, and some of AROUND."""
-    names = [name for name in MODELS if name not in SHOWN.get(aspect, ())]
+    slow = SIBLINGS if aspect else set()
     return pytest.mark.parametrize('name', [
-        *(pytest.param(name, marks=pytest.mark.slow) if aspect and name in SIBLINGS else name for name in names), *also])
+        *(pytest.param(name, marks=pytest.mark.slow) if name in slow else name for name in MODELS
+          if name not in SHOWN.get(aspect, ())), *also])
 
 
 def flags_in(folder, data, name, run, *more):
