@@ -16,7 +16,7 @@ from common.flag import Flag, actions_of, count, counts, file_ending, flag, name
 from common.keypoints.known import LAYOUTS, layout_or_file
 from common.models import DEFAULT_MODEL, MODELS
 from common.recipe import KEYPOINTS, ROOTS
-from common.skeleton import BODIES
+from common.skeleton import BODIES, VIEWED
 
 TRAIN, EVALUATE, RENDER, PREDICT, CHECK_DATA, INSPECT, LIST_MODELS = COMMANDS = (
     'train', 'evaluate', 'render', 'predict', 'check_data', 'inspect', 'list_models')
@@ -53,6 +53,14 @@ class Data:
                               commands=(TRAIN, EVALUATE, RENDER), help="the body of Human3.6M that is lifted and "
                               "averaged over: its 17 joints, or 16 without the neck; or the 2D keypoints themselves "
                               "(default: as the model was published)")
+    views: str = flag('--views', default='file', choices=('file', 'random'), stored=True, commands=(TRAIN, EVALUATE,
+                      RENDER), help='train on the 3D as random virtual cameras see it, anew in each step, and test by '
+                      'fixed ones; not on the views of the file')
+    input: str = flag('--input', default='joints', choices=('joints', *VIEWED), stored=True, commands=(TRAIN, EVALUATE,
+                      RENDER), help='what cameras of --views random see: the joints, or keypoints as detectors have')
+    noise: str = flag('--noise', default='none', choices=('none', 'detector'), stored=True, commands=(TRAIN, EVALUATE,
+                      RENDER), help="a detector's errors and confidence, on the keypoints of training windows and of "
+                      "--views random")
     subset: float = flag('--subset', default=1.0, read=number(float, 0, 1, low_included=False), metavar='FRACTION',
                          stored=True, commands=(TRAIN, EVALUATE), help='keep this fraction of each training take, a '
                          'stretch from its middle; with --evaluate, of each test take')
@@ -106,6 +114,8 @@ class Model:
                                'depth of the root')
     diffusion: bool | None = flag('--diffusion', kind='yes', excludes=('refine',), commands=(TRAIN, *LIFTING),
                                   help='train the model as a denoiser, which makes several hypotheses of each pose')
+    confidence: bool | None = flag('--read-confidence', kind='yes', commands=(TRAIN, *LIFTING), help='a model that '
+                                   "reads the detector's confidence beside each keypoint")
     refinement: str | None = flag('--refinement', read=text, metavar='FILE', commands=(EVALUATE, RENDER), help='the '
                                   'public file of a refinement behind the public file of --evaluate')
 

@@ -15,7 +15,9 @@ import torch
 
 from common.augment import Batch
 from common.distributed import ALONE, World
+from common.noise import DetectorNoise
 from common.store import SequenceStore
+from common.views import VirtualCameras, draw_cameras
 from common.windows import chunk_starts, first_cover, fitting_starts, overlapping_starts, test_starts, windows_of
 
 
@@ -45,7 +47,8 @@ class WindowSampler:
     def __init__(self, store: SequenceStore, frames: int, flip: bool, seed: int, step: int | None = None,
                  answers: range | None = None, needs: frozenset[str] = frozenset(), fewest: int = 1,
                  supervised: range | None = None, spacing: int = 1, truth: bool = True,
-                 starts: Callable[..., np.ndarray] = chunk_starts, at_random: bool = False):
+                 starts: Callable[..., np.ndarray] = chunk_starts, at_random: bool = False,
+                 cameras: VirtualCameras | None = None, noise: DetectorNoise | None = None):
         """Lay the windows out so that the frames they answer for tile each sequence.
 
         Args:
@@ -58,9 +61,12 @@ class WindowSampler:
             fewest: windows that a step needs at least, which must be no more than a step is asked to have.
             truth: whether batches hold the true poses.
             starts: where answers start, as `Lifter.training_starts`.
+            cameras: what sees every window anew whenever it is drawn, in place of the camera of its sequence.
+            noise: what the keypoints that are seen, or those of the store, are found by.
             at_random: with `flip`, mirror half of the windows of each epoch, by chance, in place of a second of each.
         """
         self.store, self.frames, self.seed, self.needs, self.fewest = store, frames, seed, needs, fewest
+        self.cameras, self.noise = cameras, noise
         self.answers = range(frames) if answers is None else answers
         self.supervised, self.spacing, self.truth = supervised or self.answers, spacing, truth
         sequence, start = windows_of(store.lengths, len(self.answers), partial(starts, step=step))
@@ -107,7 +113,8 @@ class WindowSampler:
         for step in range(first_step, steps):
             windows = table[step * batch:(step + 1) * batch if step + 1 < steps else None]
             begin, end = share(len(windows))
-            yield Step(step, len(windows), begin, self.gather(windows[begin:end]))
+            part = slice(begin, end)
+            yield Step(step, len(windows), begin, self._seen(windows[part], (draw, step), len(windows), part))
 
     def endless(self, batch: int, first_step: int) -> Iterator[Batch]:
         """Yield the windows of the steps of a whole run, epoch after epoch, from a step counted from 0 on.
@@ -129,7 +136,39 @@ class WindowSampler:
         store = self.store
         rows = store.frame_index(windows[:, 0], windows[:, 1], self.frames, spacing=self.spacing)
         plain = store.batch(windows[:, 0], rows, self.answers, self.needs, self.supervised if self.truth else None)
-        return plain.where(windows[:, 2].bool(), store.mirror.batch(plain))
+        return self._mirrored(plain, windows)
+
+    def _mirrored(self, plain: Batch, windows: torch.Tensor) -> Batch:
+        """Return a batch with those of its windows (B, 3) mirrored that are to be."""
+        return plain.where(windows[:, 2].bool(), self.store.mirror.batch(plain))
+
+    def _seen(self, windows: torch.Tensor, step: tuple[int, int], whole: int, part: slice) -> Batch:
+        """Return the batch of windows (B, 3), seen anew and with a detector's noise where that is asked for.
+
+        What is random is a function of the seed and the step (its epoch and its number) over the whole step, so that
+        several processes draw what one would, each for its part of it, and a resumed run what the first would have.
+        """
+        if self.cameras is None and self.noise is None:
+            return self.gather(windows)
+        store, device = self.store, self.store.device
+        if self.cameras is None:
+            batch = self.gather(windows)
+        else:
+            rows = store.frame_index(windows[:, 0], windows[:, 1], self.frames, spacing=self.spacing)
+            cameras = draw_cameras(whole, seeded(device, self.seed, *step, 0)).part(part)
+            seen = self.cameras.see(store.moving(windows[:, 0], rows), cameras)
+            batch = self._mirrored(self.cameras.batch(seen, self.answers, self.supervised if self.truth else None,
+                                                      self.needs), windows)
+        if self.noise is None:
+            return batch
+        errors = self.noise.draw(whole, self.frames, seeded(device, self.seed, *step, 1)).part(part)
+        found = self.noise(batch.keypoints[..., :2], errors)
+        return batch._replace(keypoints=found if 'confidence' in self.needs else found[..., :2])
+
+
+def seeded(device: torch.device, *numbers: int) -> torch.Generator:
+    """Return a generator on a device whose seed is a function of these numbers."""
+    return torch.Generator(device).manual_seed(int(np.random.SeedSequence(numbers).generate_state(1)[0]))
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,8 @@ class Sequence:
         units: (T,) float32, for poses that are not in metres but in the picture's normalised units: metres that one
             such unit is worth in each frame; None for poses in metres, and where nothing tells.
         metres: (T, J, 3) float32, what predictions times `units` are compared with; None as `units` is.
+        upright: (3, 3) float32, the rotation from camera axes to axes whose z is up; None where nothing tells.
+        seen_by: the camera, where it is none of the data set's.
     """
 
     subject: str
@@ -35,6 +37,8 @@ class Sequence:
     confidence: np.ndarray | None = None
     units: np.ndarray | None = None
     metres: np.ndarray | None = None
+    upright: np.ndarray | None = None
+    seen_by: Camera | None = None
 
 
 class Body(NamedTuple):

@@ -177,6 +177,8 @@ BODY25B = Skeleton(
 _LAYOUTS = (H36M, H36M16, HUMANEVA15, HUMANEVA20, MPI_INF_3DHP, COCO, MPII, HALPE26, BODY25, BODY25B)
 SKELETONS = {layout.name: layout for layout in _LAYOUTS}
 
+VIEWED = (COCO.name,)  # the keypoints that virtual cameras can see of a body's joints
+
 # Stand-ins for a joint that the other layout lacks: the mean of the first entry whose joints are all there.
 STAND_INS = {
     'hip': (('left_hip', 'right_hip'),),

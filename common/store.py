@@ -27,6 +27,7 @@ class SequenceStore:
             where poses are in metres, or nothing tells.
         roots: (N, 3) float32 metres, the root joint in camera axes; None where some are unknown.
         intrinsics: (S, 9) float32 intrinsic vectors of the cameras; None where some are unknown.
+        upright: (S, 3, 3) float32 rotations from camera axes to axes whose z is up; None where some are unknown.
         confidence: (N, K) float32, 1 in sequences that tell none; None where no sequence tells any.
         root: index of the root joint. joints: J.
         mirror: what swaps left and right.
@@ -49,6 +50,7 @@ class SequenceStore:
         self._metres = self._all_joined([s.metres for s in sequences])
         self.roots = self._all_joined([s.root for s in sequences])
         self.intrinsics = self._all_joined([None if s.intrinsic is None else s.intrinsic[None] for s in sequences])
+        self.upright = self._all_joined([None if s.upright is None else s.upright[None] for s in sequences])
         self.confidence = self._any_joined([s.confidence for s in sequences],
                                            lambda index: np.ones(sequences[index].keypoints.shape[:2], np.float32))
         self.marks = self._any_joined([s.marks for s in sequences],
@@ -128,6 +130,17 @@ class SequenceStore:
                      _known(self.intrinsics, 'intrinsic')[sequence] if 'intrinsic' in needs else None,
                      _known(self.roots, 'root_depth')[answered][..., 2] if 'root_depth' in needs else None,
                      _known(self.roots, 'root')[answered] if 'root' in needs else None)
+
+    def moving(self, sequence: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        """Return the joints (B, F, J, 3) of windows, which move through space, in metres in axes whose z is up.
+
+        Args:
+            sequence, rows: as `batch` takes them.
+
+        Raises ValueError for sequences that do not tell poses, the path of the root or which way is up.
+        """
+        joints = self.learned[rows] + _known(self.roots, 'root')[rows][..., None, :]
+        return joints @ _known(self.upright, 'the direction up')[sequence].mT[:, None]
 
     def lacks(self, needs: frozenset[str]) -> str | None:
         """Return the first need that these sequences do not tell; None where they tell all. Confidence may be 1."""

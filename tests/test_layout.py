@@ -31,7 +31,7 @@ LAYERS = [
     {'common.sampler'},
     {'common.store'},
     {'common.windows', 'common.augment', 'common.metrics', 'common.losses', 'common.sequences', 'common.recipe',
-     'common.flag'},
+     'common.flag', 'common.noise', 'common.views'},
     {'common.geometry', 'common.skeleton', 'common.storage', 'common.distributed', 'common.errors'},
 ]
 

@@ -29,10 +29,10 @@ from common.training.folder import check_folder, load_resumed
 # The settings that decide of which windows the steps of an epoch are made, and what is added up over them.
 STEP_SETTINGS = ('dataset', 'keypoints', 'subjects_train', 'subjects_valid', 'actions', 'subset', 'downsample', 'seed',
                  'batch', 'stride', 'augment', 'window_step', 'loss', 'l1_share', 'objective', 'joints', 'unlabelled',
-                 'warmup_epochs')
+                 'warmup_epochs', 'views', 'input', 'noise')
 # The settings that decide on which frames an epoch is judged.
 JUDGE_SETTINGS = ('dataset', 'keypoints', 'subjects_valid', 'subjects_test', 'actions', 'downsample', 'root', 'flip',
-                  'joints')
+                  'joints', 'views', 'input', 'noise')
 
 
 @dataclass

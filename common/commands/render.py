@@ -278,7 +278,7 @@ def scene(sequence: Sequence, lifted: dict[str, np.ndarray], dataset: PoseDatase
     They are name -> (T, J, 3), and (T, J, 3), or None where there is no truth. Where there is, all stand where its root
     is, so that what is drawn apart is what the error counts; where nothing tells that, each stands on its feet.
     """
-    camera = dataset.cameras[sequence.subject][sequence.camera]
+    camera = sequence.seen_by or dataset.cameras[sequence.subject][sequence.camera]
     orientation, root, truth = stands(camera), None, None
     if sequence.poses is not None and sequence.root is None:
         truth = stand_up(sequence.poses, orientation)
@@ -295,7 +295,7 @@ def _film(session: Session, sequence: Sequence, lifted: dict[str, np.ndarray], d
           downsample: int) -> None:
     """Draw the film of a sequence and say so. Raises FileError."""
     asked = session.config.render
-    camera = dataset.cameras[sequence.subject][sequence.camera]
+    camera = sequence.seen_by or dataset.cameras[sequence.subject][sequence.camera]
     size = camera.width, camera.height
     panels, truth, orientation = scene(sequence, lifted, dataset, downsample)
     with contextlib.ExitStack() as stack:

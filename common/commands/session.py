@@ -10,6 +10,7 @@ import torch
 from common.config import TRAIN, Config, flag_of
 from common.datasets import DATASETS, DEFAULT_DATASET
 from common.datasets.poses import PoseDataset
+from common.datasets.virtual_views import seen_anew
 from common.distributed import World
 from common.errors import FileError, FlagError
 from common.flag import listed
@@ -19,7 +20,7 @@ from common.models.loading import LoadedLifter, assemble, identify, learned_from
 from common.models.stored import base_state
 from common.recipe import KEYPOINTS
 from common.sequences import Sequence as Take
-from common.skeleton import H36M, H36M16, SKELETONS, Skeleton
+from common.skeleton import H36M, H36M16, SKELETONS, VIEWED, Skeleton
 from common.storage import checkpoint
 from common.storage.checkpoint import Checkpoint
 from common.store import SequenceStore
@@ -206,10 +207,21 @@ def check_layouts(saved: Checkpoint, name: str, dataset: PoseDataset, joints: bo
 
 
 def with_joints(dataset: PoseDataset, config: Config) -> PoseDataset:
-    """Return the data set with what --joints or the model's recipe asks for in the place of its joints.
+    """Return the data set with the joints and the views that flags or the model's recipe ask for.
 
-    Raises FlagError where the flag asks for another body than the data set can have.
+    Raises FlagError where they ask for what the data set cannot have.
     """
+    data, dataset = config.data, _with_body(dataset, config)
+    if data.views == 'random':
+        layout = SKELETONS[data.input] if data.input in VIEWED else dataset.skeleton
+        return seen_anew(dataset, layout, data.noise != 'none')
+    if config.has('data.input'):
+        raise FlagError(f'--input {data.input} is for --views random: -k names the keypoints of a file')
+    return dataset
+
+
+def _with_body(dataset: PoseDataset, config: Config) -> PoseDataset:
+    """Return the data set with what --joints or the model's recipe asks for in the place of its joints."""
     asked = config.data.joints
     if asked == KEYPOINTS:
         return dataset.flattened()

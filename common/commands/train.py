@@ -29,6 +29,7 @@ from common.commands.session import (
 from common.config import Config
 from common.datasets import load_dataset
 from common.datasets.poses import PoseDataset
+from common.datasets.virtual_views import CAMERAS
 from common.errors import ContractError, FileError, FlagError
 from common.evaluation.sums import mean_pose_mpjpe
 from common.models import AROUND, build_model, computing
@@ -36,6 +37,7 @@ from common.models.lifter import IN_THE_PICTURE, NEEDS, Lifter, describe_model, 
 from common.models.lifting import check_lifting
 from common.models.loading import begin_with, put_weights
 from common.models.stored import base_of, weights_within_memory
+from common.noise import DetectorNoise
 from common.recipe import KEYPOINTS
 from common.sampler import WindowSampler
 from common.skeleton import Skeleton
@@ -49,6 +51,7 @@ from common.training.loop import Judges, Progression, Trainer, fit, make_sampler
 from common.training.optimiser import make_criterion, make_optimizer
 from common.training.resumed import restore_optimizer
 from common.training.signals import StopRequest
+from common.views import VirtualCameras
 
 
 def run(session: Session) -> None:
@@ -205,7 +208,10 @@ def _trainer(session: Session, plan: Plan, model: Lifter, split: _Split, dataset
     optimizer = make_optimizer(model, train)
     at = _restore(session, plan, model, optimizer, dataset.skeleton)
     world.same_weights(model)
-    sampler = make_sampler(model, split.train, train)
+    data = config.data
+    cameras = VirtualCameras(dataset.skeleton, dataset.layout, device) if data.views == 'random' else None
+    noise = DetectorNoise(dataset.layout, device) if data.noise == 'detector' else None
+    sampler = make_sampler(model, split.train, train, cameras, noise)
     beside = None if split.beside is None else WindowSampler(
         split.beside, sampler.frames, train.augment, unlabelled_seed(train.seed), train.window_step, sampler.answers,
         model.needs_beside, spacing=model.spacing, truth=False)
@@ -336,6 +342,12 @@ def _announce(session: Session, config: Config, trainer: Trainer, split: _Split)
     if split.test is not None:
         say(f'test: {describe_store(split.test)}; predicting the mean training pose gives {split.baseline:.1f} mm '
             f'MPJPE')
+    if trainer.sampler.cameras is not None:
+        say(f'views: virtual cameras, drawn anew for each window in each step, see keypoints of layout '
+            f'{trainer.sampler.cameras.layout.name}; the test has {CAMERAS} fixed ones for each take')
+    if config.data.noise == 'detector':
+        say("noise: a detector's, drawn anew in each step" + (
+            '; fixed at test' if config.data.views == 'random' else ', on training windows alone'))
     if config.data.joints == KEYPOINTS:
         say(f'figures are of keypoints in the picture, in {OF_KEYPOINTS}: not millimetres')
     if config.data.dataset in IN_THE_PICTURE:

@@ -169,7 +169,7 @@ def load(folder: Path, keypoints: str) -> PoseDataset:
     return PictureDataset(
         name='motion3d', keypoints=keypoints, skeleton=H36M, layout=H36M, fps=FPS, positions=positions,
         detections=detections, cameras=dict.fromkeys(views, lenses), subjects_train=tuple(train),
-        subjects_test=tuple(test), source_3d=str(path), source_2d=str(path), views=views,
+        subjects_test=tuple(test), source_3d=str(path), source_2d=str(path), views=views, upright=False,
         left_out=f'{", ".join(drifted)}, whose 3D drifted, as in the published test' if drifted else '')
 
 

@@ -79,7 +79,7 @@ def load(folder: Path, keypoints: str, training: bool = True) -> PoseDataset:
     return PoseDataset(
         name='3dhp', keypoints=keypoints, skeleton=MPI_INF_3DHP, layout=MPI_INF_3DHP, fps=FPS, positions=positions,
         detections=detections, cameras=cameras, subjects_train=SUBJECTS_TRAIN, subjects_test=SUBJECTS_TEST,
-        source_3d=source, source_2d=source, marks=marks)
+        source_3d=source, source_2d=source, marks=marks, upright=False)
 
 
 def counts(dataset: PoseDataset) -> list[Count]:

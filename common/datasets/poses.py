@@ -48,6 +48,8 @@ class PoseDataset:
             it, not tested on.
         left_out: what of the files is not here, in words; empty where all is.
         flat: whether the poses of its sequences are their keypoints at depth 0, and not the 3D.
+        upright: whether z is up in its world.
+        anew: (subject, take, kept positions) -> its sequences as other cameras see it (`virtual_views.py`), if any do.
     """
 
     name: str
@@ -66,6 +68,8 @@ class PoseDataset:
     unlabeled: dict = field(default_factory=dict)
     left_out: str = ''
     flat: bool = False
+    upright: bool = True
+    anew: Callable[[str, str, np.ndarray], list[Sequence]] | None = None
 
     def flattened(self) -> 'PoseDataset':
         """Return the data set with its keypoints, at depth 0, in place of its poses."""
@@ -220,6 +224,9 @@ class PoseDataset:
         if not self.flat:
             check_numbers(self.source_3d, where, positions, self.skeleton, MOST_METRES)
         kept = frames_kept(len(positions), downsample, subset)
+        if self.anew is not None:
+            yield from self.anew(subject, take, positions[kept])
+            return
         marks = self.marks.get(subject, {}).get(take)
         for index, (camera, pixels) in enumerate(zip(cameras, views, strict=True)):
             if len(pixels) < len(positions):
@@ -240,8 +247,8 @@ class PoseDataset:
                 poses = camera.from_world(positions[kept])
                 root = poses[:, self.skeleton.root]
                 poses = poses - root[:, None]
-            yield Sequence(subject, take, index, keypoints, poses, root, camera.intrinsic,
-                           None if marks is None else marks[kept], confidence)
+            yield Sequence(subject, take, index, keypoints, poses, root, camera.intrinsic, None if marks is None else
+                           marks[kept], confidence, upright=camera.upright if self.upright else None)
 
 
 def check_numbers(source: str, where: str, values: np.ndarray, layout: Skeleton, most: float) -> None:

@@ -30,6 +30,11 @@ class Camera:
     height: int
     intrinsic: np.ndarray | None = None
 
+    @property
+    def upright(self) -> np.ndarray:
+        """Return the rotation from this camera's axes to the world's, (3, 3) float32."""
+        return quaternion.to_matrix(self.orientation).astype(np.float32)
+
     def from_world(self, points: np.ndarray) -> np.ndarray:
         """Transform world points (..., 3) in metres to this camera's axes."""
         return quaternion.rotate(quaternion.conjugate(self.orientation), points - self.translation.astype(points.dtype))

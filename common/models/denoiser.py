@@ -41,8 +41,13 @@ class TimeEmbedding(nn.Sequential):
                          nn.Linear(2 * channels, channels))
 
 
-def check_noisy(skeleton: Skeleton, layout: Skeleton) -> None:
-    """Raise ValueError where the joints of poses are not the keypoints, beside which a denoiser reads them."""
+def check_noisy(skeleton: Skeleton, layout: Skeleton, confidence: bool = False) -> None:
+    """Raise ValueError where the joints of poses are not the keypoints, beside which a denoiser reads them.
+
+    It reads no confidence beside these.
+    """
+    if confidence:
+        raise ValueError('a denoiser reads a noisy pose beside each keypoint, and no confidence')
     if layout != skeleton:
         raise ValueError(f'a denoiser reads a noisy joint beside each keypoint, which needs a keypoint for each joint, '
                          f'not {layout.name} for {skeleton.name}')

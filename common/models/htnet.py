@@ -27,12 +27,18 @@ DROP_PATH_RISE = 3  # the last block's rate over the first one's, as published: 
 
 @dataclass(frozen=True)
 class HTNetConfig:
-    """The sizes of an HTNet. `hidden` is the width of the MLPs. Raises ValueError for sizes that cannot be."""
+    """The sizes of an HTNet. Raises ValueError for sizes that cannot be.
+
+    Attributes:
+        hidden: width of the MLPs.
+        confidence: whether it reads the detector's confidence beside each keypoint.
+    """
 
     channels: int = 240
     depth: int = 3
     heads: int = 8
     hidden: int = 1024
+    confidence: bool = False
 
     not_in_a_file = ('heads',)
 
@@ -51,7 +57,8 @@ class HTNetConfig:
         shape_in(state, 'pos_embed', 3)
         hidden, channels = shape_in(state, 'Hiremixer.blocks.0.mlp.fc1.weight', 2)
         depth = len({key.split('.')[2] for key in state if key.startswith('Hiremixer.blocks.')})
-        return cls(channels, depth, math.gcd(channels // 3, 8), hidden)
+        _, inputs = shape_in(state, 'patch_embed.weight', 2)
+        return cls(channels, depth, math.gcd(channels // 3, 8), hidden, inputs == 3)
 
 
 class LJC(nn.Module):
@@ -197,9 +204,10 @@ class HTNet(Lifter):
         super().__init__(config)
         channels, depth, heads, hidden = config.channels, config.depth, config.heads, config.hidden
         adjacency, limbs = graph.of_layout(layout), layout.limbs
-        self.keypoints = len(layout)
+        self.keypoints, self.inputs = len(layout), 3 if config.confidence else 2
+        self.needs = frozenset({'confidence'} if config.confidence else ())
         rates = torch.linspace(drop_path / DROP_PATH_RISE, drop_path, depth).tolist()
-        self.patch_embed = nn.Linear(2, channels)
+        self.patch_embed = nn.Linear(self.inputs, channels)
         self.pos_embed = nn.Parameter(torch.zeros(1, len(adjacency), channels))
         self.Hiremixer = Mixer((Block(channels, heads, hidden, adjacency, limbs, rate, dropout) for rate in rates),
                                LayerNorm(channels, eps=1e-6))
@@ -207,9 +215,9 @@ class HTNet(Lifter):
         self.fcn = nn.Linear(channels, 3)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Lift x (B, F, K, 2) -> (B, F, J, 3). Raises ValueError for another K than the model's."""
-        if x.ndim != 4 or x.shape[2:] != (self.keypoints, 2):
-            raise ValueError(f'expected keypoints (B, F, {self.keypoints}, 2), got {tuple(x.shape)}')
+        """Lift x (B, F, K, 2 or 3) -> (B, F, J, 3). Raises ValueError for another K than the model's."""
+        if x.ndim != 4 or x.shape[2:] != (self.keypoints, self.inputs):
+            raise ValueError(f'expected keypoints (B, F, {self.keypoints}, {self.inputs}), got {tuple(x.shape)}')
         x = (self.patch_embed(x) + self.pos_embed).to(self.tokens or x.dtype)  # (B, F, K, C) from here on
         for block in self.Hiremixer.blocks:
             x = self.through(block, x)

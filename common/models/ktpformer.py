@@ -31,6 +31,7 @@ class KTPFormerConfig:
         depth: number of pairs of blocks after the two that carry the priors.
         mlp_ratio: width of the MLPs over channels.
         kpa, tpa: whether it has the kinematics prior and the trajectory prior.
+        confidence: whether it reads the detector's confidence beside each keypoint.
 
     Raises ValueError for sizes that cannot be.
     """
@@ -42,6 +43,7 @@ class KTPFormerConfig:
     mlp_ratio: float = 2.0
     kpa: bool = True
     tpa: bool = True
+    confidence: bool = False
 
     not_in_a_file = ('heads',)
 
@@ -61,8 +63,11 @@ class KTPFormerConfig:
         shape_in(state, 'kpattention.attn.Spatial_pos_embed', 3)
         hidden, _ = shape_in(state, 'kpattention.mlp.fc1.weight', 2)
         depth = len({key.split('.')[1] for key in state if key.startswith('STEblocks.')})
-        return cls(frames, channels, depth, math.gcd(channels, 8), hidden / channels,
-                   'kpattention.attn.kpa.gconv.W' in state, 'tpattention.attn.tpa.gconv1.gconv.W' in state)
+        kpa = 'kpattention.attn.kpa.gconv.W' in state
+        inputs = shape_in(state, 'kpattention.attn.kpa.gconv.W', 3)[1] if kpa else \
+            shape_in(state, 'kpattention.attn.kpa.weight', 2)[1]
+        return cls(frames, channels, depth, math.gcd(channels, 8), hidden / channels, kpa,
+                   'tpattention.attn.tpa.gconv1.gconv.W' in state, inputs == 3)
 
 
 class KPAttention(Attention):
@@ -75,7 +80,7 @@ class KPAttention(Attention):
         self.norm1 = LayerNorm(channels)
 
     def embed(self, x: torch.Tensor) -> torch.Tensor:
-        """Embed keypoints (B, F, K, 2 or 5) as tokens (B, F, K, C)."""
+        """Embed keypoints (B, F, K, 2, 3 or 5) as tokens (B, F, K, C)."""
         return self.kpa(x) + self.Spatial_pos_embed
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -128,15 +133,16 @@ class KTPFormer(Lifter):
             drop_path: rate of the last pair; it rises from 0 in the first two blocks.
             noisy: whether it is a denoiser, which reads noisy poses and their times beside the keypoints.
 
-        Raises ValueError for a denoiser whose keypoints are not the joints.
+        Raises ValueError for a denoiser whose keypoints are not the joints, or that would read their confidence.
         """
         super().__init__(config)
         frames, channels, depth, heads = config.frames, config.channels, config.depth, config.heads
         mlp_ratio, kpa, tpa = config.mlp_ratio, config.kpa, config.tpa
         adjacency = graph.of_layout(layout)
-        self.keypoints, self.inputs = len(layout), 5 if noisy else 2
+        self.keypoints, self.inputs = len(layout), 5 if noisy else 3 if config.confidence else 2
+        self.needs = frozenset({'confidence'} if config.confidence else ())
         if noisy:
-            check_noisy(skeleton, layout)
+            check_noisy(skeleton, layout, config.confidence)
             self.time_mlp = TimeEmbedding(channels)
         rates = torch.linspace(0, drop_path, depth + 1).tolist()
 
@@ -158,7 +164,8 @@ class KTPFormer(Lifter):
         self.head = nn.Sequential(LayerNorm(channels), nn.Linear(channels, 3))
 
     def forward(self, x: torch.Tensor, time: torch.Tensor | None = None) -> torch.Tensor:
-        """Lift x (B, F, K, 2) -> (B, F, J, 3); as a denoiser (B, F, K, 5) and the time (B,) of each window.
+        """Lift x (B, F, K, 2) -> (B, F, J, 3); with confidence (B, F, K, 3); as a denoiser (B, F, K, 5) and the time
+        (B,) of each window.
 
         Raises ValueError for another F or K than the model's.
         """

@@ -23,6 +23,7 @@ from common.models.computing import computing_in, evaluation_precision, training
 from common.models.layers import DropPath, draw
 from common.models.lifter import Criterion, Lifter
 from common.models.lifting import predictions, usual_target, windows_for
+from common.noise import DetectorNoise
 from common.sampler import Step, TestWindows, WindowSampler
 from common.storage import checkpoint
 from common.storage.runlog import Progress, RunLog
@@ -30,6 +31,7 @@ from common.store import SequenceStore
 from common.training.folder import delete_stale
 from common.training.optimiser import CHECK_EVERY, FiniteCheck, MovingAverage, learning_rate, trained_weights
 from common.training.signals import Stopped, StopRequest
+from common.views import VirtualCameras
 
 
 @dataclass
@@ -213,13 +215,14 @@ class Trainer:
         return content
 
 
-def make_sampler(model: Lifter, store: SequenceStore, recipe: Train) -> WindowSampler:
-    """Return the windows that a recipe trains a model on."""
+def make_sampler(model: Lifter, store: SequenceStore, recipe: Train, cameras: VirtualCameras | None = None,
+                 noise: DetectorNoise | None = None) -> WindowSampler:
+    """Return the windows that a recipe trains a model on, as cameras and a detector see them where there are any."""
     frames, answers = model.window_for(recipe.stride)
     supervised = model.supervised if answers == model.answers else answers
     return WindowSampler(store, frames, recipe.augment, recipe.seed, recipe.window_step, answers, model.needs_to_learn,
                          model.fewest, supervised, model.spacing, starts=model.training_starts,
-                         at_random=model.mirrored_at_random)
+                         at_random=model.mirrored_at_random, cameras=cameras, noise=noise)
 
 
 def fit(trainer: Trainer, judges: Judges, log: RunLog | None, folder: Path, about: dict[str, Any], stop: StopRequest,

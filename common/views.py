@@ -1,0 +1,189 @@
+"""Virtual cameras, drawn on the device: each looks at people in motion from a place of its own.
+
+Letters: B windows, F frames, J joints, K keypoints. Upright axes have z up; lengths are metres, angles radians.
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+
+from common.augment import Batch
+from common.skeleton import Skeleton, correspondence
+
+# What is drawn, evenly between these. Degrees: how far a camera looks down, is rolled, and what it sees from side to
+# side of the longer side of its picture.
+PITCH, ROLL, FIELD = (-15.0, 45.0), (-5.0, 5.0), (40.0, 75.0)
+DISTANCE = (2.0, 8.0)  # metres from the camera to the person, more where a motion would leave the picture
+ASPECT = (9 / 16, 16 / 9)  # height of the picture over its width
+PLACE = 0.5  # how far from the centre of the picture the middle of a motion lies at most, as a share of the way out
+SCALE = (0.9, 1.1)  # of the body
+MARGIN = 0.97  # share of the way from the centre of the picture to its border that keypoints stay within
+NEAREST = 0.8  # metres from the camera to a joint, at least
+# A head turns and nods beside what the shoulders tell: standard deviations, degrees.
+TURN, NOD = 20.0, 10.0
+
+# Where the keypoints of a face lie from the upper neck: to the right, forward and up, metres, for a distance of HEAD
+# from thorax to head. Eyes and ears stand on both sides.
+FACE = {'nose': (0.0, 0.11, 0.02), 'eye': (0.033, 0.085, 0.055), 'ear': (0.075, 0.005, 0.035)}
+HEAD = 0.224
+
+
+class Drawn(NamedTuple):
+    """Cameras, one for each window: (B,) each. Angles in radians.
+
+    Attributes:
+        azimuth, pitch, roll: where it looks; pitch is down.
+        focal: in half widths of the picture. aspect: its height over its width.
+        across, down: where the middle of the motion lies, as a share of the way from centre to border.
+        distance: metres. scale: of the body. turn, nod: of the head.
+    """
+
+    azimuth: torch.Tensor
+    pitch: torch.Tensor
+    roll: torch.Tensor
+    focal: torch.Tensor
+    aspect: torch.Tensor
+    across: torch.Tensor
+    down: torch.Tensor
+    distance: torch.Tensor
+    scale: torch.Tensor
+    turn: torch.Tensor
+    nod: torch.Tensor
+
+    def part(self, part: slice) -> 'Drawn':
+        """Return those of some of the windows."""
+        return Drawn(*(numbers[part] for numbers in self))
+
+
+class Seen(NamedTuple):
+    """What cameras see.
+
+    Attributes:
+        keypoints: (B, F, K, 2) normalised screen coordinates.
+        joints: (B, F, J, 3) metres in camera axes.
+        intrinsic: (B, 9) as `Camera.intrinsic`.
+    """
+
+    keypoints: torch.Tensor
+    joints: torch.Tensor
+    intrinsic: torch.Tensor
+
+
+def draw_cameras(count: int, generator: torch.Generator, pitch: tuple[float, float] = PITCH) -> Drawn:
+    """Draw so many cameras on the generator's device.
+
+    Args:
+        pitch: the range of it, degrees.
+    """
+    even = torch.rand(9, count, generator=generator, device=generator.device)
+    turned = torch.randn(2, count, generator=generator, device=generator.device)
+
+    def between(row: int, low: float, high: float) -> torch.Tensor:
+        return low + (high - low) * even[row]
+    field = between(0, *map(math.radians, FIELD))
+    aspect = between(1, *map(math.log, ASPECT)).exp()
+    return Drawn(
+        azimuth=between(2, -math.pi, math.pi), pitch=between(3, *map(math.radians, pitch)),
+        roll=between(4, *map(math.radians, ROLL)), focal=aspect.clamp(min=1) / (field / 2).tan(), aspect=aspect,
+        across=between(5, -PLACE, PLACE), down=between(6, -PLACE, PLACE),
+        distance=between(7, *map(math.log, DISTANCE)).exp(), scale=between(8, *SCALE),
+        turn=math.radians(TURN) * turned[0], nod=math.radians(NOD) * turned[1])
+
+
+def rotation(cameras: Drawn) -> torch.Tensor:
+    """Return (B, 3, 3), whose rows are a camera's axes in upright axes: right, down (before the roll) and forward."""
+    nothing = torch.zeros_like(cameras.azimuth)
+    sideways, along = cameras.azimuth.sin(), cameras.azimuth.cos()
+    level, sunk = cameras.pitch.cos(), cameras.pitch.sin()
+    forward = torch.stack([level * along, level * sideways, -sunk], dim=-1)
+    right = torch.stack([sideways, -along, nothing], dim=-1)
+    down = torch.linalg.cross(forward, right)
+    c, s = cameras.roll.cos()[:, None], cameras.roll.sin()[:, None]
+    return torch.stack([c * right + s * down, c * down - s * right, forward], dim=1)
+
+
+class VirtualCameras:
+    """Cameras that see a skeleton as keypoints of a layout."""
+
+    def __init__(self, skeleton: Skeleton, layout: Skeleton, device: torch.device):
+        """Find where the keypoints lie. Raises ValueError for a layout that the joints do not tell."""
+        self.root, self.layout, names = skeleton.root, layout, skeleton.joints
+        face = [name.split('_')[-1] in FACE and name not in names for name in layout.joints]
+        self.faces = any(face)
+        body = Skeleton(layout.name, tuple(name for name, of_face in zip(layout.joints, face, strict=True)
+                                           if not of_face), (-1,) * (len(layout) - sum(face)))
+        matrix = torch.zeros(len(layout), len(skeleton))
+        matrix[~torch.tensor(face)] = torch.from_numpy(correspondence(body, skeleton))
+        self.matrix = matrix.to(device)
+        self.offsets = torch.tensor([_offset(name) if of_face else (0.0, 0.0, 0.0) for name, of_face in
+                                     zip(layout.joints, face, strict=True)], device=device)
+        self.of_face = torch.tensor(face, device=device).float()[:, None]
+        if self.faces:
+            needed = Skeleton('head', ('neck', 'thorax', 'head', 'left_shoulder', 'right_shoulder'), (-1,) * 5)
+            self.needed = torch.from_numpy(correspondence(needed, skeleton)).to(device)
+
+    def see(self, joints: torch.Tensor, cameras: Drawn) -> Seen:
+        """Return what cameras see of joints (B, F, J, 3) in upright axes, whatever their origin.
+
+        Each stands as far away as was drawn, or as far as is needed for all of the motion to stay in the picture.
+        """
+        joints = joints * cameras.scale[:, None, None, None]
+        joints = joints - joints.mean(dim=(1, 2), keepdim=True)
+        points = self.keypoints(joints, cameras)
+        both = torch.cat([points, joints], dim=2) @ rotation(cameras).mT[:, None]
+        keypoints, focal = both.shape[2] - joints.shape[2], cameras.focal
+        half = torch.stack([torch.ones_like(focal), cameras.aspect], dim=-1)  # (B, 2) of the picture
+        middle = torch.stack([cameras.across, cameras.down], dim=-1) * half
+        # A point q lies at (f q_x + u d) / (q_z + d), which is to be within ± the border: solved for d.
+        border = (MARGIN * half)[:, None, None]
+        x, z = focal[:, None, None, None] * both[..., :2], both[..., 2:]
+        u = middle[:, None, None]
+        least = torch.maximum((x - border * z) / (border - u), (-x - border * z) / (border + u)).amax(dim=(1, 2, 3))
+        distance = torch.maximum(torch.maximum(cameras.distance, least), NEAREST - z.amin(dim=(1, 2, 3)))
+        place = torch.cat([middle * (distance / focal)[:, None], distance[:, None]], dim=-1)
+        both = both + place[:, None, None]
+        seen = both[:, :, :keypoints]
+        intrinsic = torch.zeros(len(focal), 9, device=focal.device)
+        intrinsic[:, :2] = focal[:, None]
+        return Seen(focal[:, None, None, None] * seen[..., :2] / seen[..., 2:], both[:, :, keypoints:], intrinsic)
+
+    def keypoints(self, joints: torch.Tensor, cameras: Drawn) -> torch.Tensor:
+        """Return the keypoints (B, F, K, 3) of joints (B, F, J, 3), both in upright axes.
+
+        A face looks to where the shoulders do, turned and nodding by what was drawn.
+        """
+        points = self.matrix @ joints
+        if not self.faces:
+            return points
+        neck, thorax, head, left, right = (self.needed @ joints).unbind(dim=2)
+        above, sideways = head - neck, right - left
+        up = above / above.norm(dim=-1, keepdim=True).clamp(min=1e-6)
+        sideways = sideways - (sideways * up).sum(-1, keepdim=True) * up
+        sideways = sideways / sideways.norm(dim=-1, keepdim=True).clamp(min=1e-6)
+        forward = torch.linalg.cross(up, sideways)
+        turn, nod = cameras.turn[:, None, None], cameras.nod[:, None, None]
+        sideways, forward = (turn.cos() * sideways - turn.sin() * forward,
+                             turn.cos() * forward + turn.sin() * sideways)
+        up, forward = nod.cos() * up + nod.sin() * forward, nod.cos() * forward - nod.sin() * up
+        axes = torch.stack([sideways, forward, up], dim=2)  # (B, F, 3, 3), its rows
+        size = ((head - thorax).norm(dim=-1) / HEAD)[..., None, None]
+        return points + self.of_face * neck[:, :, None] + size * (self.offsets @ axes)
+
+    def batch(self, seen: Seen, answers: range, supervised: range | None, needs: frozenset[str]) -> Batch:
+        """Return windows as a model reads them; as `SequenceStore.batch`. The confidence is 1."""
+        roots = seen.joints[:, :, self.root]
+        poses = seen.joints - roots[:, :, None]
+        keypoints, answered = seen.keypoints, roots[:, answers.start:answers.stop]
+        if 'confidence' in needs:
+            keypoints = torch.cat([keypoints, torch.ones_like(keypoints[..., :1])], dim=-1)
+        return Batch(keypoints, None if supervised is None else poses[:, supervised.start:supervised.stop],
+                     seen.intrinsic if 'intrinsic' in needs else None,
+                     answered[..., 2] if 'root_depth' in needs else None, answered if 'root' in needs else None)
+
+
+def _offset(name: str) -> tuple[float, float, float]:
+    """Return where a keypoint of the face lies: to the right, forward and up."""
+    across, forward, up = FACE[name.split('_')[-1]]
+    return (-across if name.startswith('left_') else across), forward, up
+
