@@ -36,7 +36,7 @@ class Drawn(NamedTuple):
         azimuth, pitch, roll: where it looks; pitch is down.
         focal: in half widths of the picture. aspect: its height over its width.
         across, down: where the middle of the motion lies, as a share of the way from centre to border.
-        distance: metres. scale: of the body. turn, nod: of the head.
+        distance: metres. scale: of the body. turn, nod: of the head, to the right and down.
     """
 
     azimuth: torch.Tensor

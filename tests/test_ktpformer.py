@@ -244,7 +244,8 @@ def test_wrong_sizes_are_refused():
 def test_config_is_read_from_shapes(goldens, fill):
     state = fill(resize_keys(goldens[2], 27, 64, 3))
     config = asdict(KTPFormerConfig.from_state(state))
-    assert config == {'frames': 27, 'channels': 64, 'depth': 3, 'heads': 8, 'mlp_ratio': 2.0, 'kpa': True, 'tpa': True}
+    assert config == {'frames': 27, 'channels': 64, 'depth': 3, 'heads': 8, 'mlp_ratio': 2.0, 'kpa': True, 'tpa': True,
+                      'confidence': False}
     build_model('ktpformer', config, H36M, H36M).load_state_dict(state)
     with pytest.raises(ValueError, match='is missing'):
         KTPFormerConfig.from_state({'head.weight': torch.zeros(3)})
