@@ -36,6 +36,7 @@ JOINTS = {
 }
 OUTLIER = 0.03
 SPACING = 242 / 26  # frames from knot to knot, between which errors change linearly: 27 knots in 243 frames
+OFFSET = 0.005  # standard deviation of what a keypoint is off by in all of a window; ours
 JITTER = 0.002  # standard deviation of what is added in each frame by itself
 # The confidence of an error of length e: A / (e + A) + B e, and a Gaussian of this mean and deviation.
 A, B, CONFIDENCE_MEAN, CONFIDENCE_STD = 0.028, 1.1, -0.004585696384310722, 0.14310568571090698
@@ -54,12 +55,14 @@ class Errors(NamedTuple):
 
     Attributes:
         phase: (B,) of the first frame between two knots, 0 to 1.
+        offset: (B, K, 2) Gaussian.
         gaussian, uniform: (B, N, K, 2). mixed: (B, N, K), 0 to 1.
         jitter: (B, F, K, 2) Gaussian. confidence: (B, F, K) Gaussian.
         swap: (B, N, 3), 0 to 1, of arms, legs and body. gap: (B, N, K + 1), 0 to 1, of keypoints and of all of them.
     """
 
     phase: torch.Tensor
+    offset: torch.Tensor
     gaussian: torch.Tensor
     uniform: torch.Tensor
     mixed: torch.Tensor
@@ -93,11 +96,12 @@ class DetectorNoise:
         # One call of each kind: many small ones would cost more than the numbers.
         uniform = torch.rand(windows, sum(sizes), generator=generator, device=device).split(sizes, dim=1)
         phase, wrong, mixed, swap, gap = (x.reshape(windows, *shape) for x, shape in zip(uniform, shapes, strict=True))
-        shapes = [(knots, keypoints, 2), (frames, keypoints, 2), (frames, keypoints)]
+        shapes = [(keypoints, 2), (knots, keypoints, 2), (frames, keypoints, 2), (frames, keypoints)]
         sizes = [math.prod(shape) for shape in shapes]
         normal = torch.randn(windows, sum(sizes), generator=generator, device=device).split(sizes, dim=1)
-        error, jitter, confidence = (x.reshape(windows, *shape) for x, shape in zip(normal, shapes, strict=True))
-        return Errors(phase, error, wrong, mixed, jitter, confidence, swap, gap)
+        offset, error, jitter, confidence = (
+            x.reshape(windows, *shape) for x, shape in zip(normal, shapes, strict=True))
+        return Errors(phase, offset, error, wrong, mixed, jitter, confidence, swap, gap)
 
     def __call__(self, keypoints: torch.Tensor, errors: Errors) -> torch.Tensor:
         """Return keypoints (B, F, K, 2) as a detector finds them, and its confidence: (B, F, K, 3)."""
@@ -110,7 +114,7 @@ class DetectorNoise:
         error = torch.where(right, self.mean + self.std * errors.gaussian, OUTLIER * (2 * errors.uniform - 1))
         error = torch.lerp(error[window, knot], error[window, knot + 1], (at - knot)[..., None, None])
         error = error + JITTER * errors.jitter
-        points = points + error * spread_of(keypoints) / SPREAD
+        points = points + (error + OFFSET * errors.offset[:, None]) * spread_of(keypoints) / SPREAD
         length = error.norm(dim=-1)
         confidence = A / (length + A) + B * length + CONFIDENCE_MEAN + CONFIDENCE_STD * errors.confidence
         unseen = ((errors.gap[..., :-1] < GAP) | (errors.gap[..., -1:] < ABSENT))[window, knot]

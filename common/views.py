@@ -20,8 +20,11 @@ PLACE = 0.5  # how far from the centre of the picture the middle of a motion lie
 SCALE = (0.9, 1.1)  # of the body
 MARGIN = 0.97  # share of the way from the centre of the picture to its border that keypoints stay within
 NEAREST = 0.8  # metres from the camera to a joint, at least
-# A head turns and nods beside what the shoulders tell: standard deviations, degrees.
-TURN, NOD = 20.0, 10.0
+# A head turns and nods beside what the shoulders tell: mean and standard deviation, degrees to the right and down.
+TURN, NOD = (0.0, 25.0), (10.0, 15.0)
+# Detectors of people in clothes find hips and shoulders further out than the centres of the joints, by these shares of
+# the distance between both sides, evenly. (OpenPose on a recorded walk: about 0.4 and 0.15.)
+WIDER_HIPS, WIDER_SHOULDERS = (0.1, 0.6), (0.0, 0.25)
 
 # Where the keypoints of a face lie from the upper neck: to the right, forward and up, metres, for a distance of HEAD
 # from thorax to head. Eyes and ears stand on both sides.
@@ -37,6 +40,7 @@ class Drawn(NamedTuple):
         focal: in half widths of the picture. aspect: its height over its width.
         across, down: where the middle of the motion lies, as a share of the way from centre to border.
         distance: metres. scale: of the body. turn, nod: of the head, to the right and down.
+        hips, shoulders: how much wider a detector finds them, as a share.
     """
 
     azimuth: torch.Tensor
@@ -50,6 +54,8 @@ class Drawn(NamedTuple):
     scale: torch.Tensor
     turn: torch.Tensor
     nod: torch.Tensor
+    hips: torch.Tensor
+    shoulders: torch.Tensor
 
     def part(self, part: slice) -> 'Drawn':
         """Return those of some of the windows."""
@@ -76,11 +82,14 @@ def draw_cameras(count: int, generator: torch.Generator, pitch: tuple[float, flo
     Args:
         pitch: the range of it, degrees.
     """
-    even = torch.rand(9, count, generator=generator, device=generator.device)
+    even = torch.rand(11, count, generator=generator, device=generator.device)
     turned = torch.randn(2, count, generator=generator, device=generator.device)
 
     def between(row: int, low: float, high: float) -> torch.Tensor:
         return low + (high - low) * even[row]
+
+    def turning(row: int, mean: float, deviation: float) -> torch.Tensor:
+        return math.radians(mean) + math.radians(deviation) * turned[row]
     field = between(0, *map(math.radians, FIELD))
     aspect = between(1, *map(math.log, ASPECT)).exp()
     return Drawn(
@@ -88,7 +97,8 @@ def draw_cameras(count: int, generator: torch.Generator, pitch: tuple[float, flo
         roll=between(4, *map(math.radians, ROLL)), focal=aspect.clamp(min=1) / (field / 2).tan(), aspect=aspect,
         across=between(5, -PLACE, PLACE), down=between(6, -PLACE, PLACE),
         distance=between(7, *map(math.log, DISTANCE)).exp(), scale=between(8, *SCALE),
-        turn=math.radians(TURN) * turned[0], nod=math.radians(NOD) * turned[1])
+        turn=turning(0, *TURN), nod=turning(1, *NOD), hips=between(9, *WIDER_HIPS),
+        shoulders=between(10, *WIDER_SHOULDERS))
 
 
 def rotation(cameras: Drawn) -> torch.Tensor:
@@ -119,6 +129,10 @@ class VirtualCameras:
         self.offsets = torch.tensor([_offset(name) if of_face else (0.0, 0.0, 0.0) for name, of_face in
                                      zip(layout.joints, face, strict=True)], device=device)
         self.of_face = torch.tensor(face, device=device).float()[:, None]
+        self.mirror = torch.tensor(layout.mirror, device=device)
+        self.of_hips, self.of_shoulders = (torch.tensor(
+            [float(name in (f'left_{joint}', f'right_{joint}')) for name in layout.joints], device=device)
+            for joint in ('hip', 'shoulder'))
         if self.faces:
             needed = Skeleton('head', ('neck', 'thorax', 'head', 'left_shoulder', 'right_shoulder'), (-1,) * 5)
             self.needed = torch.from_numpy(correspondence(needed, skeleton)).to(device)
@@ -151,11 +165,13 @@ class VirtualCameras:
     def keypoints(self, joints: torch.Tensor, cameras: Drawn) -> torch.Tensor:
         """Return the keypoints (B, F, K, 3) of joints (B, F, J, 3), both in upright axes.
 
-        A face looks to where the shoulders do, turned and nodding by what was drawn.
+        Where the layout is the joints', they are these. Else hips and shoulders are as much wider as was drawn, and a
+        face looks to where the shoulders do, turned and nodding.
         """
         points = self.matrix @ joints
         if not self.faces:
             return points
+        points = points + self.wider(cameras)[:, None, :, None] * (points - points[:, :, self.mirror]) / 2
         neck, thorax, head, left, right = (self.needed @ joints).unbind(dim=2)
         above, sideways = head - neck, right - left
         up = above / above.norm(dim=-1, keepdim=True).clamp(min=1e-6)
@@ -169,6 +185,10 @@ class VirtualCameras:
         axes = torch.stack([sideways, forward, up], dim=2)  # (B, F, 3, 3), its rows
         size = ((head - thorax).norm(dim=-1) / HEAD)[..., None, None]
         return points + self.of_face * neck[:, :, None] + size * (self.offsets @ axes)
+
+    def wider(self, cameras: Drawn) -> torch.Tensor:
+        """Return how much further apart a detector finds each keypoint and that of the other side, (B, K) shares."""
+        return cameras.hips[:, None] * self.of_hips + cameras.shoulders[:, None] * self.of_shoulders
 
     def batch(self, seen: Seen, answers: range, supervised: range | None, needs: frozenset[str]) -> Batch:
         """Return windows as a model reads them; as `SequenceStore.batch`. The confidence is 1."""

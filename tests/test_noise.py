@@ -11,6 +11,7 @@ from common.noise import (
     GAP,
     JITTER,
     JOINTS,
+    OFFSET,
     OUTLIER,
     SPREAD,
     SWAPPED_BODY,
@@ -49,12 +50,14 @@ def test_errors_have_the_published_mean_and_deviation(size):
             # between two knots, at an even place, of which each is a mixture; 2/3 is the mean of w² + (1 - w)²
             mixed = share * (std**2 + mean[axis]**2) + (1 - share) * OUTLIER**2 / 3 - (share * mean[axis])**2
             assert error[:, index, axis].mean() == pytest.approx(share * mean[axis], abs=4e-4), name
-            assert error[:, index, axis].std() == pytest.approx((mixed * 2 / 3 + JITTER**2)**0.5, rel=0.05), name
+            std = (mixed * 2 / 3 + JITTER**2 + OFFSET**2)**0.5
+            assert error[:, index, axis].std() == pytest.approx(std, rel=0.05), name
 
 
 def test_errors_last_for_some_frames():
     noise, points = DetectorNoise(H36M, CPU), person(200, 81)
-    error = noise(points, drawn(noise, 200, 81))[..., :2] - points
+    errors = drawn(noise, 200, 81)
+    error = noise(points, errors._replace(offset=0 * errors.offset))[..., :2] - points
     error = error - error.mean(dim=(0, 1))
 
     def related(lag):
@@ -65,7 +68,8 @@ def test_errors_last_for_some_frames():
 def test_confidence_follows_from_the_error():
     noise, points = DetectorNoise(COCO, CPU), person(2000, 3, layout=COCO)
     errors = drawn(noise, 2000, 3)
-    found = noise(points, errors._replace(confidence=torch.zeros_like(errors.confidence)))
+    errors = errors._replace(offset=0 * errors.offset)
+    found = noise(points, errors._replace(confidence=0 * errors.confidence))
     length = (found[..., :2] - points).norm(dim=-1)
     expected = (A / (length + A) + B * length + CONFIDENCE_MEAN).clamp(0, 1)
     torch.testing.assert_close(found[..., 2], expected, atol=1e-4, rtol=0)

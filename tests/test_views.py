@@ -143,7 +143,14 @@ def test_coco_keypoints_lie_where_joints_and_face_are(dataset):
     cameras = draw_cameras(50, torch.Generator().manual_seed(1))._replace(turn=torch.zeros(50), nod=torch.zeros(50))
     points = VirtualCameras(H36M, COCO, CPU).keypoints(joints, cameras)
     for name in COCO.joints[5:]:
-        assert torch.equal(points[:, :, COCO.joints.index(name)], joints[:, :, H36M.joints.index(name)])
+        point, joint = points[:, :, COCO.joints.index(name)], joints[:, :, H36M.joints.index(name)]
+        if not name.endswith(('shoulder', 'hip')):
+            assert torch.equal(point, joint)
+    for joint, wider in (('hip', cameras.hips), ('shoulder', cameras.shoulders)):
+        found, true = (tuple(x[:, :, layout.joints.index(f'{side}_{joint}')] for side in ('left', 'right'))
+                       for x, layout in ((points, COCO), (joints, H36M)))
+        torch.testing.assert_close(found[0] - found[1], (1 + wider)[:, None, None] * (true[0] - true[1]))
+        torch.testing.assert_close(found[0] + found[1], true[0] + true[1])
     nose, left_eye, right_eye, left_ear, right_ear = points[:, :, :5].unbind(2)
     neck, head, left, right = (joints[:, :, H36M.joints.index(name)] for name in (
         'neck', 'head', 'left_shoulder', 'right_shoulder'))

@@ -58,7 +58,7 @@ def _sequence(subject: str, take: str, number: int, positions: np.ndarray, camer
     drawn = draw_cameras(1, numbers, pitch)
     drawn = drawn._replace(scale=torch.ones(1))
     errors = None if detector is None else detector.draw(1, len(positions), numbers)
-    seen = cameras.see(torch.from_numpy(positions)[None], drawn)
+    seen = cameras.see(torch.tensor(positions)[None], drawn)
     keypoints = seen.keypoints if detector is None or errors is None else detector(seen.keypoints, errors)
     joints, found = seen.joints[0].numpy(), keypoints[0].numpy()
     upright = rotation(drawn)[0].T.double().numpy()
