@@ -7,6 +7,7 @@ model says otherwise), K keypoints, J joints.
 from collections.abc import Callable
 from typing import NamedTuple
 
+import numpy as np
 import torch
 
 
@@ -27,6 +28,15 @@ def mirror_intrinsic(intrinsic: torch.Tensor) -> torch.Tensor:
     mirrored[..., 2].neg_()
     mirrored[..., 7].neg_()
     return mirrored
+
+
+def generator_of(device: torch.device, *words: int) -> torch.Generator:
+    """Return a generator whose stream is a function of these numbers, each from 0 to 2^32 - 1.
+
+    Always of equally many, since zeros at the end would make no difference.
+    """
+    seed = np.random.SeedSequence(words).generate_state(1, np.uint64)[0]
+    return torch.Generator(device).manual_seed(int(seed >> 1))
 
 
 class Batch(NamedTuple):

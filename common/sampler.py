@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from common.augment import Batch
+from common.augment import Batch, generator_of
 from common.distributed import ALONE, World
 from common.noise import DetectorNoise
 from common.store import SequenceStore
@@ -155,20 +155,15 @@ class WindowSampler:
             batch = self.gather(windows)
         else:
             rows = store.frame_index(windows[:, 0], windows[:, 1], self.frames, spacing=self.spacing)
-            cameras = draw_cameras(whole, seeded(device, self.seed, *step, 0)).part(part)
+            cameras = draw_cameras(whole, generator_of(device, self.seed, *step, 1)).part(part)
             seen = self.cameras.see(store.moving(windows[:, 0], rows), cameras)
             batch = self._mirrored(self.cameras.batch(seen, self.answers, self.supervised if self.truth else None,
                                                       self.needs), windows)
         if self.noise is None:
             return batch
-        errors = self.noise.draw(whole, self.frames, seeded(device, self.seed, *step, 1)).part(part)
+        errors = self.noise.draw(whole, self.frames, generator_of(device, self.seed, *step, 2)).part(part)
         found = self.noise(batch.keypoints[..., :2], errors)
         return batch._replace(keypoints=found if 'confidence' in self.needs else found[..., :2])
-
-
-def seeded(device: torch.device, *numbers: int) -> torch.Generator:
-    """Return a generator on a device whose seed is a function of these numbers."""
-    return torch.Generator(device).manual_seed(int(np.random.SeedSequence(numbers).generate_state(1)[0]))
 
 
 @dataclass(frozen=True)

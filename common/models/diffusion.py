@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from common.augment import Batch, Mirror
+from common.augment import Batch, Mirror, generator_of
 from common.augment import mirror as mirrored_as
 from common.models.lifter import FRAMES_PER_BATCH, Criterion, Lifter
 from common.recipe import Recipe
@@ -116,7 +116,7 @@ class Diffusion(Lifter):
         """Draw times and noise of all windows of a step, of which a process takes its part."""
         self.pose_estimator.begin_step(seed, windows, part)
         # Another stream than that of the same seed, which drop paths are drawn from.
-        generator = _generator(self.betas.device, seed, 0, 0, 1)
+        generator = generator_of(self.betas.device, seed, 0, 0, 1)
         self._drawn = tuple(drawn[part] for drawn in self._draw(windows, generator))  # type: ignore[assignment]
 
     def _draw(self, windows: int, generator: torch.Generator | None = None) -> tuple[torch.Tensor, torch.Tensor]:
@@ -166,7 +166,7 @@ class Diffusion(Lifter):
     def _noise_of(self, numbers: Sequence[int]) -> Callable[[], torch.Tensor]:
         """Return what draws noise (B, P, F, J, 3), anew each time, of windows with these numbers."""
         device = self.betas.device
-        generators = [_generator(device, number % 2 ** 32, number >> 32, hypothesis, 0) for number in numbers
+        generators = [generator_of(device, number % 2 ** 32, number >> 32, hypothesis, 0) for number in numbers
                       for hypothesis in range(self.hypotheses)]
         shape = (self.frames, self.joints, 3)
 
@@ -219,12 +219,3 @@ class Diffusion(Lifter):
                 told = (plain + mirror.poses(mirrored)) / 2
             parts.append(told.clamp(-REACH, REACH))
         return torch.cat([x[:0], *parts]).unflatten(0, (windows, hypotheses))
-
-
-def _generator(device: torch.device, *words: int) -> torch.Generator:
-    """Return a generator whose stream is a function of these numbers, each from 0 to 2^32 - 1.
-
-    Always of equally many, since zeros at the end would make no difference.
-    """
-    seed = np.random.SeedSequence(words).generate_state(1, np.uint64)[0]
-    return torch.Generator(device).manual_seed(int(seed >> 1))
