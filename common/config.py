@@ -53,9 +53,9 @@ class Data:
                               commands=(TRAIN, EVALUATE, RENDER), help="the body of Human3.6M that is lifted and "
                               "averaged over: its 17 joints, or 16 without the neck; or the 2D keypoints themselves "
                               "(default: as the model was published)")
-    views: str = flag('--views', default='file', choices=('file', 'random'), stored=True, commands=(TRAIN, EVALUATE,
-                      RENDER), help='train on the 3D as random virtual cameras see it, anew in each step, and test by '
-                      'fixed ones; not on the views of the file')
+    views: str = flag('--views', default='file', choices=('file', 'random'), stored=True, excludes=('unlabelled',),
+                      commands=(TRAIN, EVALUATE, RENDER), help='train on the 3D as random virtual cameras see it, anew '
+                      'in each step, and test by fixed ones; not on the views of the file')
     input: str = flag('--input', default='joints', choices=('joints', *VIEWED), stored=True, commands=(TRAIN, EVALUATE,
                       RENDER), help='what cameras of --views random see: the joints, or keypoints as detectors have')
     noise: str = flag('--noise', default='none', choices=('none', 'detector'), stored=True, commands=(TRAIN, EVALUATE,

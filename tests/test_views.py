@@ -210,6 +210,7 @@ def test_data_that_do_not_know_what_is_up_are_refused(dataset):
 def test_flags_that_contradict_each_other(refused):
     assert '--input coco is for --views random' in refused(2, '-d', 'synthetic', '--input', 'coco')
     assert '--joints keypoints' in refused(2, '-d', 'synthetic', '--views', 'random', '--model', 'pstmo_pretraining')
+    assert 'exclude each other' in refused(2, '-d', 'synthetic', '--views', 'random', '--unlabelled', 'S2')
     assert 'no confidence' in refused(2, '-d', 'synthetic', '--diffusion', '--read-confidence')
 
 
@@ -245,8 +246,9 @@ def test_a_resumed_run_is_the_same_and_its_table_comes_again(h36m_folder, tmp_pa
     evaluated = ['--data', str(h36m_folder), '-c', str(tmp_path / 'whole'), '--evaluate', 'last.bin']
     status, again, err = run(*evaluated)
     assert status == 0 and table(again) == table(out) and len(table(out)) > 3
+    assert 'keypoints coco seen by virtual cameras, with noise' in again
     status, quiet, _ = run(*evaluated, '--noise', 'none')
-    assert status == 0 and table(quiet) != table(out)
+    assert status == 0 and table(quiet) != table(out) and 'seen by virtual cameras, subjects' in quiet
     status, _, err = run(*evaluated, '--views', 'file')
     assert status == 1 and 'made for keypoints of layout coco' in err
 

@@ -320,5 +320,9 @@ def check_test_flags(config: Config) -> None:
 
 
 def with_names(config: Config, dataset: PoseDataset) -> Config:
-    """Return the configuration with the names by which the data set was read, defaults included."""
-    return replace(config, data=replace(config.data, dataset=dataset.name, keypoints=dataset.keypoints))
+    """Return the configuration with the names by which the data set was read, defaults included.
+
+    Keypoints that virtual cameras see are none of its files'.
+    """
+    keypoints = dataset.keypoints if dataset.anew is None else config.data.keypoints
+    return replace(config, data=replace(config.data, dataset=dataset.name, keypoints=keypoints))

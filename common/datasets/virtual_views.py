@@ -47,7 +47,8 @@ def seen_anew(dataset: PoseDataset, layout: Skeleton, noise: bool) -> PoseDatase
         numbers = torch.Generator().manual_seed((SEED << 32) + zlib.crc32(f'{subject} {take}'.encode()))
         return [_sequence(subject, take, number, positions, cameras, detector, numbers) for number in range(CAMERAS)]
 
-    return replace(dataset, layout=layout, anew=anew, source_2d='what virtual cameras see')
+    keypoints = f"{layout.name} seen by virtual cameras{', with noise' if noise else ''}"
+    return replace(dataset, keypoints=keypoints, layout=layout, anew=anew, source_2d='what virtual cameras see')
 
 
 def _sequence(subject: str, take: str, number: int, positions: np.ndarray, cameras: VirtualCameras,
