@@ -1,10 +1,11 @@
 """The accuracy of --predict on real detections, against the person triangulated from several calibrated cameras.
 
-    python benchmarks/real_detections.py FOLDER CHECKPOINT [--width 1088] [--height 1920] [--fps 60]
+    python benchmarks/real_detections.py FOLDER CHECKPOINT [--videos FOLDER] [--width 1088] [--height 1920] [--fps 60]
 
 FOLDER holds a Qualisys calibration (*.qca.txt, lengths in mm, pixels in 64ths) and, per camera in its order, a folder
 `*_json` of OpenPose files (BODY_25B, as in the demo recording of Pose2Sim). The truth is the triangulation, which is
-only accurate to about 2 cm, so this is not a benchmark of lifters. Prints JSON.
+only accurate to about 2 cm, so this is not a benchmark of lifters. With --videos, a folder of cam*.mp4 in the same
+order, what is lifted are the keypoints that --predict finds in the videos. Prints JSON.
 """
 
 import argparse
@@ -94,14 +95,15 @@ def truth_of(folder: Path) -> tuple[list[dict], list[Path], np.ndarray, np.ndarr
     return cameras, folders, world, errors
 
 
-def lift(folder: Path, checkpoint: Path, camera: dict, picture: tuple[int, int], fps: float) -> dict:
-    """Run --predict --trajectory on one camera's folder and return the members of its output."""
+def lift(source: Path, checkpoint: Path, camera: dict, picture: tuple[int, int], fps: float) -> dict:
+    """Run --predict --trajectory on one camera's folder, or its video, and return the members of its output."""
     with tempfile.TemporaryDirectory() as scratch:
         output = Path(scratch) / 'out.npz'
+        told = ['--fps', str(fps), '--image-size', *map(str, picture)] if source.is_dir() else []
         with contextlib.redirect_stdout(io.StringIO()):
             status = run_ktpformer.main([
-                '--evaluate', str(checkpoint), '--predict', str(folder), '--output', str(output), '--fps', str(fps),
-                '--image-size', *map(str, picture), '--trajectory', '--intrinsics', *map(str, camera['lens'])])
+                '--evaluate', str(checkpoint), '--predict', str(source), '--output', str(output), *told,
+                '--trajectory', '--intrinsics', *map(str, camera['lens'])])
         if status:
             raise SystemExit(status)
         return read_npz(output)
@@ -140,11 +142,11 @@ def spread(bone: np.ndarray) -> list[float]:
     return [round(float(lengths.mean()), 1), round(float(lengths.std()), 1)]
 
 
-def measure(folder: Path, checkpoint: Path, picture: tuple[int, int], fps: float) -> dict:
-    """Return all figures of a recording."""
+def measure(folder: Path, checkpoint: Path, picture: tuple[int, int], fps: float, videos: Path | None = None) -> dict:
+    """Return all figures of a recording, lifted from OpenPose's keypoints or from those found in its videos."""
     cameras, folders, world, errors = truth_of(folder)
     by_camera = {}
-    for camera, path in zip(cameras, folders, strict=True):
+    for camera, path in zip(cameras, sorted(videos.glob('cam*.mp4')) if videos else folders, strict=True):
         by_camera[path.name] = compare(lift(path, checkpoint, camera, picture, fps), world, camera)
     index = {name: JOINTS.index(name) for name in JOINTS}
     return {
@@ -161,11 +163,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('folder', type=Path)
     parser.add_argument('checkpoint', type=Path)
+    parser.add_argument('--videos', type=Path)
     parser.add_argument('--width', type=int, default=1088)
     parser.add_argument('--height', type=int, default=1920)
     parser.add_argument('--fps', type=float, default=60)
     args = parser.parse_args()
-    print(json.dumps(measure(args.folder, args.checkpoint, (args.width, args.height), args.fps), indent=1))
+    print(json.dumps(measure(args.folder, args.checkpoint, (args.width, args.height), args.fps, args.videos), indent=1))
 
 
 if __name__ == '__main__':

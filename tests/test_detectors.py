@@ -275,7 +275,8 @@ def test_spellings_of_joints(word, joint):
     ('dlc.csv', 'scorer,DLC,DLC\nbodyparts,nose,nose\ncoords,x,y\n', "DeepLabCut's table: save its keypoints as npy"),
     ('s.csv', 'track,frame_idx,instance.score,nose.x\n', "SLEAP's table: save its keypoints as npy"),
     ('sleap.h5', '', 'DeepLabCut and SLEAP write it'), ('k.pkl', '', 'can run programs when it is opened'),
-    ('clip.mp4', '', 'run a detector of keypoints on it first'), ('walk.bvh', '', 'motion in 3D')])
+    ('clip.mp4', '', 'whose keypoints --predict looks for'), ('a.jpg', '', 'a picture'),
+    ('walk.bvh', '', 'motion in 3D')])
 def test_files_of_other_kinds_say_what_to_do(tmp_path, name, head, message):
     (tmp_path / name).write_text(head)
     with pytest.raises(FileError, match=message):

@@ -27,7 +27,7 @@ LAYERS = [
     {'common.drawing'},
     {'common.settings'},
     {'common.config'},
-    {'common.datasets', 'common.keypoints', 'common.models'},
+    {'common.datasets', 'common.detectors', 'common.keypoints', 'common.models'},
     {'common.sampler'},
     {'common.store'},
     {'common.windows', 'common.augment', 'common.metrics', 'common.losses', 'common.sequences', 'common.recipe',

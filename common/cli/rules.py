@@ -1,10 +1,12 @@
 """Rules across flags. One says it of all: a flag is refused by a command that would ignore it."""
 
 import os
+from pathlib import Path
 from typing import Any
 
 from common.config import CHECK_DATA, EVALUATE, PREDICT, RENDER, TRAIN, Config, all_flags, flag_of
 from common.datasets import DATASETS
+from common.detectors import videos_in
 from common.flag import Flag
 
 # Files that are read, and those that are written: none of these may be written over one of the others.
@@ -111,7 +113,7 @@ def _lacking_files(config: Config) -> str | None:
     if config.command == PREDICT:
         if not evaluated:
             return '--predict needs --evaluate FILE, the checkpoint to lift with'
-        if not config.predict.npz:
+        if not config.predict.npz and not videos_in(Path(config.predict.predict or '')):
             return '--predict needs --output FILE.npz'
         if render.render and not render.output:
             return '--render needs --viz-output FILE'

@@ -1,4 +1,4 @@
-"""--predict: a user's own 2D keypoints to 3D, with the checkpoint that --evaluate names.
+"""--predict: a user's own video or 2D keypoints to 3D, with the checkpoint that --evaluate names.
 
 Letters: T frames, L keypoints of the lifter, J joints, F frames of a window, W windows.
 """
@@ -20,9 +20,11 @@ from common.commands.session import (
     needed,
     read_evaluated,
 )
+from common.commands.videos import keypoints_in, lift_each
 from common.config import Config
 from common.datasets import DATASETS
 from common.datasets.poses import keypoint_layout
+from common.detectors import is_video, videos_in
 from common.errors import DivergedError, FileError, FlagError
 from common.evaluation.latency import latency
 from common.geometry.placement import feet_on_floor, floor_below, lens_of_view, root_by_reprojection, upright
@@ -89,17 +91,37 @@ def run(session: Session) -> None:
     Raises FileError, FlagError, and DivergedError for weights that are not finite.
     """
     session.alone('--predict')
-    config, say = session.config, session.say
-    asked = config.predict
+    config = session.config
     check_outputs(config)
-    videos = config.data.subjects_test or (None,)
-    if len(videos) > 1:
+    if len(config.data.subjects_test or ()) > 1:
         raise FlagError('-ste names several videos: --predict lifts one at a time')
+    source = Path(needed(config.predict.predict, '--predict'))
+    videos = videos_in(source)
+    if not videos and not is_video(source) and (config.has('predict.detector') or config.predict.detector_files):
+        raise FlagError(f'--detector looks for keypoints in a video, and {source} is none: leave it out')
     lifter = load_lifter(session)
-    clip = load_clip(Asked(needed(asked.predict, '--predict'), asked.layout, asked.image_size, asked.fps, asked.person,
-                           videos[0], asked.min_score, asked.zoom, asked.as_is, *of_video(config)), lifter.layout, say)
-    precision = computing.evaluation_precision(config.run.precision, session.device)
     computing.set_up(lifter.model, session.device, config.run.compile)
+    if videos:
+        lift_each(session, videos, lambda one: lift_to_file(one, lifter))
+    else:
+        lift_to_file(session, lifter)
+
+
+def lift_to_file(session: Session, lifter: LoadedLifter) -> None:
+    """Lift what --predict names, a file of keypoints or a video, to the file of --output, and draw it if asked to.
+
+    Raises FileError, FlagError, DivergedError.
+    """
+    config, say = session.config, session.say
+    asked, source = config.predict, Path(needed(config.predict.predict, '--predict'))
+    if is_video(source):
+        if not (config.render.output or '').endswith('.html'):  # a page holds no pictures
+            config = replace(config, render=replace(config.render, video=config.render.video or str(source)))
+        source, session = keypoints_in(session, source), replace(session, config=config)
+    video = (config.data.subjects_test or (None,))[0]
+    clip = load_clip(Asked(str(source), asked.layout, asked.image_size, asked.fps, asked.person, video, asked.min_score,
+                           asked.zoom, asked.as_is, *of_video(config)), lifter.layout, say)
+    precision = computing.evaluation_precision(config.run.precision, session.device)
     with computing.computing_in(lifter.model, precision):
         poses, hypotheses = lift(lifter, clip, session)
     if not np.isfinite(poses).all():

@@ -7,7 +7,7 @@ that nothing has to be installed on the system.
 import contextlib
 import itertools
 import math
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 from types import ModuleType
@@ -33,12 +33,15 @@ class Film(NamedTuple):
         size: (width, height) of the frames in pixels, after scaling.
         frames: (height, width, 3) uint8 each.
         total: how many frames the file says that it has, skipped ones too; None where it does not.
+        times: when each frame that was read is shown, skipped ones too, in seconds; None where the file does not say.
+            It grows as frames are read.
     """
 
     fps: float | None
     size: tuple[int, int]
     frames: Iterator[np.ndarray]
     total: int | None = None
+    times: Sequence[float | None] = ()
 
 
 def _pyav(what: str) -> ModuleType:
@@ -46,7 +49,7 @@ def _pyav(what: str) -> ModuleType:
     try:
         import av  # takes a moment, and only videos need it
     except ImportError:
-        raise FileError(f'{what} needs PyAV: pip install av; GIF and PNG are written without it') from None
+        raise FileError(f'{what} needs PyAV: pip install av') from None
     return av
 
 
@@ -72,7 +75,8 @@ def read_video(path: Path, largest: int | None = None, skip: int = 0, step: int 
             stream.thread_type = 'AUTO'
         except Exception as error:  # a damaged file, or a codec that is not known, can raise anything
             raise _unreadable(path, error) from None
-        pictures = _pictures(path, container, stream, largest)
+        times: list[float | None] = []
+        pictures = _pictures(path, container, stream, largest, times)
         stack.callback(pictures.close)  # before the container: reading on from a closed one would crash
         frames = itertools.islice(pictures, skip, None, step)
         first = next(frames, None)
@@ -80,7 +84,7 @@ def read_video(path: Path, largest: int | None = None, skip: int = 0, step: int 
             raise FileError(f'{path} has no frames after the first {skip}' if skip else f'{path} has no frames')
         rate = stream.average_rate
         yield Film(float(rate) if rate else None, (first.shape[1], first.shape[0]), itertools.chain([first], frames),
-                   stream.frames or None)
+                   stream.frames or None, times)
 
 
 def frames_at(frames: Iterator[np.ndarray], numbers: Iterable[int]) -> Iterator[np.ndarray]:
@@ -95,8 +99,9 @@ def frames_at(frames: Iterator[np.ndarray], numbers: Iterable[int]) -> Iterator[
             yield picture
 
 
-def _pictures(path: Path, container: Any, stream: Any, largest: int | None) -> Generator[np.ndarray, None, None]:
-    """Yield the frames, scaled and the right way up.
+def _pictures(path: Path, container: Any, stream: Any, largest: int | None,
+              times: list[float | None]) -> Generator[np.ndarray, None, None]:
+    """Yield the frames, scaled and the right way up, and append when each is shown to `times`.
 
     Raises FileError where reading fails, lest the writer that consumes the frames report it as its own failure.
     """
@@ -105,6 +110,7 @@ def _pictures(path: Path, container: Any, stream: Any, largest: int | None) -> G
             scale = min(1, (largest or math.inf) / max(frame.width, frame.height))
             picture = frame.to_ndarray(format='rgb24', width=max(1, round(scale * frame.width)),
                                        height=max(1, round(scale * frame.height)))
+            times.append(frame.time)
             turns = round(frame.rotation / 90) % 4  # the orientation in which the phone was held
             yield np.ascontiguousarray(np.rot90(picture, turns)) if turns else picture
     except FileError:
@@ -134,7 +140,7 @@ def write_film(path: Path, frames: Iterable[np.ndarray], fps: float, bitrate: in
     if suffix not in SUFFIXES:
         raise FileError(f'cannot write {path}: expected a name that ends in {", ".join(SUFFIXES)}')
     if suffix == '.mp4':
-        _pyav('writing MP4')
+        _pyav('GIF and PNG are written without it, but writing MP4')
     with atomic_path(path) as temporary:
         if suffix == '.gif':
             _write_gif(temporary, frames, fps, drawn)
@@ -209,7 +215,7 @@ def _write_mp4(path: Path, frames: Iterable[np.ndarray], fps: float, bitrate: in
 
     The format needs even sides, so an odd last row or column is cut off.
     """
-    av = _pyav('writing MP4')
+    av = _pyav('GIF and PNG are written without it, but writing MP4')
     with av.open(str(path), 'w', format='mp4') as container:
         stream = container.add_stream('libx264', rate=Fraction(fps).limit_denominator(1001))
         stream.pix_fmt, stream.bit_rate = 'yuv420p', 1000 * bitrate

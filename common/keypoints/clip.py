@@ -130,7 +130,7 @@ def load_clip(asked: Asked, wanted: Skeleton, say: Callable[[str], None]) -> Cli
     tall = stature(normalise(shown, *size), layout)
     screen, zoom, middle = _on_screen(pixels, size, tall, path_of(pixels, wanted, fps), asked.zoom, say)
     return Clip(pixels.astype(np.float32), screen, zoom, middle, own, scores.astype(np.float32),
-                np.asarray(seen.any(axis=1)), track.frames, track.frames / rate, size, fps, source)
+                np.asarray(seen.any(axis=1)), track.frames, _seconds(asked, track, rate), size, fps, source)
 
 
 def _speed(asked: Asked, track: Track) -> tuple[float, int, str]:
@@ -138,8 +138,14 @@ def _speed(asked: Asked, track: Track) -> tuple[float, int, str]:
     rate = asked.fps or track.fps or asked.video_fps or ASSUMED_FPS
     step = max(1, int(np.median(np.diff(track.frames)))) if len(track) > 1 else 1
     assumed = '' if asked.fps or track.fps else ', as the video' if asked.video_fps else ' (assumed: --fps N)'
+    assumed += ' on average, unevenly' if track.seconds is not None and not asked.fps else ''
     every = f', one in {step} of them: {rate / step:g} a second' if step > 1 else ''
     return rate, step, f'at {rate:g} fps{assumed}{every}'
+
+
+def _seconds(asked: Asked, track: Track, rate: float) -> np.ndarray:
+    """Return when each frame is in the source (T,): as the file says, or evenly at `rate` frames per second."""
+    return track.frames / rate if track.seconds is None or asked.fps else track.seconds
 
 
 def _on_screen(pixels: np.ndarray, size: tuple[float, float], tall: float, path: np.ndarray, zoom: float | None,

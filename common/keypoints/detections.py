@@ -51,6 +51,7 @@ class Detections:
         size, fps: of the video, where the file says.
         threshold: the least score of a usable keypoint, unless the user gives another.
         shares: the detector writes shares of the picture's width and height, if the numbers agree.
+        seconds: (T,) when each picture is shown, where the file says that they do not come evenly.
     """
 
     pictures: Sequence[Picture]
@@ -60,6 +61,7 @@ class Detections:
     fps: float | None = None
     threshold: float = 0.3
     shares: bool = False
+    seconds: np.ndarray | None = None
 
 
 def to_track(path: Path, found: Detections, person: int | None, video: str | None,
@@ -89,7 +91,7 @@ def to_track(path: Path, found: Detections, person: int | None, video: str | Non
     for row, picture in zip(rows, pictures, strict=True):
         people[row] = picture.people
     return track_of(people, person, frames, kind=found.kind + named, layouts=found.layouts, size=size_said,
-                    fps=found.fps, threshold=found.threshold)
+                    fps=found.fps, threshold=found.threshold, seconds=found.seconds)
 
 
 def _of_one_video(path: Path, pictures: Sequence[Picture],

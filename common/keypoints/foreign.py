@@ -12,8 +12,8 @@ REMEDIES = {
     ('.pkl', '.pickle', '.pt', '.pth'): 'a pickle, which can run programs when it is opened and is therefore not read: '
                                         'open it where it was made, and save the keypoints as npy',
     ('.mat',): 'a MATLAB file: save the keypoints as npy, (frames, keypoints, 2 or 3)',
-    ('.mp4', '.avi', '.mov', '.mkv', '.webm', '.gif', '.jpg', '.jpeg', '.png'):
-        'a video or picture: run a detector of keypoints on it first, and give its output',
+    ('.mp4', '.avi', '.mov', '.mkv', '.webm'): 'a video, whose keypoints --predict looks for',
+    ('.gif', '.jpg', '.jpeg', '.png'): 'a picture: give --predict the video, or what a detector found in it',
     ('.bvh', '.trc', '.c3d', '.fbx', '.amc'): 'motion in 3D, of which there is nothing to lift',
     ('.xml', '.yml', '.yaml'): 'of another tool: save the keypoints as npy, (frames, keypoints, 2 or 3)',
 }

@@ -41,11 +41,12 @@ def members(path: Path, content: dict) -> Detections:
     scores = next((content[key] for key in SCORES if key in content), None)
     found = array(path, arrays[name], name, scores)
     size, fps = size_of(str(path), content.get('size')), fps_of(str(path), content.get('fps'))
-    return Detections(found.pictures, found.kind, (*_said(content.get('layout')), *found.layouts), size, fps,
+    return Detections(found.pictures, found.kind, (*layout_said(content.get('layout')), *found.layouts), size, fps,
                       found.threshold, found.shares)
 
 
-def _said(value: Any) -> tuple[str | Skeleton, ...]:
+def layout_said(value: Any) -> tuple[str | Skeleton, ...]:
+    """Return the layout that a member of an npz names; nothing where it names none that is known."""
     name = str(value) if getattr(value, 'dtype', np.dtype(int)).kind == 'U' and value.ndim == 0 else ''
     return (LAYOUTS[name],) if name in LAYOUTS else ()
 

@@ -14,6 +14,7 @@ from common.keypoints import (
     coco_annotations,
     controlnet,
     custom,
+    detected,
     detectron2,
     mediapipe,
     mmpose,
@@ -37,7 +38,7 @@ CLIPS = (mmpose, stgcn, vitpose, alphapose, coco_annotations)
 # Each offers pictures(content, where) -> pictures or None, KIND, LAYOUTS, and SHARES where it writes shares.
 PICTURES = (openpose, controlnet, alphapose, mmpose, ultralytics, pifpaf, movenet, mediapipe)
 # Each offers members(path, members of an npz) -> Detections or None; plain_arrays takes the rest.
-MEMBERS = (detectron2, custom)
+MEMBERS = (detected, detectron2, custom)
 SUFFIXES = ('.json', '.jsonl', '.ndjson')
 KNOWN = ('AlphaPose, COCO, ControlNet, MediaPipe, MMPose, OpenPifPaf, OpenPose, ST-GCN, TensorFlow.js, Ultralytics, '
          'ViTPose')

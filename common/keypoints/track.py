@@ -31,6 +31,7 @@ class Track:
         size: (width, height) in pixels; None where the file does not say.
         fps: frames per second; None where the file does not say.
         threshold: the least score of a usable keypoint in such a file, unless the user gives another.
+        seconds: (T,) when each frame is shown, where the file says that they do not come evenly; else None.
     """
 
     points: np.ndarray
@@ -42,6 +43,7 @@ class Track:
     size: tuple[float, float] | None = None
     fps: float | None = None
     threshold: float = 0.3
+    seconds: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.points)
