@@ -145,7 +145,7 @@ def pooled(protocols):
 def test_a_trained_htnet_is_evaluated_from_its_file(base, h36m_folder, run, tmp_path):
     saved = torch.load(base / 'best.bin', weights_only=True)
     assert saved['model'] == 'htnet'
-    assert saved['config'] == {'channels': 24, 'depth': 1, 'heads': 8, 'hidden': 16}
+    assert saved['config'] == {'channels': 24, 'depth': 1, 'heads': 8, 'hidden': 16, 'confidence': False}
     assert saved['optimizer']['param_groups'][0]['amsgrad']
     assert saved['metrics']['valid_mpjve'] is None
     for name in ('best.bin', 'last.bin'):

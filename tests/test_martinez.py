@@ -357,6 +357,7 @@ def test_a_public_file_is_refined_with_statistics_of_the_training_frames(golden,
     np.testing.assert_allclose(state['base.poses_std'], published['std_3d_mm'][1:] / 1000, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_two_processes_are_one_run(golden, tmp_path):
     """Batch norms and the loss are those of the whole step, 1,636 frames among which the last step has 4."""
     recorder = tmp_path / 'recorder.py'

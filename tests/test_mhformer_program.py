@@ -40,7 +40,8 @@ def test_the_recipe_is_the_published_one():
         rate *= 0.5 if epoch % 5 == 0 else 0.95
 
 
-@pytest.mark.parametrize('keypoints', ['cpn_ft_h36m_dbb', pytest.param('gt', marks=pytest.mark.slow)])
+@pytest.mark.slow  # like that of StridedTransformer, whose table is a fast test
+@pytest.mark.parametrize('keypoints', ['cpn_ft_h36m_dbb', 'gt'])
 def test_tables_of_the_published_program(golden, fill, run, tmp_path, keypoints):
     """On a public file, which says by itself what it is; figures to the last printed digit."""
     torch.save(fill(json.loads((golden / 'zoo' / 'mhformer_keys.json').read_text())), tmp_path / 'model_3_4590.pth')
@@ -107,6 +108,7 @@ def test_it_learns_from_all_frames_of_windows_around_each_frame(flags, h36m_fold
     assert json.loads((tmp_path / 'b.json').read_text())['protocols']['exact']['actions'] == actions
 
 
+@pytest.mark.slow
 def test_two_processes_drop_what_one_does(flags, tmp_path):
     """Seven windows a step, shared as three and four; batch norms over both. Dropout is each process's own, and off."""
     recorder = tmp_path / 'recorder.py'

@@ -46,7 +46,8 @@ def commands(trained, h36m_folder, tmp_path):
 
 
 @pytest.mark.parametrize('times', [2, pytest.param(25, marks=pytest.mark.slow)])
-@pytest.mark.parametrize('name', ['evaluate', 'plots', 'render', 'predict', 'convert'])
+@pytest.mark.parametrize('name', ['evaluate', 'predict', 'convert', *(pytest.param(
+    name, marks=pytest.mark.slow) for name in ('plots', 'render'))])
 def test_what_is_written_is_whole_or_absent(commands, tmp_path, name, times):
     chance, out = random.Random(0), tmp_path / 'out'
     script, flags = commands[name]
