@@ -57,7 +57,7 @@ def _lifted(config: Config, model: Lifter, store: SequenceStore, windows: TestWi
 
 
 def add_up(config: Config, model: Lifter, path: Path, store: SequenceStore, windows: TestWindows,
-            dataset: PoseDataset, keep: bool) -> tuple[list[dict[str, torch.Tensor]], list[dict[str, np.ndarray]]]:
+           dataset: PoseDataset, keep: bool) -> tuple[list[dict[str, torch.Tensor]], list[dict[str, np.ndarray]]]:
     """Return the sums of errors by iteration and name of a prediction; of the last one its frames too, if to be kept.
 
     Raises DivergedError for predictions that are not finite.
