@@ -1,4 +1,6 @@
-"""The typed configuration. Every flag is a field of a dataclass here, with its help, its default and its commands.
+"""The typed configuration. Every flag is a field of a dataclass, with its help, its default and its commands.
+
+The dataclasses are here, and `Predict` in `common/config_predict.py`.
 
 From these fields come the parser and its help, docs/flags.md, what a checkpoint stores of a run, and the rule that a
 flag is refused by a command that would ignore it. To see what a flag does, search for its field: `--clip` is
@@ -11,16 +13,31 @@ A default of None means that something else decides: the model's recipe, the dat
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from common.config_predict import Predict
 from common.datasets import DATASETS, DEFAULT_DATASET
-from common.detectors import DEFAULT_DETECTOR, DETECTORS
-from common.flag import Flag, actions_of, count, counts, file_ending, flag, names_of, number, positive, text
-from common.keypoints.known import LAYOUTS, layout_or_file
+from common.flag import (
+    CHECK_DATA,
+    EVALUATE,
+    INSPECT,
+    LIST_MODELS,
+    PREDICT,
+    RENDER,
+    TRAIN,
+    Flag,
+    actions_of,
+    count,
+    counts,
+    file_ending,
+    flag,
+    names_of,
+    number,
+    positive,
+    text,
+)
 from common.models import DEFAULT_MODEL, MODELS
 from common.recipe import KEYPOINTS, ROOTS
 from common.skeleton import BODIES, VIEWED
 
-TRAIN, EVALUATE, RENDER, PREDICT, CHECK_DATA, INSPECT, LIST_MODELS = COMMANDS = (
-    'train', 'evaluate', 'render', 'predict', 'check_data', 'inspect', 'list_models')
 LIFTING = (EVALUATE, RENDER, PREDICT)  # commands that read a checkpoint to use it
 PRECISIONS = ('fp32', 'tf32', 'bf16')
 
@@ -298,48 +315,6 @@ class Render:
                        'pixels')
     bitrate: int | None = flag('--viz-bitrate', read=count, metavar='N', needs='output', commands=(RENDER, PREDICT),
                                help='of an MP4, kilobits a second (default 3000)')
-
-
-@dataclass(frozen=True)
-class Predict:
-    """your own keypoints"""
-
-    predict: str | None = flag('--predict', read=text, metavar='INPUT', starts=True, commands=(PREDICT,), help='lift '
-                               'a video, a folder of videos, or 2D keypoints with the checkpoint of --evaluate: npz, '
-                               'npy, a detector\'s JSON, or its folder of a file per frame')
-    npz: str | None = flag('--output', read=file_ending('.npz'), metavar='FILE.npz', commands=(PREDICT,),
-                           help='where --predict writes poses in 3D; each video of a folder has its own beside it')
-    csv: str | None = flag('--csv', read=text, metavar='FILE', commands=(PREDICT,),
-                           help='also write them as a table, a line per frame')
-    detector: str = flag('--detector', default=DEFAULT_DETECTOR, choices=DETECTORS, commands=(PREDICT,), help='finds '
-                         'the keypoints in a video: MoveNet, shipped, one person; or a model of rtmlib, many people')
-    detector_files: tuple[str, ...] | None = flag('--detector-files', read=names_of, metavar='A,B', commands=(PREDICT,),
-                                                  help="rtmlib's .onnx: of people and of keypoints, or of both")
-    layout: str = flag('--layout', default='auto', read=layout_or_file, metavar='NAME', commands=(PREDICT,),
-                       help=f'the order of the keypoints: {", ".join(LAYOUTS)}, or a text file with the name of a '
-                       'joint on each line (auto: as the file says, by the lengths of bones, and by the kind of file)')
-    image_size: tuple[float, float] | None = flag(
-        '--image-size', read=number(float, 1, 1e6), nargs=2, metavar=('W', 'H'), commands=(PREDICT,),
-        help='of the picture in pixels, where the file does not say')
-    fps: float | None = flag('--fps', read=number(float, 0.001, 1e5), metavar='N', commands=(PREDICT,),
-                             help="frames per second of the video (default: the file's, that of --viz-video, or 30)")
-    person: int | None = flag('--person', read=number(int, 0), metavar='N', commands=(PREDICT,), help="the file's own "
-                              'number of a person, else a rank by score (default: the most frequent, or the best)')
-    min_score: float | None = flag('--min-score', read=number(float, 0), metavar='X', commands=(PREDICT,),
-                                   help='keypoints with less are interpolated in time (default 0.3; 0 for Detectron2)')
-    overlap: int | None = flag('--overlap', read=number(int, 0), metavar='N', excludes=('causal',), commands=(PREDICT,),
-                               help='frames that neighbouring windows share and blend (default a quarter of a window)')
-    zoom: float | None = flag('--zoom', read=number(float, 0.001, 1000), metavar='X', commands=(PREDICT,),
-                              help='scale the person in the picture (default: to a usual size, where far from it)')
-    trajectory: bool = flag('--trajectory', default=False, kind='yes', commands=(PREDICT,), help='estimate where the '
-                            'person stands, by --intrinsics or --fov; otherwise the feet are put on the floor')
-    intrinsics: tuple[float, float, float, float] | None = flag(
-        '--intrinsics', read=number(float, 0.001, 1e7), nargs=4, metavar=('FX', 'FY', 'CX', 'CY'), excludes=('fov',),
-        commands=(PREDICT,), help='of the lens, in pixels')
-    fov: float | None = flag('--fov', read=number(float, 1, 179), metavar='DEGREES', commands=(PREDICT,),
-                             help='horizontal field of view')
-    as_is: bool = flag('--as-is', default=False, kind='yes', commands=(PREDICT,),
-                       help='do not refuse keypoints that look like a mistake')
 
 
 @dataclass(frozen=True)

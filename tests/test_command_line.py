@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from common.cli.parser import flags_page, make_parser, parse
-from common.config import COMMANDS, SECTIONS, Config, Train, all_flags
+from common.config import SECTIONS, Config, Train, all_flags
+from common.flag import COMMANDS
 from common.models import MODELS, recipe_of
 from common.settings import resolve
 
@@ -57,7 +58,7 @@ def sample(name: str) -> list[str]:
         return [flag.names[0]]
     if flag.choices:
         return [flag.names[0], list(flag.choices)[-1]]
-    for text in ('2', '0.5', 'a.npz', 'a.mp4', 'some', 'coco'):
+    for text in ('2', '0.5', 'a.npz', 'a.mp4', 'a.trc', 'some', 'coco'):
         try:
             flag.read(text)
         except ValueError:

@@ -229,7 +229,8 @@ def test_two_videos_for_one_output_are_refused(refused, trained, tmp_path):
     assert 'a.npz: rename' in line
 
 
-@pytest.mark.parametrize('flags', [['--output', 'x.npz'], ['--csv', 'x.csv'], ['--render', '--viz-output', 'x.png']])
+@pytest.mark.parametrize('flags', [['--output', 'x.npz'], ['--csv', 'x.csv'], ['--export', 'x.trc'],
+                                   ['--render', '--viz-output', 'x.png']])
 def test_outputs_of_one_video_are_not_for_a_folder(refused, trained, tmp_path, monkeypatch, flags):
     (tmp_path / 'a.mp4').touch()
     monkeypatch.chdir(tmp_path)

@@ -11,8 +11,8 @@ from common.flag import Flag
 
 # Files that are read, and those that are written: none of these may be written over one of the others.
 READ = ('predict.predict', 'render.video', 'render.compare', 'evaluate.evaluate', 'train.init')
-WRITTEN = ('predict.npz', 'predict.csv', 'evaluate.results', 'evaluate.export_predictions', 'render.output',
-           'render.export')
+WRITTEN = ('predict.npz', 'predict.csv', 'predict.export', 'evaluate.results', 'evaluate.export_predictions',
+           'render.output', 'render.export')
 WITHOUT_EVALUATION = 'the evaluation that --no-eval leaves out'
 
 

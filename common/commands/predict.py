@@ -27,6 +27,8 @@ from common.datasets.poses import keypoint_layout
 from common.detectors import is_video, videos_in
 from common.errors import DivergedError, FileError, FlagError
 from common.evaluation.latency import latency
+from common.exports import export
+from common.exports.motion import of_world
 from common.geometry.placement import feet_on_floor, floor_below, lens_of_view, root_by_reprojection, upright
 from common.keypoints.bones import AVERAGE_HEIGHT
 from common.keypoints.clip import Asked, Clip, load_clip
@@ -134,7 +136,8 @@ def lift_to_file(session: Session, lifter: LoadedLifter) -> None:
     lifted = replace(place(poses, clip, lifter, config), hypotheses=hypotheses, scale=scale)
     say(f'world: z up, metres; {lifted.placement}')
     write(lifted, lifter, config)
-    say(f'{asked.npz}: {len(poses):,} frames, {poses.shape[1]} joints')
+    written = asked.npz if asked.export is None else f'{asked.npz}, {asked.export}'
+    say(f'{written}: {len(poses):,} frames, {poses.shape[1]} joints')
     if config.render.render:
         from common.commands.render import render_lifted  # Pillow takes a moment to import
         render_lifted(session, lifted)
@@ -274,7 +277,7 @@ def _by_trajectory(poses: np.ndarray, clip: Clip, lifter: LoadedLifter,
 
 
 def write(lifted: Lifted, lifter: LoadedLifter, config: Config) -> None:
-    """Write the npz, without pickles, and the csv of the world if asked for. Raises FileError when one cannot be."""
+    """Write the npz, without pickles, and csv and export of the world if asked for. Raises FileError where it fails."""
     clip, skeleton = lifted.clip, lifted.skeleton
     more: dict[str, Any] = {name: value for name, value in (('root', lifted.root), ('spread', lifted.spread),
                                                             ('scale', lifted.scale or None)) if value is not None}
@@ -291,3 +294,5 @@ def write(lifted: Lifted, lifter: LoadedLifter, config: Config) -> None:
         with atomic_path(Path(config.predict.csv)) as temporary:
             np.savetxt(temporary, rows, fmt=['%d', '%.4f', *['%.5f'] * (rows.shape[1] - 2)], delimiter=',', header=head,
                        comments='')
+    if config.predict.export:
+        export(Path(config.predict.export), of_world(skeleton, lifted.world, clip.seconds, clip.fps))
