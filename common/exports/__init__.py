@@ -14,13 +14,13 @@ from common.storage.files import atomic_path
 if TYPE_CHECKING:
     from common.exports.motion import Motion
 
-EXPORTS = {'.trc': 'trc'}  # suffix -> module
+EXPORTS = {'.trc': 'trc', '.bvh': 'bvh'}  # suffix -> module
 
 
 def export(path: Path, motion: Motion) -> None:
     """Write a motion to the kind of file that the suffix of `path` says, one of EXPORTS.
 
-    Raises FileError where it cannot be written.
+    Raises FileError where it cannot be written, or cannot hold such a body.
     """
     module = importlib.import_module(f'common.exports.{EXPORTS[path.suffix]}')
     with atomic_path(path) as temporary, open(temporary, 'w', encoding='utf-8', newline='\n') as file:

@@ -3,11 +3,13 @@
 Letters: T frames, J joints.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from common.skeleton import Skeleton
+
+UNEVEN = 0.01  # of a frame: times that are off by less come evenly
 
 
 @dataclass(frozen=True)
@@ -32,3 +34,17 @@ def of_world(skeleton: Skeleton, world: np.ndarray, seconds: np.ndarray, fps: fl
     world = world.astype(np.float64)
     turned = np.stack([world[..., 0], world[..., 2], -world[..., 1]], axis=-1)
     return Motion(skeleton, turned, seconds.astype(np.float64), fps)
+
+
+def evenly(motion: Motion) -> Motion:
+    """Return the motion with frames that come evenly, as many as there are, interpolated where they did not."""
+    seconds = motion.seconds - motion.seconds[0]
+    if len(seconds) < 2 or not (np.diff(seconds) > 0).all():  # nothing tells when they are
+        return replace(motion, seconds=np.arange(len(seconds)) / motion.fps)
+    fps = (len(seconds) - 1) / seconds[-1]
+    even = np.arange(len(seconds)) / fps
+    positions = motion.positions
+    if np.abs(even - seconds).max() * fps > UNEVEN:
+        flat = positions.reshape(len(positions), -1)
+        positions = np.stack([np.interp(even, seconds, column) for column in flat.T], axis=-1).reshape(positions.shape)
+    return replace(motion, positions=positions, seconds=even, fps=float(fps))
