@@ -30,6 +30,7 @@ from common.evaluation.latency import latency
 from common.exports import export
 from common.exports.motion import of_world
 from common.geometry.placement import feet_on_floor, floor_below, lens_of_view, root_by_reprojection, upright
+from common.geometry.smoothing import Smoother, smoother
 from common.keypoints.bones import AVERAGE_HEIGHT
 from common.keypoints.clip import Asked, Clip, load_clip
 from common.models import computing, model_class
@@ -57,7 +58,8 @@ class Lifted:
         world: (T, J, 3) float32 metres, z up, the floor at 0. placement: how that was found, in words.
         root: (T, 3) float32 metres in camera axes; None where nothing tells.
         hypotheses: (P, T, J, 3) as `poses`, which are their mean; None of a model that makes one prediction.
-        scale: where the size of the person comes from, in words, if not from the model; else empty.
+        scale: where the size of the person comes from, in words, if not from the model; else empty. smoothing: what was
+            done against jitter, in words, or empty.
     """
 
     clip: Clip
@@ -69,6 +71,7 @@ class Lifted:
     root: np.ndarray | None
     hypotheses: np.ndarray | None = None
     scale: str = ''
+    smoothing: str = ''
 
     @property
     def spread(self) -> np.ndarray | None:
@@ -123,6 +126,7 @@ def lift_to_file(session: Session, lifter: LoadedLifter) -> None:
     video = (config.data.subjects_test or (None,))[0]
     clip = load_clip(Asked(str(source), asked.layout, asked.image_size, asked.fps, asked.person, video, asked.min_score,
                            asked.zoom, asked.as_is, *of_video(config)), lifter.layout, say)
+    smooth, smoothing = smoothing_of(config, clip)
     precision = computing.evaluation_precision(config.run.precision, session.device)
     with computing.computing_in(lifter.model, precision):
         poses, hypotheses = lift(lifter, clip, session)
@@ -133,7 +137,12 @@ def lift_to_file(session: Session, lifter: LoadedLifter) -> None:
         factor, scale = average_size(poses, lifter), AVERAGE_SIZE
         poses, hypotheses = factor * poses, None if hypotheses is None else factor * hypotheses
         say(scale)
-    lifted = replace(place(poses, clip, lifter, config), hypotheses=hypotheses, scale=scale)
+    if smoothing:
+        say(f'smoothed: {smoothing}')
+        smoothed = smooth(poses)
+        poses, hypotheses = smoothed, None if hypotheses is None else hypotheses + (smoothed - poses)
+    lifted = replace(place(poses, clip, lifter, config, smooth), hypotheses=hypotheses, scale=scale,
+                     smoothing=smoothing)
     say(f'world: z up, metres; {lifted.placement}')
     write(lifted, lifter, config)
     written = asked.npz if asked.export is None else f'{asked.npz}, {asked.export}'
@@ -245,8 +254,19 @@ def lens_of(config: Config, clip: Clip) -> tuple[float, float, float, float] | N
     return asked.intrinsics
 
 
-def place(poses: np.ndarray, clip: Clip, lifter: LoadedLifter, config: Config) -> Lifted:
-    """Put root-relative poses (T, J, 3) into a world: where the lens says, or with the feet on the floor."""
+def smoothing_of(config: Config, clip: Clip) -> tuple[Smoother, str]:
+    """Return the filter of --smooth and what it is, in words; one that does nothing, and no words, without it."""
+    hertz = config.predict.smooth
+    if hertz is None:
+        return lambda places: places, ''
+    try:
+        return smoother(hertz, clip.fps, bool(config.model.causal))
+    except ValueError as error:
+        raise FlagError(f'--smooth: {error}') from None
+
+
+def place(poses: np.ndarray, clip: Clip, lifter: LoadedLifter, config: Config, smooth: Smoother) -> Lifted:
+    """Put root-relative poses (T, J, 3) into a world: where the lens says, smoothed, or with the feet on the floor."""
     skeleton = lifter.skeleton
     feet = tuple(skeleton.joints.index(f'{side}_ankle') for side in ('left', 'right'))
     lens = lens_of(config, clip)
@@ -254,33 +274,34 @@ def place(poses: np.ndarray, clip: Clip, lifter: LoadedLifter, config: Config) -
         return Lifted(clip, skeleton, lifter.layout, poses, feet_on_floor(upright(poses), feet),
                       'the camera taken as level, the lower foot of each frame put on the floor; where the person '
                       'stands is not estimated (--trajectory)', None)
-    world, root = _by_trajectory(poses, clip, lifter, lens)
-    return Lifted(clip, skeleton, lifter.layout, poses, floor_below(world, feet),
+    root = smooth(_by_trajectory(poses, clip, lifter, lens))
+    return Lifted(clip, skeleton, lifter.layout, poses, floor_below(upright(poses + root[:, None]), feet),
                   f'the root where its joints are seen as the keypoints are, by least squares of the reprojection with '
                   f'focal length {lens[0]:.0f}, {lens[1]:.0f} and centre {lens[2]:.0f}, {lens[3]:.0f} pixels; the '
                   f'camera taken as level, the lowest foot of the clip put on the floor', root)
 
 
 def _by_trajectory(poses: np.ndarray, clip: Clip, lifter: LoadedLifter,
-                   lens: tuple[float, float, float, float]) -> tuple[np.ndarray, np.ndarray]:
-    """Return world (T, J, 3) and root (T, 3) from the joints that the detector itself saw. Raises FileError."""
+                   lens: tuple[float, float, float, float]) -> np.ndarray:
+    """Return the root (T, 3) float32 from the joints that the detector itself saw. Raises FileError."""
     pixels, seen = np.zeros((*poses.shape[:2], 2)), np.zeros(poses.shape[:2], bool)
     for joint, name in enumerate(lifter.skeleton.joints):
         if name in lifter.layout.joints:
             keypoint = lifter.layout.joints.index(name)
             pixels[:, joint], seen[:, joint] = clip.pixels[:, keypoint], clip.seen[:, keypoint]
     try:
-        root = root_by_reprojection(poses, pixels, seen, lens).astype(np.float32)
+        return root_by_reprojection(poses, pixels, seen, lens).astype(np.float32)
     except ValueError as error:
         raise FileError(f'{clip.source}: no trajectory can be estimated, {error}') from None
-    return upright(poses + root[:, None]), root
 
 
 def write(lifted: Lifted, lifter: LoadedLifter, config: Config) -> None:
     """Write the npz, without pickles, and csv and export of the world if asked for. Raises FileError where it fails."""
     clip, skeleton = lifted.clip, lifted.skeleton
     more: dict[str, Any] = {name: value for name, value in (('root', lifted.root), ('spread', lifted.spread),
-                                                            ('scale', lifted.scale or None)) if value is not None}
+                                                            ('scale', lifted.scale or None),
+                                                            ('smoothing', lifted.smoothing or None))
+                            if value is not None}
     write_npz(Path(needed(config.predict.npz, '--output')), poses=lifted.poses, world=lifted.world, **more,
               joints=np.array(skeleton.joints), parents=np.array(skeleton.parents), frame=clip.frames,
               seconds=clip.seconds, present=clip.present, fps=np.float64(clip.fps), keypoints=clip.pixels,
