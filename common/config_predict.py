@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from common.detectors import DEFAULT_DETECTOR, DETECTORS
 from common.exports import EXPORTS
-from common.flag import PREDICT, file_ending, flag, names_of, number, positive, text
+from common.flag import PREDICT, file_ending, flag, names_of, number, text
 from common.keypoints.known import LAYOUTS, layout_or_file
 
 
@@ -42,9 +42,10 @@ class Predict:
                                help='frames that neighbouring windows share and blend (default a quarter of a window)')
     zoom: float | None = flag('--zoom', read=number(float, 0.001, 1000), metavar='X', commands=(PREDICT,),
                               help='scale the person in the picture (default: to a usual size, where far from it)')
-    smooth: float | None = flag('--smooth', read=positive, metavar='HZ', commands=(PREDICT,), help='take out what is '
-                                'faster: a Butterworth filter without delay, or with --causal a One-Euro filter, whose '
-                                'cut-off at rest this is (default: not smoothed; 6 is usual for people who walk)')
+    smooth: float | None = flag('--smooth', read=number(float, 0.1, 1e5), metavar='HZ', commands=(PREDICT,),
+                                help='take out what is faster: a Butterworth filter without delay, or with --causal a '
+                                'One-Euro filter, whose cut-off at rest this is (default: not smoothed; 6 is usual for '
+                                'people who walk)')
     trajectory: bool = flag('--trajectory', default=False, kind='yes', commands=(PREDICT,), help='estimate where the '
                             'person stands, by --intrinsics or --fov; otherwise the feet are put on the floor')
     intrinsics: tuple[float, float, float, float] | None = flag(

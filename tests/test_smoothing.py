@@ -68,7 +68,8 @@ def test_short_clips(frames, filtered):
 def test_a_cut_off_that_frames_cannot_hold_is_refused():
     with pytest.raises(ValueError, match='25 Hz'):
         smoother(25, FPS, causal=False)
-    low_pass(sine(1), 24.99, FPS)
+    np.testing.assert_allclose(low_pass(sine(1), 24.99, FPS), sine(1), atol=1e-4)
+    assert np.isfinite(low_pass(sine(1), 0.1, 1e5)).all()  # as slow and as fast as flags allow
     smoother(25, FPS, causal=True)
 
 
@@ -132,8 +133,8 @@ def test_the_trajectory_is_smoothed_too(lift):
     assert np.ptp(shift, axis=0).max() < 1e-5
 
 
-@pytest.mark.parametrize('value, words', [('25', 'less than half'), ('0', 'above 0'), ('nan', 'above 0'),
-                                          ('x', 'above')])
+@pytest.mark.parametrize('value, words', [('25', 'less than half'), ('0', 'at least 0.1'),
+                                          ('1e-12', 'at least'), ('nan', 'at least'), ('x', 'at least')])
 def test_impossible_cut_offs_are_refused(refused, trained, tmp_path, value, words):
     files.npz(tmp_path / 'in.npz', np.random.default_rng(0).uniform(300, 700, (5, 17, 2)))
     line = refused(2, '-c', trained[0], '--evaluate', 'best.bin', '--predict', tmp_path / 'in.npz', '--output',
