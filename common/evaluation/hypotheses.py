@@ -100,16 +100,16 @@ def hypotheses(model: Lifter, store: SequenceStore, windows: TestWindows, root: 
     if store.keypoints.shape[1] != store.joints:
         known -= {'intrinsic'}  # nothing to compare a projection with
     group = groups(windows.sequence, together)
-    parts: list[list[Judged]] = [[] for _ in range(model.iterations if by_iteration else 1)]
+    places = [Judged({}, {}) for _ in range(model.iterations if by_iteration else 1)]
     for index in _batches(group, max(1, FRAMES_PER_BATCH[store.device.type] // windows.frames // model.hypotheses)):
         samples, seen = sampled(model, store, windows, index, known, root, flip, by_iteration)
         rows = windows.rows[index]
         view = seen._replace(poses=store.truth[rows], root=None if store.roots is None else store.roots[rows],
                              keypoints=seen.keypoints[:, windows.taken.start:windows.taken.stop])
         mine = group[index] - group[index[0]] if len(index) else index
-        for number, each in enumerate(samples.unbind(1)):
-            parts[number].append(judge(each, view, mine))
-    return [_joined(each) for each in parts]
+        for place, each in zip(places, samples.unbind(1), strict=True):
+            _put(judge(each, view, mine), place, index, len(windows))
+    return places
 
 
 def groups(sequence: torch.Tensor, together: int) -> torch.Tensor:
@@ -136,8 +136,15 @@ def _batches(group: torch.Tensor, most: int) -> list[torch.Tensor]:
     return [torch.arange(*batch, device=group.device) for batch in batches]
 
 
-def _joined(parts: list[Judged]) -> Judged:
-    """Return the windows of all parts as one."""
-    return Judged({name: torch.cat([part.poses[name] for part in parts]) for name in parts[0].poses},
-                  {name: {metric: torch.cat([part.known[name][metric] for part in parts]) for metric in metrics}
-                   for name, metrics in parts[0].known.items()})
+def _put(part: Judged, place: Judged, index: torch.Tensor, count: int) -> None:
+    """Copy what is judged of the windows of this index (B,) to its place among all `count`, which is made if need be.
+
+    Kept as they come, the pieces of many batches would lie between what those batches took and gave back, which the
+    allocator could then not use again.
+    """
+    for name, poses in part.poses.items():
+        place.poses.setdefault(name, poses.new_empty(count, *poses.shape[1:]))[index] = poses
+    for name, metrics in part.known.items():
+        for metric, figures in metrics.items():
+            there = place.known.setdefault(name, {})
+            there.setdefault(metric, figures.new_empty(count, *figures.shape[1:]))[index] = figures
