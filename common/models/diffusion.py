@@ -13,10 +13,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from torch import nn
 
 from common.augment import Batch, Mirror, generator_of
 from common.augment import mirror as mirrored_as
+from common.models.around import Around
 from common.models.lifter import FRAMES_PER_BATCH, Criterion, Lifter
 from common.recipe import Recipe
 from common.skeleton import Skeleton
@@ -64,7 +64,7 @@ def diffusion_recipe(recipe: Recipe) -> Recipe:
     return replace(recipe, epochs=400, lr=6e-5, lr_decay=0.993, stride_limit=243, loss='mpjpe', root='zero')
 
 
-class Diffusion(Lifter):
+class Diffusion(Around):
     """(B, F, J, 2) normalised screen coordinates -> (B, F, J, 3) metres: the mean of P hypotheses after K iterations.
 
     Each hypothesis begins as noise, which the denoiser takes away in K iterations. Weights and tables have the names of
@@ -82,11 +82,8 @@ class Diffusion(Lifter):
 
     def __init__(self, denoiser: Lifter, skeleton: Skeleton):
         """Wrap a denoiser. It makes one hypothesis in one iteration, which is how epochs are judged."""
-        nn.Module.__init__(self)  # windows are those of the denoiser
+        super().__init__(denoiser)
         self.pose_estimator = denoiser
-        self.frames, self.answers, self.spacing = denoiser.frames, denoiser.answers, denoiser.spacing
-        self.needs, self.fewest, self.measured = denoiser.needs, denoiser.fewest, denoiser.measured
-        self.mirrored_at_random = denoiser.mirrored_at_random
         self.title, self.recipe = f'{denoiser.title} in D3DP', diffusion_recipe(denoiser.recipe)
         self.joints = len(skeleton)
         self._drawn: tuple[torch.Tensor, torch.Tensor] | None = None  # times and noise of a step
@@ -102,19 +99,11 @@ class Diffusion(Lifter):
         """Compile the denoiser, which is all that takes time."""
         self.pose_estimator.compile(*how, **options)
 
-    def training_starts(self, length: int, answered: int, step: int | None = None) -> np.ndarray:
-        """Return where the denoiser's training windows start."""
-        return self.pose_estimator.training_starts(length, answered, step)
-
     # ---- training ------------------------------------------------------------------------------------------------
-
-    def begin_epoch(self, epoch: int, epochs: int) -> None:
-        """Let the denoiser make ready for an epoch."""
-        self.pose_estimator.begin_epoch(epoch, epochs)
 
     def begin_step(self, seed: int, windows: int, part: slice) -> None:
         """Draw times and noise of all windows of a step, of which a process takes its part."""
-        self.pose_estimator.begin_step(seed, windows, part)
+        super().begin_step(seed, windows, part)
         # Another stream than that of the same seed, which drop paths are drawn from.
         generator = generator_of(self.betas.device, seed, 0, 0, 1)
         self._drawn = tuple(drawn[part] for drawn in self._draw(windows, generator))  # type: ignore[assignment]

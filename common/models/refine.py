@@ -7,12 +7,12 @@ not know. Letters: B windows, F frames, J joints.
 
 from dataclasses import replace
 
-import numpy as np
 import torch
 from torch import nn
 
 from common.augment import Batch, Mirror
 from common.losses import refinement_loss
+from common.models.around import Around
 from common.models.lifter import Criterion, Lifter, check_shape
 from common.recipe import Recipe
 from common.skeleton import Skeleton
@@ -63,7 +63,7 @@ class Refinement(nn.Module):
         return torch.cat([plane, predicted[..., 2:]], dim=-1)
 
 
-class Refined(Lifter):
+class Refined(Around):
     """A lifter and the refinement behind it, trained together."""
 
     needs = frozenset({'intrinsic', 'root_depth'})
@@ -71,15 +71,11 @@ class Refined(Lifter):
 
     def __init__(self, base: Lifter, skeleton: Skeleton, layout: Skeleton):
         """Put a fresh refinement behind a lifter. Raises ValueError for keypoints that are not the joints."""
-        nn.Module.__init__(self)  # windows are those of the base
+        super().__init__(base)
         if layout != skeleton:
             raise ValueError(f'a refinement needs a keypoint for each joint, not {layout.name} for {skeleton.name}')
         self.base, self.refine = base, Refinement(len(skeleton), skeleton.root)
-        self.frames, self.answers, self.spacing = base.frames, base.answers, base.spacing
-        self.mirrored_at_random = base.mirrored_at_random
-        self.needs, self.fewest, self.measured = Refined.needs | base.needs, base.fewest, base.measured
-        self.mirrored_at_random = base.mirrored_at_random
-        self.title, self.recipe = f'{base.title} with refinement', base.recipe
+        self.needs, self.title = Refined.needs | base.needs, f'{base.title} with refinement'
         self.register_buffer('bone_pairs', torch.tensor(skeleton.bone_pairs), persistent=False)
 
     def forward(self, keypoints: torch.Tensor) -> torch.Tensor:
@@ -105,22 +101,6 @@ class Refined(Lifter):
     def core(self) -> Lifter:
         """Return the base."""
         return self.base
-
-    def window_for(self, count: int) -> tuple[int, range]:
-        """Return the base's window for so many frames."""
-        return self.base.window_for(count)
-
-    def begin_epoch(self, epoch: int, epochs: int) -> None:
-        """Let the base make ready for an epoch."""
-        self.base.begin_epoch(epoch, epochs)
-
-    def begin_step(self, seed: int, windows: int, part: slice) -> None:
-        """Let the base make ready for a step."""
-        self.base.begin_step(seed, windows, part)
-
-    def training_starts(self, length: int, answered: int, step: int | None = None) -> np.ndarray:
-        """Return where the base's training windows start."""
-        return self.base.training_starts(length, answered, step)
 
     def measure(self, keypoints: torch.Tensor, poses: torch.Tensor) -> None:
         """Show the base all training frames, keypoints (N, J, 2) and poses (N, J, 3)."""

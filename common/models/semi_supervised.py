@@ -8,12 +8,11 @@ must be the joints.
 
 from typing import Any
 
-import numpy as np
 import torch
-from torch import nn
 
 from common.augment import Batch, Mirror
 from common.geometry.projection import project
+from common.models.around import Around
 from common.models.lifter import Criterion, Lifter
 from common.skeleton import Skeleton
 
@@ -79,7 +78,7 @@ def semi_supervised_loss(model: Lifter, trajectory: Lifter, labelled: Batch, unl
             + bone_loss(poses[:count], poses[count:], bones))
 
 
-class SemiSupervised(Lifter):
+class SemiSupervised(Around):
     """A lifter and a network for the root's place, trained together, also by windows without truth.
 
     The second network is there for training alone: what comes out is what the lifter predicts.
@@ -93,15 +92,12 @@ class SemiSupervised(Lifter):
         Args:
             trajectory: of the same windows, for the joints of ROOT_ALONE: (B, A, 1, 3) metres from the camera.
         """
-        nn.Module.__init__(self)  # windows are those of the base
+        super().__init__(base)
         if layout != skeleton:
             raise ValueError(f'windows without truth need a keypoint for each joint to compare it with, not '
                              f'{layout.name} for {skeleton.name}')
         self.base, self.trajectory = base, trajectory
-        self.frames, self.answers, self.spacing = base.frames, base.answers, base.spacing
-        self.needs, self.fewest, self.mirrored_at_random = base.needs, base.fewest, base.mirrored_at_random
         self.needs_beside = base.needs | {'intrinsic'}
-        self.title, self.recipe = base.title, base.recipe
         self.register_buffer('bones', torch.tensor(skeleton.edges), persistent=False)
 
     @property
@@ -114,23 +110,15 @@ class SemiSupervised(Lifter):
         """Return the base."""
         return self.base
 
-    def window_for(self, count: int) -> tuple[int, range]:
-        """Return the base's window for so many frames."""
-        return self.base.window_for(count)
-
     def begin_epoch(self, epoch: int, epochs: int) -> None:
         """Let both networks make ready for an epoch."""
-        self.base.begin_epoch(epoch, epochs)
+        super().begin_epoch(epoch, epochs)
         self.trajectory.begin_epoch(epoch, epochs)
 
     def begin_step(self, seed: int, windows: int, part: slice) -> None:
         """Let both networks make ready for a step."""
-        self.base.begin_step(seed, windows, part)
+        super().begin_step(seed, windows, part)
         self.trajectory.begin_step(seed, windows, part)
-
-    def training_starts(self, length: int, answered: int, step: int | None = None) -> np.ndarray:
-        """Return where the base's training windows start."""
-        return self.base.training_starts(length, answered, step)
 
     def compile(self, *how: Any, **options: Any) -> None:
         """Compile both networks, each of which the loss calls by itself."""
