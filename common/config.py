@@ -48,7 +48,7 @@ class Data:
 
     dataset: str = flag('-d', '--dataset', default=DEFAULT_DATASET, choices=DATASETS, stored=True,
                         commands=(TRAIN, *LIFTING, CHECK_DATA), help='data set; synthetic needs no file')
-    keypoints: str = flag('-k', '--keypoints', read=text, metavar='NAME', stored=True,
+    keypoints: str | None = flag('-k', '--keypoints', read=text, metavar='NAME', stored=True,
                           commands=(TRAIN, *LIFTING, CHECK_DATA), help='2D keypoints: data_2d_<dataset>_NAME.npz, '
                           'or NAME.pkl for motion3d (default: what the data set is mostly used with)')
     folder: str = flag('--data', default='data', read=text, metavar='DIR', help='folder of the npz files',
