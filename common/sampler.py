@@ -17,7 +17,7 @@ from common.augment import Batch, generator_of
 from common.distributed import ALONE, World
 from common.noise import DetectorNoise
 from common.store import SequenceStore
-from common.views import VirtualCameras, draw_cameras
+from common.views import ANOTHER, VirtualCameras, draw_cameras
 from common.windows import chunk_starts, first_cover, fitting_starts, overlapping_starts, test_starts, windows_of
 
 
@@ -156,7 +156,9 @@ class WindowSampler:
         else:
             rows = store.frame_index(windows[:, 0], windows[:, 1], self.frames, spacing=self.spacing)
             cameras = draw_cameras(whole, generator_of(device, self.seed, *step, 1)).part(part)
-            seen = self.cameras.see(store.moving(windows[:, 0], rows), cameras)
+            joints = self._mixed(self.cameras, store.moving(windows[:, 0], rows),
+                                 generator_of(device, self.seed, *step, 3), whole, part)
+            seen = self.cameras.see(joints, cameras)
             batch = self._mirrored(self.cameras.batch(seen, self.answers, self.supervised if self.truth else None,
                                                       self.needs), windows)
         if self.noise is None:
@@ -164,6 +166,16 @@ class WindowSampler:
         errors = self.noise.draw(whole, self.frames, generator_of(device, self.seed, *step, 2)).part(part)
         found = self.noise(batch.keypoints[..., :2], errors)
         return batch._replace(keypoints=found if 'confidence' in self.needs else found[..., :2])
+
+    def _mixed(self, cameras: VirtualCameras, joints: torch.Tensor, generator: torch.Generator, whole: int,
+               part: slice) -> torch.Tensor:
+        """Return the motions (B, F, J, 3) of the part of a step, some of them with legs of other windows."""
+        device = joints.device
+        other = self._table[torch.randint(len(self), (whole,), generator=generator, device=device)[part]]
+        another = torch.rand(whole, generator=generator, device=device)[part] < ANOTHER
+        rows = self.store.frame_index(other[:, 0], other[:, 1], self.frames, spacing=self.spacing)
+        mixed = cameras.with_legs_of(self.store.moving(other[:, 0], rows), joints)
+        return torch.where(another[:, None, None, None], mixed, joints)
 
 
 @dataclass(frozen=True)

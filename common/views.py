@@ -18,6 +18,12 @@ DISTANCE = (2.0, 8.0)  # metres from the camera to the person, more where a moti
 ASPECT = (9 / 16, 16 / 9)  # height of the picture over its width
 PLACE = 0.5  # how far from the centre of the picture the middle of a motion lies at most, as a share of the way out
 SCALE = (0.9, 1.1)  # of the body
+# Factor of each of its bones, the same on both sides, by the joints where they end: people differ in proportions, and
+# data sets in where they put a joint.
+LENGTH = (0.9, 1.1)
+BONES = (('spine', 'thorax'), ('neck', 'head'), ('shoulder',), ('elbow',), ('wrist',), ('hip',), ('knee',), ('ankle',))
+LEGS = ('hip', 'knee', 'ankle')
+ANOTHER = 0.3  # share of windows whose legs are those of another one: more kinds of motion than were recorded
 MARGIN = 0.97  # share of the way from the centre of the picture to its border that keypoints stay within
 NEAREST = 0.8  # metres from the camera to a joint, at least
 # A head turns and nods beside what the shoulders tell: mean and standard deviation, degrees to the right and down.
@@ -26,14 +32,14 @@ TURN, NOD = (0.0, 25.0), (10.0, 15.0)
 # the distance between both sides, evenly. (OpenPose on a recorded walk: about 0.4 and 0.15.)
 WIDER_HIPS, WIDER_SHOULDERS = (0.1, 0.6), (0.0, 0.25)
 
-# Where the keypoints of a face lie from the upper neck: to the right, forward and up, metres, for a distance of HEAD
-# from thorax to head. Eyes and ears stand on both sides.
+# Where the keypoints of a face lie from the upper neck: to the right, forward and up, metres, for a distance of NECK
+# from thorax to upper neck. Eyes and ears stand on both sides.
 FACE = {'nose': (0.0, 0.11, 0.02), 'eye': (0.033, 0.085, 0.055), 'ear': (0.075, 0.005, 0.035)}
-HEAD = 0.224
+NECK = 0.13
 
 
 class Drawn(NamedTuple):
-    """Cameras, one for each window: (B,) each. Angles in radians.
+    """Cameras, one for each window: (B,) each but for the last. Angles in radians.
 
     Attributes:
         azimuth, pitch, roll: where it looks; pitch is down.
@@ -41,6 +47,7 @@ class Drawn(NamedTuple):
         across, down: where the middle of the motion lies, as a share of the way from centre to border.
         distance: metres. scale: of the body. turn, nod: of the head, to the right and down.
         hips, shoulders: how much wider a detector finds them, as a share.
+        lengths: (B, len(BONES)), of the body's bones.
     """
 
     azimuth: torch.Tensor
@@ -56,6 +63,7 @@ class Drawn(NamedTuple):
     nod: torch.Tensor
     hips: torch.Tensor
     shoulders: torch.Tensor
+    lengths: torch.Tensor
 
     def part(self, part: slice) -> 'Drawn':
         """Return those of some of the windows."""
@@ -82,7 +90,7 @@ def draw_cameras(count: int, generator: torch.Generator, pitch: tuple[float, flo
     Args:
         pitch: the range of it, degrees.
     """
-    even = torch.rand(11, count, generator=generator, device=generator.device)
+    even = torch.rand(11 + len(BONES), count, generator=generator, device=generator.device)
     turned = torch.randn(2, count, generator=generator, device=generator.device)
 
     def between(row: int, low: float, high: float) -> torch.Tensor:
@@ -98,7 +106,8 @@ def draw_cameras(count: int, generator: torch.Generator, pitch: tuple[float, flo
         across=between(5, -PLACE, PLACE), down=between(6, -PLACE, PLACE),
         distance=between(7, *map(math.log, DISTANCE)).exp(), scale=between(8, *SCALE),
         turn=turning(0, *TURN), nod=turning(1, *NOD), hips=between(9, *WIDER_HIPS),
-        shoulders=between(10, *WIDER_SHOULDERS))
+        shoulders=between(10, *WIDER_SHOULDERS),
+        lengths=torch.stack([between(row, *LENGTH) for row in range(11, 11 + len(BONES))], dim=-1))
 
 
 def rotation(cameras: Drawn) -> torch.Tensor:
@@ -130,6 +139,17 @@ class VirtualCameras:
                                      zip(layout.joints, face, strict=True)], device=device)
         self.of_face = torch.tensor(face, device=device).float()[:, None]
         self.mirror = torch.tensor(layout.mirror, device=device)
+        ends = [name.split('_')[-1] for name in skeleton.joints]
+        self.of_bone = torch.tensor([[float(end in bone) for end in ends] for bone in BONES], device=device)
+        self.parents = torch.tensor([j if parent < 0 else parent for j, parent in enumerate(skeleton.parents)],
+                                    device=device)
+        held = torch.zeros(len(skeleton), len(skeleton))
+        for joint, parent in skeleton.edges:
+            held[joint, parent] = 1
+        # (J, J): 1 where a bone lies on the way from the root to a joint, since 1 + P + P² + … = 1 / (1 - P).
+        self.bones_to = torch.linalg.inv(torch.eye(len(skeleton)) - held).round().to(device)
+        self.legs = torch.tensor([end in LEGS and j != skeleton.root for j, end in enumerate(ends)], device=device)
+        self.side_hips = [skeleton.joints.index(f'{side}_hip') for side in ('left', 'right')]
         self.of_hips, self.of_shoulders = (torch.tensor(
             [float(name in (f'left_{joint}', f'right_{joint}')) for name in layout.joints], device=device)
             for joint in ('hip', 'shoulder'))
@@ -142,7 +162,7 @@ class VirtualCameras:
 
         Each stands as far away as was drawn, or as far as is needed for all of the motion to stay in the picture.
         """
-        joints = joints * cameras.scale[:, None, None, None]
+        joints = self.grown(joints, 1 + (cameras.lengths - 1) @ self.of_bone) * cameras.scale[:, None, None, None]
         joints = joints - joints.mean(dim=(1, 2), keepdim=True)
         points = self.keypoints(joints, cameras)
         both = torch.cat([points, joints], dim=2) @ rotation(cameras).mT[:, None]
@@ -161,6 +181,20 @@ class VirtualCameras:
         intrinsic = torch.zeros(len(focal), 9, device=focal.device)
         intrinsic[:, :2] = focal[:, None]
         return Seen(focal[:, None, None, None] * seen[..., :2] / seen[..., 2:], both[:, :, keypoints:], intrinsic)
+
+    def grown(self, joints: torch.Tensor, factors: torch.Tensor) -> torch.Tensor:
+        """Return joints (B, F, J, 3) whose bones are so many times as long, (B, J) by the joint where each ends."""
+        bones = joints - joints[:, :, self.parents]
+        return joints[:, :, self.root, None] + self.bones_to @ (factors[:, None, :, None] * bones)
+
+    def with_legs_of(self, others: torch.Tensor, joints: torch.Tensor) -> torch.Tensor:
+        """Return joints (B, F, J, 3) in upright axes with the legs of others, turned to where these hips look."""
+        left, right = self.side_hips
+        turn = _heading(joints[:, :, left] - joints[:, :, right]) - _heading(others[:, :, left] - others[:, :, right])
+        c, s = turn.cos()[..., None], turn.sin()[..., None]
+        x, y, z = (others - others[:, :, self.root, None]).unbind(-1)
+        turned = torch.stack([c * x - s * y, s * x + c * y, z], dim=-1) + joints[:, :, self.root, None]
+        return torch.where(self.legs[:, None], turned, joints)
 
     def keypoints(self, joints: torch.Tensor, cameras: Drawn) -> torch.Tensor:
         """Return the keypoints (B, F, K, 3) of joints (B, F, J, 3), both in upright axes.
@@ -183,7 +217,7 @@ class VirtualCameras:
                              turn.cos() * forward + turn.sin() * sideways)
         up, forward = nod.cos() * up + nod.sin() * forward, nod.cos() * forward - nod.sin() * up
         axes = torch.stack([sideways, forward, up], dim=2)  # (B, F, 3, 3), its rows
-        size = ((head - thorax).norm(dim=-1) / HEAD)[..., None, None]
+        size = ((neck - thorax).norm(dim=-1) / NECK)[..., None, None]
         return points + self.of_face * neck[:, :, None] + size * (self.offsets @ axes)
 
     def wider(self, cameras: Drawn) -> torch.Tensor:
@@ -200,6 +234,11 @@ class VirtualCameras:
         return Batch(keypoints, None if supervised is None else poses[:, supervised.start:supervised.stop],
                      seen.intrinsic if 'intrinsic' in needs else None,
                      answered[..., 2] if 'root_depth' in needs else None, answered if 'root' in needs else None)
+
+
+def _heading(across: torch.Tensor) -> torch.Tensor:
+    """Return the azimuth (B, F), radians, of vectors (B, F, 3) in upright axes."""
+    return torch.atan2(across[..., 1], across[..., 0])
 
 
 def _offset(name: str) -> tuple[float, float, float]:

@@ -11,7 +11,7 @@ from conftest import SMALL
 from processes import run_alone
 from test_resume import assert_same_run
 
-from common.datasets import load_dataset
+from common.datasets import DATASETS, load_dataset
 from common.datasets.virtual_views import CAMERAS, seen_anew
 from common.distributed import World
 from common.errors import FlagError
@@ -22,7 +22,10 @@ from common.sampler import WindowSampler
 from common.skeleton import COCO, H36M, H36M16
 from common.store import SequenceStore
 from common.views import (
+    ANOTHER,
+    BONES,
     DISTANCE,
+    LENGTH,
     MARGIN,
     PITCH,
     ROLL,
@@ -82,6 +85,8 @@ def test_fixed_views_do_not_depend_on_what_else_is_selected(dataset):
 
 def test_cameras_keep_to_their_ranges_and_people_to_the_picture(dataset):
     joints, cameras = windows(dataset, 2000), draw_cameras(2000, torch.Generator().manual_seed(1))
+    assert LENGTH[0] <= cameras.lengths.min() and cameras.lengths.max() <= LENGTH[1]
+    cameras = cameras._replace(lengths=torch.ones_like(cameras.lengths))
     seen = VirtualCameras(H36M, COCO, CPU).see(joints, cameras)
     # The turn from the world's axes to the camera's by least squares, which knows nothing of angles.
     flat, moved = ((x - x.mean(dim=(1, 2), keepdim=True)).flatten(1, 2).double() for x in (joints, seen.joints))
@@ -106,6 +111,56 @@ def test_cameras_keep_to_their_ranges_and_people_to_the_picture(dataset):
     depth = seen.joints[..., 2].mean(dim=(1, 2))
     assert (depth >= DISTANCE[0] - 0.5).all()
     assert (depth - cameras.distance < 1e-2).float().mean() > 0.3  # as drawn, where the motion stays in the picture
+
+
+def test_bones_are_as_long_as_drawn_and_point_as_they_did(dataset):
+    joints, cameras = windows(dataset, 40), draw_cameras(40, torch.Generator().manual_seed(1))
+    viewer = VirtualCameras(H36M, COCO, CPU)
+    seen, plain = (viewer.see(joints, cameras._replace(lengths=lengths)).joints
+                   for lengths in (cameras.lengths, torch.ones_like(cameras.lengths)))
+    kinds = {name: index for index, bone in enumerate(BONES) for name in bone}
+    for joint, parent in H36M.edges:
+        factor = cameras.lengths[:, kinds[H36M.joints[joint].split('_')[-1]]]
+        torch.testing.assert_close(seen[:, :, joint] - seen[:, :, parent], factor[:, None, None] * (
+            plain[:, :, joint] - plain[:, :, parent]), atol=1e-5, rtol=0)
+
+
+def test_legs_of_another_keep_their_bend_and_look_where_these_hips_do(dataset):
+    joints, others = windows(dataset, 40), windows(dataset, 40).flip(0)
+    viewer = VirtualCameras(H36M, COCO, CPU)
+    mixed = viewer.with_legs_of(others, joints)
+    legs = list(range(1, 7))
+    rest = [0, *range(7, 17)]
+    assert torch.equal(mixed[:, :, rest], joints[:, :, rest])
+    own, theirs = (x[:, :, legs] - x[:, :, :1] for x in (mixed, others))
+    torch.testing.assert_close(torch.cdist(own, own), torch.cdist(theirs, theirs), atol=1e-3, rtol=0)
+    torch.testing.assert_close(own[..., 2], theirs[..., 2], atol=1e-5, rtol=0)
+    across, asked = ((x[:, :, 4] - x[:, :, 1])[..., :2] for x in (mixed, joints))
+    torch.testing.assert_close(torch.nn.functional.normalize(across, dim=-1),
+                               torch.nn.functional.normalize(asked, dim=-1), atol=1e-4, rtol=0)
+    torch.testing.assert_close(viewer.with_legs_of(joints, joints), joints, atol=1e-5, rtol=0)
+
+
+def test_some_windows_have_the_legs_of_others(store):
+    taken = sampler(store)
+    window = torch.tensor([[0, 20, 0]]).expand(400, 3)
+    poses = taken._seen(window, (0, 0), 400, slice(0, 400)).poses
+    knee = (poses[:, 0, 2] - poses[:, 0, 1]).norm(dim=-1) / (poses[:, 0, 3] - poses[:, 0, 2]).norm(dim=-1)
+    angle = ((poses[:, 0, 1] - poses[:, 0, 2]) * (poses[:, 0, 3] - poses[:, 0, 2])).sum(-1) / (
+        (poses[:, 0, 1] - poses[:, 0, 2]).norm(dim=-1) * (poses[:, 0, 3] - poses[:, 0, 2]).norm(dim=-1))
+    other = ((angle - angle.median()).abs() > 1e-4).float().mean()
+    assert knee.std() > 0.02 and ANOTHER - 0.1 < other < ANOTHER + 0.1
+
+
+def test_cmu_has_wrists_and_heads_where_people_have_them():
+    rest = torch.zeros(1, 1, 17, 3)
+    rest[..., 13, 0], rest[..., 12, 0], rest[..., 10, 2], rest[..., 9, 2] = 0.686, 0.5, 0.6, 0.5
+    lengthened = DATASETS['cmu'].lengthened
+    factors = torch.tensor([[lengthened.get(name.split('_')[-1], 1) for name in H36M.joints]])
+    grown = VirtualCameras(H36M, COCO, CPU).grown(rest, factors)
+    assert grown[0, 0, 13, 0] - grown[0, 0, 12, 0] == pytest.approx(0.249, abs=0.001)
+    assert grown[0, 0, 10, 2] - grown[0, 0, 9, 2] == pytest.approx(0.185, abs=0.001)
+    assert torch.equal(grown[..., 1:10, :], rest[..., 1:10, :]) and not DATASETS['h36m'].lengthened
 
 
 def test_motion_comes_back_from_camera_axes_to_the_world(dataset, store):

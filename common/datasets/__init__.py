@@ -30,6 +30,8 @@ class _Entry:
         truth: whether there is 3D; a data set without can be rendered and exported only.
         protocol: its only test protocol, where that is another than the usual two.
         settings: what its own test says otherwise than a model's recipe, by field of the configuration.
+        lengthened: how many times as long its bones are made for --views random, by the joint where they end, where
+            that is not where people have it.
     """
 
     module: str
@@ -44,6 +46,7 @@ class _Entry:
     truth: bool = True
     protocol: str | None = None
     settings: dict[str, Any] = field(default_factory=dict)
+    lengthened: dict[str, float] = field(default_factory=dict)
 
     def of_module(self, name: str) -> Any:
         """Return a function of the data set's module."""
@@ -69,7 +72,11 @@ DATASETS = {
                    'data/prepare_data_3dhp.py on its folder', counted=True, keypoints_known=('gt', 'gt_ori'),
                    split=True, marked=True, settings={'root': 'zero'}),
     'cmu': _Entry('cmu', 'noisy', 'fetch ASF/AMC files from http://mocap.cs.cmu.edu and run '
-                  'data/prepare_data_cmu.py on their folder'),
+                  'data/prepare_data_cmu.py on their folder', lengthened={
+                      # CMU's forearms end before the wrist and its heads at the ears. Drillis and Contini (1966), of
+                      # stature: forearm 0.146 and from the shoulders to the top of the head 0.182. By their legs,
+                      # trunks and upper arms, CMU's people are 1.7 m tall; 0.186 and 0.224 m are in the files.
+                      'wrist': 1.34, 'head': 1.85}),
     'motion3d': _Entry('motion3d', 'h36m_sh_conf_cam_source_final', "take MotionBERT's file of that name, or make one "
                        'of npz files with data/prepare_data_motion3d.py and name it with -k', counted=True,
                        one_file=True, protocol='2.5d', settings={'root': 'zero'}),

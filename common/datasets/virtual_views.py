@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
+from common.datasets import DATASETS
 from common.datasets.poses import PoseDataset
 from common.errors import FlagError
 from common.geometry import quaternion
@@ -41,31 +42,33 @@ def seen_anew(dataset: PoseDataset, layout: Skeleton, noise: bool) -> PoseDatase
     except ValueError as error:
         raise FlagError(f'--views random: {error}') from None
     detector = DetectorNoise(layout, cpu) if noise else None
+    lengthened = DATASETS[dataset.name].lengthened
+    factors = torch.tensor([[lengthened.get(name.split('_')[-1], 1) for name in dataset.skeleton.joints]])
 
     def anew(subject: str, take: str, positions: np.ndarray) -> list[Sequence]:
         # Its own numbers for each take, so that they do not depend on which others are selected.
         numbers = torch.Generator().manual_seed((SEED << 32) + zlib.crc32(f'{subject} {take}'.encode()))
-        return [_sequence(subject, take, number, positions, cameras, detector, numbers) for number in range(CAMERAS)]
+        joints = cameras.grown(torch.tensor(positions)[None], factors) if lengthened else torch.tensor(positions)[None]
+        return [_sequence(subject, take, number, joints, cameras, detector, numbers) for number in range(CAMERAS)]
 
     keypoints = f"{layout.name} seen by virtual cameras{', with noise' if noise else ''}"
     return replace(dataset, keypoints=keypoints, layout=layout, anew=anew, source_2d='what virtual cameras see')
 
 
-def _sequence(subject: str, take: str, number: int, positions: np.ndarray, cameras: VirtualCameras,
+def _sequence(subject: str, take: str, number: int, moving: torch.Tensor, cameras: VirtualCameras,
               detector: DetectorNoise | None, numbers: torch.Generator) -> Sequence:
-    """Return a take (T, J, 3) as the virtual camera of this number sees it, the body in its own size."""
+    """Return a take (1, T, J, 3) as the virtual camera of this number sees it, the body in its own size."""
     low, high = PITCH
     pitch = low + (high - low) / CAMERAS * number, low + (high - low) / CAMERAS * (number + 1)
     drawn = draw_cameras(1, numbers, pitch)
-    drawn = drawn._replace(scale=torch.ones(1))
-    errors = None if detector is None else detector.draw(1, len(positions), numbers)
-    seen = cameras.see(torch.tensor(positions)[None], drawn)
+    drawn = drawn._replace(scale=torch.ones(1), lengths=torch.ones_like(drawn.lengths))
+    errors = None if detector is None else detector.draw(1, moving.shape[1], numbers)
+    seen = cameras.see(moving, drawn)
     keypoints = seen.keypoints if detector is None or errors is None else detector(seen.keypoints, errors)
     joints, found = seen.joints[0].numpy(), keypoints[0].numpy()
     upright = rotation(drawn)[0].T.double().numpy()
     root = joints[:, cameras.root]
-    place = positions.reshape(-1, 3).mean(axis=0, dtype=np.float64) - upright @ joints.reshape(-1, 3).mean(
-        axis=0, dtype=np.float64)
+    place = moving.double().mean(dim=(0, 1, 2)).numpy() - upright @ joints.reshape(-1, 3).mean(axis=0, dtype=np.float64)
     camera = Camera(quaternion.from_matrix(upright).astype(np.float32), place.astype(np.float32), WIDTH,
                     math.ceil(WIDTH * float(drawn.aspect)), seen.intrinsic[0].numpy())
     return Sequence(subject, take, number, np.ascontiguousarray(found[..., :2]), joints - root[:, None], root,
