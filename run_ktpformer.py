@@ -93,9 +93,14 @@ def _fail(message: object, status: int) -> int:
     return status
 
 
-if __name__ == '__main__':
+def command() -> int:
+    """Run the command line of this process, in a terminal of any encoding; return the exit status."""
     from common.storage.ending import keep_standard_streams
     keep_standard_streams()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors='backslashreplace')
-    sys.exit(main())
+    return main()
+
+
+if __name__ == '__main__':
+    sys.exit(command())

@@ -28,6 +28,7 @@ from common.flag import (
     count,
     counts,
     file_ending,
+    files_ending,
     flag,
     names_of,
     number,
@@ -291,9 +292,10 @@ class Render:
                               'name, such as "Walking 1", or an unambiguous prefix (default: the first)')
     camera: int = flag('--viz-camera', default=0, read=number(int, 0), metavar='N', commands=(RENDER,),
                        help='counted from 0')
-    output: str | None = flag('--viz-output', read=file_ending('.gif', '.mp4', '.png', '.html'), metavar='FILE',
-                              needs='render', commands=(RENDER, PREDICT), help='the film: .gif, .mp4 (needs PyAV), '
-                              '.png, five moments one below the other, or .html, a page that turns and plays')
+    output: tuple[str, ...] = flag(
+        '--viz-output', default=(), read=files_ending('.gif', '.mp4', '.png', '.html'), metavar='A,B',
+        commands=(RENDER, PREDICT), help='the film, or several: .gif, .mp4 (needs PyAV), .png, five moments one below '
+        'the other, or .html, a page that turns and plays')
     export: str | None = flag('--viz-export', read=file_ending('.npy', '.npz'), metavar='FILE', commands=(RENDER,),
                               help='the predicted 3D of all frames, (frames, joints, 3) metres in camera axes, '
                               'relative to the root: .npy, or .npz with joints and axes named')

@@ -105,6 +105,11 @@ def listed(value: Any) -> str:
     return ','.join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
 
 
+def files_named(value: str | tuple[str, ...] | None) -> tuple[str, ...]:
+    """Return the files that a field names, of which there may be none, one or several."""
+    return (value,) if isinstance(value, str) and value else tuple(value or ())
+
+
 def actions_of(given: str) -> tuple[str, ...]:
     """Return the names of actions; * is all of them."""
     return () if given == '*' else names_of(given)
@@ -117,6 +122,12 @@ def file_ending(*suffixes: str) -> Callable[[str], str]:
             raise ValueError(f'expected a name that ends in {" or ".join(suffixes)}, got {given!r}')
         return given
     return read
+
+
+def files_ending(*suffixes: str) -> Callable[[str], tuple[str, ...]]:
+    """Return a reader of different file names that commas separate and that end in one of these."""
+    one = file_ending(*suffixes)
+    return lambda given: tuple(one(name) for name in names_of(given))
 
 
 count, positive = number(int, 1), number(float, 0, low_included=False)

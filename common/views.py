@@ -13,7 +13,7 @@ from common.skeleton import Skeleton, correspondence
 
 # What is drawn, evenly between these. Degrees: how far a camera looks down, is rolled, and what it sees from side to
 # side of the longer side of its picture.
-PITCH, ROLL, FIELD = (-15.0, 45.0), (-5.0, 5.0), (40.0, 75.0)
+PITCH, ROLL, FIELD = (-15.0, 45.0), (-25.0, 25.0), (40.0, 75.0)
 DISTANCE = (2.0, 8.0)  # metres from the camera to the person, more where a motion would leave the picture
 ASPECT = (9 / 16, 16 / 9)  # height of the picture over its width
 PLACE = 0.5  # how far from the centre of the picture the middle of a motion lies at most, as a share of the way out

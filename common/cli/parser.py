@@ -10,10 +10,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import MISSING, asdict
 from typing import Any, NoReturn
 
+from common import __version__
 from common.cli import rules
 from common.config import SECTIONS, Config, all_flags
 from common.flag import Flag, listed
 from common.models import MODELS
+from common.shipped import with_shipped
 from common.storage.files import one_line
 
 PROGRAM = 'run_ktpformer.py'
@@ -50,6 +52,7 @@ def make_parser(model: str | None = None) -> argparse.ArgumentParser:
         model: show this model's sizes and recipe as the defaults, which imports it.
     """
     parser = Parser(prog=PROGRAM, allow_abbrev=False, argument_default=argparse.SUPPRESS, description=DESCRIPTION)
+    parser.add_argument('--version', action='version', version=f'pose-lifting {__version__}')
     defaults = model_defaults(model) if model else {}
     groups = {section: parser.add_argument_group(kind.__doc__) for section, kind in SECTIONS.items()}
     for section, name, flag in all_flags():
@@ -107,7 +110,7 @@ def parse(argv: list[str] | None = None) -> Config:
     named = argv[argv.index('--model') + 1:][:1] if '--model' in argv and {'-h', '--help'} & set(argv) else []
     parser = make_parser(named[0] if named and named[0] in MODELS else None)
     _check_spaces(parser, argv)
-    config = config_of(vars(parser.parse_args(argv)), [PROGRAM, *argv])
+    config = with_shipped(config_of(vars(parser.parse_args(argv)), [PROGRAM, *argv]))
     if problem := rules.problem(config):
         parser.error(problem)
     return config

@@ -7,7 +7,7 @@ from typing import Any
 from common.config import CHECK_DATA, EVALUATE, PREDICT, RENDER, TRAIN, Config, all_flags, flag_of
 from common.datasets import DATASETS
 from common.detectors import videos_in
-from common.flag import Flag
+from common.flag import Flag, files_named
 
 # Files that are read, and those that are written: none of these may be written over one of the others.
 READ = ('predict.predict', 'render.video', 'render.compare', 'evaluate.evaluate', 'train.init')
@@ -128,9 +128,10 @@ def _lacking_files(config: Config) -> str | None:
 def _lacking_details(config: Config) -> str | None:
     """Return what a flag needs beside it, where that is more than one other flag."""
     predict, train = config.predict, config.train
-    if config.render.bitrate and not (config.render.output or '').endswith('.mp4'):
+    films = [name for name in config.render.output if not name.endswith('.html')]
+    if config.render.bitrate and not any(name.endswith('.mp4') for name in films):
         return '--viz-bitrate needs a --viz-output that ends in .mp4'
-    if (config.render.output or '').endswith('.html'):
+    if config.render.output and not films:
         if config.has('render.size'):
             return '--viz-size is for films: a page (--viz-output .html) is as large as its window'
         if config.render.video:
@@ -146,12 +147,11 @@ def _written_over(config: Config) -> str | None:
     """Return which file would be written over another one."""
     seen: dict[str, str] = {}
     for name in (*READ, *WRITTEN):
-        value = value_of(config, name)
         section, _, field = name.partition('.')
         spelled = flag_of(section, field).name
-        path = value and os.path.realpath(value)
-        if path in seen and name in WRITTEN:
-            return f'{spelled} {value} is also {seen[path]}: choose another name'
-        if path:
+        for value in files_named(value_of(config, name)):
+            path = os.path.realpath(value)
+            if path in seen and name in WRITTEN:
+                return f'{spelled} {value} is also {seen[path]}: choose another name'
             seen[path] = spelled
     return None

@@ -4,10 +4,12 @@ import errno
 import os
 import stat
 from pathlib import Path
+from typing import Any
 
 from common.config import TRAIN, Config, flag_of
 from common.datasets import files_of
 from common.errors import FileError
+from common.flag import files_named
 from common.storage import checkpoint
 
 # Fields that name a file to write, and files to read.
@@ -21,14 +23,11 @@ LONGEST_NAME = 255  # bytes, of every usual file system
 def check_outputs(config: Config) -> None:
     """Raise FileError now, and not after hours, for an output that cannot be written or would destroy an input."""
     read = {name: told for path, told in _inputs(config) for name in _identities(path)}
-    for name in WRITTEN:
-        value = _value(config, name)
-        if not value:
-            continue
+    for written, value in ((name, value) for name in WRITTEN for value in files_named(_value(config, name))):
         check_writable(value)
         for identity in _identities(Path(value)):
             if identity in read:
-                raise FileError(f'{flag_of(*name.split(".")).name} {value} would be written over {read[identity]}: '
+                raise FileError(f'{flag_of(*written.split(".")).name} {value} would be written over {read[identity]}: '
                                 f'choose another name')
     if config.evaluate.plots:
         _check_folder(config.evaluate.plots)
@@ -66,7 +65,7 @@ def _check_folder(name: str) -> None:
         raise FileError(f'cannot write to {name}: it, or the folder it is to lie in, is missing or read-only')
 
 
-def _value(config: Config, name: str) -> str | None:
+def _value(config: Config, name: str) -> Any:
     section, _, field = name.partition('.')
     return getattr(getattr(config, section), field)
 

@@ -120,12 +120,12 @@ def lift_to_file(session: Session, lifter: LoadedLifter) -> None:
     config, say = session.config, session.say
     asked, source = config.predict, Path(needed(config.predict.predict, '--predict'))
     if is_video(source):
-        if not (config.render.output or '').endswith('.html'):  # a page holds no pictures
-            config = replace(config, render=replace(config.render, video=config.render.video or str(source)))
+        config = replace(config, render=replace(config.render, video=config.render.video or str(source)))
         source, session = keypoints_in(session, source), replace(session, config=config)
     video = (config.data.subjects_test or (None,))[0]
     clip = load_clip(Asked(str(source), asked.layout, asked.image_size, asked.fps, asked.person, video, asked.min_score,
-                           asked.zoom, asked.as_is, *of_video(config)), lifter.layout, say)
+                           asked.zoom, lifter.settings.get('views') == 'random', asked.as_is, *of_video(config)),
+                     lifter.layout, say)
     smooth, smoothing = smoothing_of(config, clip)
     precision = computing.evaluation_precision(config.run.precision, session.device)
     with computing.computing_in(lifter.model, precision):
@@ -147,14 +147,14 @@ def lift_to_file(session: Session, lifter: LoadedLifter) -> None:
     write(lifted, lifter, config)
     written = asked.npz if asked.export is None else f'{asked.npz}, {asked.export}'
     say(f'{written}: {len(poses):,} frames, {poses.shape[1]} joints')
-    if config.render.render:
+    if config.render.output:
         from common.commands.render import render_lifted  # Pillow takes a moment to import
         render_lifted(session, lifted)
 
 
 def of_video(config: Config) -> tuple[float | None, tuple[float, float] | None]:
     """Return frames per second and size of the video of --viz-video; None where there is none. Raises FileError."""
-    if not config.render.render or config.render.video is None:
+    if not config.render.output or config.render.video is None:
         return None, None
     from common.drawing.video import read_video  # Pillow takes a moment to import
     with read_video(Path(config.render.video)) as film:

@@ -89,37 +89,43 @@ def run(session: Session) -> None:
         for label, drawn in lifted.items():
             error = 1000 * np.linalg.norm(drawn - sequence.poses, axis=-1).mean()
             session.say(f'{label}: {error:.2f} mm MPJPE over these frames')
-    if asked.output:
-        _film(session, sequence, lifted, dataset, downsample)
+    for output in asked.output:
+        _film(session, Path(output), sequence, lifted, dataset, downsample)
     if asked.export and headline is not None:
         _export(Path(asked.export), headline, dataset, config.evaluate.root)
         session.say(f'wrote {asked.export}: the prediction in camera axes, metres')
 
 
 def render_lifted(session: Session, lifted: Lifted) -> None:
-    """Write the film of what --predict made, seen from aside of the camera. Raises FileError."""
+    """Write the films of what --predict made, seen from aside of the camera. Raises FileError."""
+    for output in session.config.render.output:
+        _film_of_clip(session, Path(output), lifted)
+
+
+def _film_of_clip(session: Session, output: Path, lifted: Lifted) -> None:
+    """Write one film of what --predict made. Raises FileError."""
     asked, clip = session.config.render, lifted.clip
     # The name alone: a long path would shrink the title, and be cut.
     title = f'{Path(needed(session.config.predict.predict, "--predict")).name}, layout {lifted.layout.name}'
     with contextlib.ExitStack() as stack:
         behind = None
-        if asked.video:
+        if asked.video and output.suffix != SUFFIX:
             film = stack.enter_context(read_video(Path(asked.video), LARGEST_FRAME))
             _tell_shape(session, film, clip.size)
             behind = frames_at(film.frames, _numbers(session, film, clip.frames).tolist())
-        _draw(session, lifted.skeleton, {'prediction': lifted.world}, clip.fps, video=behind, keypoints=clip.pixels,
-              layout=lifted.layout, picture_size=clip.size, azimuth=azimuth_of(LEVEL) + ASIDE, title=title,
-              numbers=clip.frames, hypotheses=lifted.hypotheses_in_world())
+        _draw(session, output, lifted.skeleton, {'prediction': lifted.world}, clip.fps, video=behind,
+              keypoints=clip.pixels, layout=lifted.layout, picture_size=clip.size,
+              azimuth=azimuth_of(LEVEL) + ASIDE, title=title, numbers=clip.frames,
+              hypotheses=lifted.hypotheses_in_world())
 
 
-def _draw(session: Session, skeleton: Skeleton, panels: dict[str, np.ndarray], fps: float, *,
+def _draw(session: Session, output: Path, skeleton: Skeleton, panels: dict[str, np.ndarray], fps: float, *,
           video: Iterable[np.ndarray] | None, **what: Any) -> None:
-    """Write the film or the page of --viz-output as the flags ask for, and say so. Raises FileError.
+    """Write a film or page of --viz-output as the flags ask for, and say so. Raises FileError.
 
     `what` are the arguments that `render_motion` and `write_page` share.
     """
     asked = session.config.render
-    output = Path(needed(asked.output, '--viz-output'))
     what |= {'limit': asked.limit, 'step': asked.step}
     if output.suffix == SUFFIX:
         page = write_page(output, skeleton, panels, fps, **what)
@@ -291,7 +297,7 @@ def scene(sequence: Sequence, lifted: dict[str, np.ndarray], dataset: PoseDatase
     return {name: stand_up(poses, orientation, root) for name, poses in lifted.items()}, truth, orientation
 
 
-def _film(session: Session, sequence: Sequence, lifted: dict[str, np.ndarray], dataset: PoseDataset,
+def _film(session: Session, output: Path, sequence: Sequence, lifted: dict[str, np.ndarray], dataset: PoseDataset,
           downsample: int) -> None:
     """Draw the film of a sequence and say so. Raises FileError."""
     asked = session.config.render
@@ -300,13 +306,13 @@ def _film(session: Session, sequence: Sequence, lifted: dict[str, np.ndarray], d
     panels, truth, orientation = scene(sequence, lifted, dataset, downsample)
     with contextlib.ExitStack() as stack:
         film = None
-        if asked.video:
+        if asked.video and output.suffix != SUFFIX:
             film = stack.enter_context(read_video(Path(asked.video), LARGEST_FRAME, asked.skip, downsample))
             _tell_shape(session, film, size)
         fps = dataset.fps or (film and film.fps)
         if not fps:
             session.say(f'frames a second are not known: {FPS_UNKNOWN} are assumed')
-        _draw(session, dataset.skeleton, panels, (fps or FPS_UNKNOWN) / downsample, video=film and film.frames,
+        _draw(session, output, dataset.skeleton, panels, (fps or FPS_UNKNOWN) / downsample, video=film and film.frames,
               truth=truth if asked.truth else None, keypoints=denormalise(sequence.keypoints, *size),
               layout=dataset.layout, picture_size=size, azimuth=azimuth_of(orientation) + ASIDE,
               title=f'{dataset.name}, keypoints {dataset.keypoints}: {sequence.subject} {sequence.action}, camera '

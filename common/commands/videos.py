@@ -143,6 +143,6 @@ def lift_each(session: Session, videos: list[Path], lift: Callable[[Session], No
 def _check_flags(config: Config) -> None:
     """Raise FlagError for a flag that names an output, which each video of a folder would write over."""
     for flag, value in (('--output', config.predict.npz), ('--csv', config.predict.csv),
-                        ('--export', config.predict.export), ('--render', config.render.render)):
+                        ('--export', config.predict.export), ('--viz-output', config.render.output)):
         if value:
             raise FlagError(f'{flag} is for one video: of a folder, each clip.mp4 gets a clip.npz beside it')

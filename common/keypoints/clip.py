@@ -23,6 +23,8 @@ ASSUMED_FPS = 30.0
 # where CMU's people have LOW to HIGH for nine tenths of all takes. These stay as they are; from SMALLEST down and
 # LARGEST up people are brought to the usual size, and those between go over from one to the other.
 USUAL_STATURE, SMALLEST, LOW, HIGH, LARGEST = 0.82, 0.6, 0.72, 0.93, 1.1
+# Of people whom the cameras of --views random see. These stay as they are, others are brought to the nearer one.
+ANY_SIZE = 0.3, 3.0
 PATH = 0.6  # seconds over which the mean of the hips is the path that a person takes: about a step
 ROOM = 0.5  # half-widths to either side that an enlarged path may reach and stay; one of twice as many is left out
 
@@ -77,6 +79,7 @@ class Asked:
         fps: frames per second. person: a number or rank. video: which one, where the file holds several.
         min_score: keypoints with less are interpolated; None for the detector's own threshold.
         zoom: factor that the person is scaled by on the screen; None for the size of people trained on.
+        any_size: whether the lifter was trained on people of any size and place in the picture.
         as_is: take keypoints that look like a mistake.
         video_fps, video_size: of the video behind the keypoints, for what neither user nor file say.
     """
@@ -89,6 +92,7 @@ class Asked:
     video: str | None = None
     min_score: float | None = None
     zoom: float | None = None
+    any_size: bool = False
     as_is: bool = False
     video_fps: float | None = None
     video_size: tuple[float, float] | None = None
@@ -128,8 +132,10 @@ def load_clip(asked: Asked, wanted: Skeleton, say: Callable[[str], None]) -> Cli
             own[:, index] = seen[:, layout.joints.index(name)]
     scores = np.where(seen, np.clip(track.scores, 0, 1), 0) @ np.abs(matrix.T) / np.abs(matrix).sum(axis=1)
     tall = stature(normalise(shown, *size), layout)
-    screen, zoom, middle = _on_screen(pixels, size, tall, path_of(pixels, wanted, fps), asked.zoom, say)
-    return Clip(pixels.astype(np.float32), screen, zoom, middle, own, scores.astype(np.float32),
+    zoom = _zoom(asked, tall, say)
+    middle = centre_of(normalise(path_of(pixels, wanted, fps), *size), zoom)
+    screen = (zoom * (normalise(pixels, *size) - middle[:, None])).astype(np.float32)
+    return Clip(pixels.astype(np.float32), screen, zoom, np.median(middle, axis=0), own, scores.astype(np.float32),
                 np.asarray(seen.any(axis=1)), track.frames, _seconds(asked, track, rate), size, fps, source)
 
 
@@ -148,24 +154,16 @@ def _seconds(asked: Asked, track: Track, rate: float) -> np.ndarray:
     return track.frames / rate if track.seconds is None or asked.fps else track.seconds
 
 
-def _on_screen(pixels: np.ndarray, size: tuple[float, float], tall: float, path: np.ndarray, zoom: float | None,
-               say: Callable[[str], None]) -> tuple[np.ndarray, float, np.ndarray]:
-    """Return screen coordinates (T, L, 2) float32 of pixels, scaled to the size that lifters see people in.
-
-    With them come the zoom, and what lies at their centre (2,), in the median frame.
-
-    Args:
-        size: (width, height) in pixels. tall: the person's stature on the screen. zoom: what --zoom says.
-        path: (T, 2) pixels, where the person is.
-    """
+def _zoom(asked: Asked, tall: float, say: Callable[[str], None]) -> float:
+    """Return what a person of this stature, in half-widths of the picture, is scaled by, having said so."""
+    zoom = asked.zoom
     if zoom is None:
-        zoom = usual_zoom(tall)
+        zoom = nearest_zoom(tall) if asked.any_size else usual_zoom(tall)
     if zoom != 1:
-        say(f'the person is {tall:.2f} half-widths of the picture tall; people trained on are about {USUAL_STATURE}: '
-            f'scaled by {zoom:.2f} (--zoom 1 leaves them as they are)')
-    middle = centre_of(normalise(path, *size), zoom)
-    screen = zoom * (normalise(pixels, *size) - middle[:, None])
-    return screen.astype(np.float32), zoom, np.median(middle, axis=0)
+        known = 'from {} to {}'.format(*ANY_SIZE) if asked.any_size else f'about {USUAL_STATURE}'
+        say(f'the person is {tall:.2f} half-widths of the picture tall; people trained on are {known}: scaled by '
+            f'{zoom:.2f} (--zoom 1 leaves them as they are)')
+    return zoom
 
 
 def centre_of(path: np.ndarray, zoom: float) -> np.ndarray:
@@ -188,6 +186,11 @@ def usual_zoom(tall: float) -> float:
         return 1.0
     share = np.interp(tall, (SMALLEST, LOW, HIGH, LARGEST), (1, 0, 0, 1))
     return float((USUAL_STATURE / tall) ** share)
+
+
+def nearest_zoom(tall: float) -> float:
+    """Return what brings a person of this stature, in half-widths of the picture, to the nearest of ANY_SIZE."""
+    return float(np.clip(tall, *ANY_SIZE) / tall) if np.isfinite(tall) and tall > 0 else 1.0
 
 
 def path_of(pixels: np.ndarray, layout: Skeleton, fps: float) -> np.ndarray:
