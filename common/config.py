@@ -292,8 +292,8 @@ class Render:
                               'name, such as "Walking 1", or an unambiguous prefix (default: the first)')
     camera: int = flag('--viz-camera', default=0, read=number(int, 0), metavar='N', commands=(RENDER,),
                        help='counted from 0')
-    output: tuple[str, ...] = flag(
-        '--viz-output', default=(), read=files_ending('.gif', '.mp4', '.png', '.html'), metavar='A,B',
+    output: tuple[str, ...] | None = flag(
+        '--viz-output', read=files_ending('.gif', '.mp4', '.png', '.html'), metavar='A,B',
         commands=(RENDER, PREDICT), help='the film, or several: .gif, .mp4 (needs PyAV), .png, five moments one below '
         'the other, or .html, a page that turns and plays')
     export: str | None = flag('--viz-export', read=file_ending('.npy', '.npz'), metavar='FILE', commands=(RENDER,),

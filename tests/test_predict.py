@@ -426,8 +426,7 @@ def test_unwritable_output_is_refused(refused, trained, tmp_path):
 
 
 @pytest.mark.parametrize('flags, message', [
-    (['--predict', 'x'], '--predict needs --evaluate FILE'),
-    (['--predict', 'x', '--evaluate', 'y'], '--predict needs --output FILE.npz'),
+    (['--predict', 'x'], '--predict needs --output FILE.npz'),
     (['--output', 'x.npz'], '--output is for --predict'), (['--fov', '40'], '--fov is for --predict'),
     (['--predict', 'x', '--evaluate', 'y', '--output', 'o.npz', '--trajectory'], '--trajectory needs the lens'),
     (['--predict', 'x', '--evaluate', 'y', '--output', 'o.npz', '--fov', '40', '--intrinsics', '1', '1', '1', '1'],

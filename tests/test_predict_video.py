@@ -235,7 +235,7 @@ def test_outputs_of_one_video_are_not_for_a_folder(refused, trained, tmp_path, m
     (tmp_path / 'a.mp4').touch()
     monkeypatch.chdir(tmp_path)
     line = refused(2, '-c', trained[0], '--evaluate', 'best.bin', '--predict', tmp_path, *flags)
-    assert f'{flags[0]} is for one video' in line
+    assert f'{flags[-2]} is for one video' in line
 
 
 # ---- what is refused --------------------------------------------------------------------------------------------

@@ -111,8 +111,6 @@ def _lacking_files(config: Config) -> str | None:
     """Return which file a command needs that reads or writes one."""
     render, evaluated = config.render, config.evaluate.evaluate
     if config.command == PREDICT:
-        if not evaluated:
-            return '--predict needs --evaluate FILE, the checkpoint to lift with'
         if not config.predict.npz and not videos_in(Path(config.predict.predict or '')):
             return '--predict needs --output FILE.npz'
         if render.render and not render.output:
@@ -128,7 +126,7 @@ def _lacking_files(config: Config) -> str | None:
 def _lacking_details(config: Config) -> str | None:
     """Return what a flag needs beside it, where that is more than one other flag."""
     predict, train = config.predict, config.train
-    films = [name for name in config.render.output if not name.endswith('.html')]
+    films = [name for name in config.render.output or () if not name.endswith('.html')]
     if config.render.bitrate and not any(name.endswith('.mp4') for name in films):
         return '--viz-bitrate needs a --viz-output that ends in .mp4'
     if config.render.output and not films:

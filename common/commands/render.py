@@ -89,7 +89,7 @@ def run(session: Session) -> None:
         for label, drawn in lifted.items():
             error = 1000 * np.linalg.norm(drawn - sequence.poses, axis=-1).mean()
             session.say(f'{label}: {error:.2f} mm MPJPE over these frames')
-    for output in asked.output:
+    for output in asked.output or ():
         _film(session, Path(output), sequence, lifted, dataset, downsample)
     if asked.export and headline is not None:
         _export(Path(asked.export), headline, dataset, config.evaluate.root)
@@ -98,7 +98,7 @@ def run(session: Session) -> None:
 
 def render_lifted(session: Session, lifted: Lifted) -> None:
     """Write the films of what --predict made, seen from aside of the camera. Raises FileError."""
-    for output in session.config.render.output:
+    for output in session.config.render.output or ():
         _film_of_clip(session, Path(output), lifted)
 
 

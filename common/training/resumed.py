@@ -111,8 +111,8 @@ def restore_optimizer(path: Path, optimizer: torch.optim.Optimizer, stored: dict
     its weight, and copied. Raises FileError where anything is missing, left over or of another form.
     """
     if not stored:
-        raise FileError(f'{path} holds no optimizer, as a file that is only for lifting: training cannot go on from it, '
-                        f'but can begin with its weights, --init {path}')
+        raise FileError(f'{path} holds no optimizer, as a file that is only for lifting: training cannot go on from '
+                        f'it, but can begin with its weights, --init {path}')
     (own,) = optimizer.state_dict()['param_groups']
     parameters = [p for group in optimizer.param_groups for p in group['params']]
     fault = _fault_in_groups(stored.get('param_groups'), own) or _fault_in_states(
