@@ -8,6 +8,7 @@ from pathlib import Path
 from common.config import TRAIN, Config, flag_of
 from common.datasets import files_of
 from common.errors import FileError
+from common.exports import writer
 from common.storage import checkpoint
 
 # Fields that name a file to write, and files to read.
@@ -19,7 +20,10 @@ LONGEST_NAME = 255  # bytes, of every usual file system
 
 
 def check_outputs(config: Config) -> None:
-    """Raise FileError now, and not after hours, for an output that cannot be written or would destroy an input."""
+    """Raise FileError now, and not after hours, for an output that cannot be written or would destroy an input.
+
+    Nor can one be written whose package is missing.
+    """
     read = {name: told for path, told in _inputs(config) for name in _identities(path)}
     for name in WRITTEN:
         value = _value(config, name)
@@ -30,6 +34,8 @@ def check_outputs(config: Config) -> None:
             if identity in read:
                 raise FileError(f'{flag_of(*name.split(".")).name} {value} would be written over {read[identity]}: '
                                 f'choose another name')
+    if config.predict.export:
+        writer(Path(config.predict.export))
     if config.evaluate.plots:
         _check_folder(config.evaluate.plots)
 
