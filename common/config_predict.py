@@ -20,8 +20,8 @@ class Predict:
     csv: str | None = flag('--csv', read=text, metavar='FILE', commands=(PREDICT,),
                            help='also write them as a table, a line per frame')
     export: str | None = flag('--export', read=file_ending(*EXPORTS), metavar='FILE', commands=(PREDICT,),
-                              help='also write them for other programs: .trc, the markers of OpenSim, or .bvh, '
-                              'the bones of animators')
+                              help='also write them for other programs: .trc or .c3d, the markers of OpenSim and '
+                              'other biomechanics; .bvh or .glb, the bones of animators and viewers')
     detector: str = flag('--detector', default=DEFAULT_DETECTOR, choices=DETECTORS, commands=(PREDICT,), help='finds '
                          'the keypoints in a video: MoveNet, shipped, one person; or a model of rtmlib, many people')
     detector_files: tuple[str, ...] | None = flag('--detector-files', read=names_of, metavar='A,B', commands=(PREDICT,),

@@ -139,8 +139,8 @@ def test_settings_are_kinds_that_json_knows():
 
 
 def test_options_of_the_parser_are_those_of_the_fields():
-    options = {option for action in make_parser()._actions for option in action.option_strings} - {'-h', '--help', '--version'}
-    assert options == {option for flag in FLAGS.values() for option in flag.names}
+    options = {option for action in make_parser()._actions for option in action.option_strings}
+    assert options - {'-h', '--help', '--version'} == {option for flag in FLAGS.values() for option in flag.names}
 
 
 if __name__ == '__main__':

@@ -276,7 +276,7 @@ def test_spellings_of_joints(word, joint):
     ('s.csv', 'track,frame_idx,instance.score,nose.x\n', "SLEAP's table: save its keypoints as npy"),
     ('sleap.h5', '', 'DeepLabCut and SLEAP write it'), ('k.pkl', '', 'can run programs when it is opened'),
     ('clip.mp4', '', 'whose keypoints --predict looks for'), ('a.jpg', '', 'a picture'),
-    ('walk.bvh', '', 'motion in 3D')])
+    ('walk.bvh', '', 'motion in 3D'), ('walk.glb', '', 'motion in 3D')])
 def test_files_of_other_kinds_say_what_to_do(tmp_path, name, head, message):
     (tmp_path / name).write_text(head)
     with pytest.raises(FileError, match=message):

@@ -77,7 +77,7 @@ def test_predict_exports_the_world(run, trained, tmp_path):
     np.testing.assert_allclose(table[:, 1], got['seconds'], atol=1e-6)
 
 
-@pytest.mark.parametrize('status, name, words', [(2, 'clip.fbx', 'ends in .trc or .bvh'), (2, '', 'ends in .trc'),
+@pytest.mark.parametrize('status, name, words', [(2, 'clip.fbx', 'ends in .trc or .c3d or'), (2, '', 'ends in .trc'),
                                                  (1, 'none/clip.trc', 'missing')])
 def test_other_suffixes_and_folders_are_refused_in_one_line(refused, tmp_path, monkeypatch, status, name, words):
     monkeypatch.chdir(tmp_path)

@@ -9,6 +9,7 @@ from typing import Any
 from common.config import TRAIN, Config, flag_of
 from common.datasets import files_of
 from common.errors import FileError
+from common.exports import writer
 from common.flag import files_named
 from common.storage import checkpoint
 
@@ -21,7 +22,10 @@ LONGEST_NAME = 255  # bytes, of every usual file system
 
 
 def check_outputs(config: Config) -> None:
-    """Raise FileError now, and not after hours, for an output that cannot be written or would destroy an input."""
+    """Raise FileError now, and not after hours, for an output that cannot be written or would destroy an input.
+
+    Nor can one be written whose package is missing.
+    """
     read = {name: told for path, told in _inputs(config) for name in _identities(path)}
     for written, value in ((name, value) for name in WRITTEN for value in files_named(_value(config, name))):
         check_writable(value)
@@ -29,6 +33,8 @@ def check_outputs(config: Config) -> None:
             if identity in read:
                 raise FileError(f'{flag_of(*written.split(".")).name} {value} would be written over {read[identity]}: '
                                 f'choose another name')
+    if config.predict.export:
+        writer(Path(config.predict.export))
     if config.evaluate.plots:
         _check_folder(config.evaluate.plots)
 

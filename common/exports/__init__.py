@@ -1,27 +1,44 @@
 """Lifted motion in the files of other programs: a module a kind of file, chosen by suffix and imported when asked for.
 
-A module offers `write(file, motion, name)`, which writes text to an open file that will be called `name`.
+A module offers `write(path, motion, name)`, which writes a motion to the file `path` that will be called `name`, and
+raises FileError where such a file cannot hold it.
 """
 
 from __future__ import annotations
 
 import importlib
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING
 
+from common.errors import FileError
 from common.storage.files import atomic_path
 
 if TYPE_CHECKING:
     from common.exports.motion import Motion
 
-EXPORTS = {'.trc': 'trc', '.bvh': 'bvh'}  # suffix -> module
+EXPORTS = {'.trc': 'trc', '.c3d': 'c3d', '.bvh': 'bvh', '.glb': 'glb'}  # suffix -> module
+PACKAGES = {'.c3d': 'ezc3d', '.glb': 'pygltflib'}  # suffix -> what its module needs beside numpy
 
 
 def export(path: Path, motion: Motion) -> None:
     """Write a motion to the kind of file that the suffix of `path` says, one of EXPORTS.
 
-    Raises FileError where it cannot be written, or cannot hold such a body.
+    Raises FileError where it cannot be written, or cannot hold such a body or clip.
     """
-    module = importlib.import_module(f'common.exports.{EXPORTS[path.suffix]}')
-    with atomic_path(path) as temporary, open(temporary, 'w', encoding='utf-8', newline='\n') as file:
-        module.write(file, motion, path.name)
+    with atomic_path(path) as temporary:
+        writer(path).write(temporary, motion, path.name)
+
+
+def writer(path: Path) -> ModuleType:
+    """Return the module that writes the kind of file that the suffix of `path` says.
+
+    Raises FileError where a package that it needs is missing, which is asked before anything is lifted.
+    """
+    suffix = '.' + path.name.rpartition('.')[2]  # .trc alone has no suffix for pathlib
+    try:
+        if suffix in PACKAGES:
+            importlib.import_module(PACKAGES[suffix])
+    except ImportError:
+        raise FileError(f'writing {path} needs {PACKAGES[suffix]}: pip install {PACKAGES[suffix]}') from None
+    return importlib.import_module(f'common.exports.{EXPORTS[suffix]}')

@@ -7,7 +7,7 @@ Letters: T frames.
 """
 
 from collections.abc import Iterator
-from typing import TextIO
+from pathlib import Path
 
 import numpy as np
 
@@ -18,19 +18,19 @@ from common.exports.rig import Bone, bones_of
 CENTIMETRES = 100
 
 
-def write(file: TextIO, motion: Motion, name: str) -> None:
-    """Write a motion to an open file that will be called `name`. Raises FileError for a body that has no limbs."""
+def write(path: Path, motion: Motion, name: str) -> None:
+    """Write a motion to a file that will be called `name`. Raises FileError for a body that has no limbs."""
     motion = evenly(motion)  # a BVH has one time from frame to frame
     try:
         root, bones = bones_of(motion.skeleton, CENTIMETRES * motion.positions)
     except ValueError as error:
         raise FileError(f'cannot write {name}: {error}') from None
-    rotations = [_angles(bone.rotation if bone.parent is None else
-                         bone.parent.rotation.swapaxes(-1, -2) @ bone.rotation) for bone in bones]
-    file.write('HIERARCHY\n')
-    file.writelines(_tree(bones, bones[0], ''))
-    file.write(f'MOTION\nFrames: {len(root)}\nFrame Time: {1 / motion.fps:.8f}\n')
-    np.savetxt(file, np.concatenate([root, *rotations], axis=1), fmt='%.5f')
+    rows = np.concatenate([root, *(_angles(bone.turned) for bone in bones)], axis=1)
+    with open(path, 'w', encoding='utf-8', newline='\n') as file:
+        file.write('HIERARCHY\n')
+        file.writelines(_tree(bones, bones[0], ''))
+        file.write(f'MOTION\nFrames: {len(root)}\nFrame Time: {1 / motion.fps:.8f}\n')
+        np.savetxt(file, rows, fmt='%.5f')
 
 
 def _tree(bones: list[Bone], bone: Bone, indent: str) -> Iterator[str]:

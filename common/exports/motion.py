@@ -36,11 +36,17 @@ def of_world(skeleton: Skeleton, world: np.ndarray, seconds: np.ndarray, fps: fl
     return Motion(skeleton, turned, seconds.astype(np.float64), fps)
 
 
+def since_start(motion: Motion) -> np.ndarray:
+    """Return when each frame is (T,), in seconds after the first: by `fps` alone, where times do not rise."""
+    seconds = motion.seconds - motion.seconds[0]
+    return seconds if (np.diff(seconds) > 0).all() else np.arange(len(seconds)) / motion.fps
+
+
 def evenly(motion: Motion) -> Motion:
     """Return the motion with frames that come evenly, as many as there are, interpolated where they did not."""
-    seconds = motion.seconds - motion.seconds[0]
-    if len(seconds) < 2 or not (np.diff(seconds) > 0).all():  # nothing tells when they are
-        return replace(motion, seconds=np.arange(len(seconds)) / motion.fps)
+    seconds = since_start(motion)
+    if len(seconds) < 2:
+        return replace(motion, seconds=seconds)
     fps = (len(seconds) - 1) / seconds[-1]
     even = np.arange(len(seconds)) / fps
     positions = motion.positions

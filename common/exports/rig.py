@@ -48,6 +48,11 @@ class Bone:
     tip: np.ndarray
     rotation: np.ndarray
 
+    @property
+    def turned(self) -> np.ndarray:
+        """Return the rotation (T, 3, 3) against the bone that it hangs on; of the root, against the world."""
+        return self.rotation if self.parent is None else self.parent.rotation.swapaxes(-1, -2) @ self.rotation
+
 
 def bones_of(skeleton: Skeleton, poses: np.ndarray) -> tuple[np.ndarray, list[Bone]]:
     """Return where the root is (T, 3), and the bones, each after the one that it hangs on, depth first.

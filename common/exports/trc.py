@@ -4,11 +4,12 @@ Its head is that of Motion Analysis' format, version 4, as OpenSim and Pose2Sim 
 counts and units, then the name of each marker above its X, Y and Z.
 """
 
-from typing import TextIO
+from pathlib import Path
 
 import numpy as np
 
 from common.exports.motion import Motion
+from common.storage.files import one_line
 
 # Joints that Pose2Sim's markers for OpenSim (of HALPE_26 and BODY_25B) call otherwise than by their own names.
 MARKERS = {'thorax': 'Neck', 'neck': 'UpperNeck'}
@@ -24,13 +25,13 @@ def marker(joint: str) -> str:
     return (start or '') + ''.join(word.capitalize() for word in words.split('_'))
 
 
-def write(file: TextIO, motion: Motion, name: str) -> None:
-    """Write a motion to an open file that will be called `name`."""
+def write(path: Path, motion: Motion, name: str) -> None:
+    """Write a motion to a file that will be called `name`."""
     frames, joints = motion.positions.shape[:2]
     rate = f'{motion.fps:.6g}'
     names = [marker(joint) for joint in motion.skeleton.joints]
     lines = [
-        ['PathFileType', '4', '(X/Y/Z)', ' '.join(name.split())],
+        ['PathFileType', '4', '(X/Y/Z)', one_line(name)],
         ['DataRate', 'CameraRate', 'NumFrames', 'NumMarkers', 'Units', 'OrigDataRate', 'OrigDataStartFrame',
          'OrigNumFrames'],
         [rate, rate, str(frames), str(joints), 'm', rate, '1', str(frames)],
@@ -38,6 +39,7 @@ def write(file: TextIO, motion: Motion, name: str) -> None:
         ['', '', *(f'{axis}{number}' for number in range(1, joints + 1) for axis in 'XYZ')],
         [],
     ]
-    file.writelines('\t'.join(line) + '\n' for line in lines)
     rows = np.column_stack([np.arange(1, frames + 1), motion.seconds, motion.positions.reshape(frames, -1)])
-    np.savetxt(file, rows, fmt=['%d', '%.6f', *['%.6f'] * (3 * joints)], delimiter='\t')
+    with open(path, 'w', encoding='utf-8', newline='\n') as file:
+        file.writelines('\t'.join(line) + '\n' for line in lines)
+        np.savetxt(file, rows, fmt=['%d', '%.6f', *['%.6f'] * (3 * joints)], delimiter='\t')

@@ -21,18 +21,17 @@ def conjugate(q: np.ndarray) -> np.ndarray:
 
 
 def from_matrix(m: np.ndarray) -> np.ndarray:
-    """Return the unit quaternion (4,), w >= 0, of a rotation matrix (3, 3).
+    """Return the unit quaternions (..., 4), w >= 0, of rotation matrices (..., 3, 3).
 
-    It is the eigenvector for the largest eigenvalue of a symmetric matrix, which works for every rotation, half turns
+    Each is the eigenvector for the largest eigenvalue of a symmetric matrix, which works for every rotation, half turns
     included (Bar-Itzhack 2000).
     """
-    (xx, xy, xz), (yx, yy, yz), (zx, zy, zz) = np.asarray(m, dtype=np.float64)
+    (xx, xy, xz), (yx, yy, yz), (zx, zy, zz) = np.moveaxis(np.asarray(m, dtype=np.float64), (-2, -1), (0, 1))
     k = np.array([
         [xx - yy - zz, yx + xy, zx + xz, zy - yz],
         [yx + xy, yy - xx - zz, zy + yz, xz - zx],
         [zx + xz, zy + yz, zz - xx - yy, yx - xy],
         [zy - yz, xz - zx, yx - xy, xx + yy + zz],
     ])
-    x, y, z, w = np.linalg.eigh(k)[1][:, -1]
-    q = np.array([w, x, y, z])
-    return -q if w < 0 else q
+    q = np.roll(np.linalg.eigh(np.moveaxis(k, (0, 1), (-2, -1)))[1][..., -1], 1, axis=-1)  # x, y, z, w to w, x, y, z
+    return np.where(q[..., :1] < 0, -q, q)

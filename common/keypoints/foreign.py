@@ -14,7 +14,7 @@ REMEDIES = {
     ('.mat',): 'a MATLAB file: save the keypoints as npy, (frames, keypoints, 2 or 3)',
     ('.mp4', '.avi', '.mov', '.mkv', '.webm'): 'a video, whose keypoints --predict looks for',
     ('.gif', '.jpg', '.jpeg', '.png'): 'a picture: give --predict the video, or what a detector found in it',
-    ('.bvh', '.trc', '.c3d', '.fbx', '.amc'): 'motion in 3D, of which there is nothing to lift',
+    ('.bvh', '.trc', '.c3d', '.glb', '.fbx', '.amc'): 'motion in 3D, of which there is nothing to lift',
     ('.xml', '.yml', '.yaml'): 'of another tool: save the keypoints as npy, (frames, keypoints, 2 or 3)',
 }
 EXPECTED = 'expected .json, .npz, .npy or a folder of .json files, or of .txt files of Ultralytics'
