@@ -25,7 +25,7 @@ LAYERS = [
     {'common.training'},
     {'common.evaluation'},
     {'common.drawing'},
-    {'common.settings', 'common.shipped'},
+    {'common.settings'},
     {'common.config'},
     {'common.config_predict'},
     {'common.datasets', 'common.detectors', 'common.exports', 'common.keypoints', 'common.models'},

@@ -11,11 +11,10 @@ from dataclasses import MISSING, asdict
 from typing import Any, NoReturn
 
 from common import __version__
-from common.cli import rules
+from common.cli import rules, unsaid
 from common.config import SECTIONS, Config, all_flags
 from common.flag import Flag, listed
 from common.models import MODELS
-from common.shipped import with_shipped
 from common.storage.files import one_line
 
 PROGRAM = 'run_ktpformer.py'
@@ -110,7 +109,7 @@ def parse(argv: list[str] | None = None) -> Config:
     named = argv[argv.index('--model') + 1:][:1] if '--model' in argv and {'-h', '--help'} & set(argv) else []
     parser = make_parser(named[0] if named and named[0] in MODELS else None)
     _check_spaces(parser, argv)
-    config = with_shipped(config_of(vars(parser.parse_args(argv)), [PROGRAM, *argv]))
+    config = unsaid.completed(config_of(vars(parser.parse_args(argv)), [PROGRAM, *argv]))
     if problem := rules.problem(config):
         parser.error(problem)
     return config

@@ -113,14 +113,14 @@ def build_model(name: str, config: Mapping[str, Any], skeleton: Skeleton, layout
     return model
 
 
-def load_lifter(path: str | Path, device: str = 'cpu', **how: Any) -> LoadedLifter:
+def load_lifter(path: str | Path | None = None, device: str = 'cpu', **how: Any) -> LoadedLifter:
     """Load a trained model, ours or a public one, ready to lift: see `LoadedLifter.lift_clip`.
 
         lifter = load_lifter('checkpoint/best.bin')
         poses = lifter.lift_clip(keypoints, size=(1920, 1080))
 
     Args:
-        path: a checkpoint file. device: where it is to compute, such as 'cuda'.
+        path: a checkpoint file, the shipped lifter if None. device: where it is to compute, such as 'cuda'.
         how: what a public file does not tell: see `common.models.loading.load`.
 
     Raises FileError for a file that is missing, broken or of no model that is known.
@@ -130,4 +130,5 @@ def load_lifter(path: str | Path, device: str = 'cpu', **how: Any) -> LoadedLift
     import torch
 
     from common.models.loading import load
-    return load(Path(path), torch.device(device), **how)
+    from common.storage.shipped import shipped_lifter
+    return load(Path(path or shipped_lifter()), torch.device(device), **how)

@@ -1,0 +1,51 @@
+"""The lifter that is shipped: what is in the file, and that its figures do not drift."""
+
+import json
+from pathlib import Path
+
+import pytest
+from processes import run_alone
+
+from common.models import load_lifter
+from common.storage import checkpoint
+from common.storage.shipped import ship, shipped_lifter
+from data import prepare_data_cmu
+
+HERE = Path(__file__).parent
+# What `--evaluate checkpoint/lifter.bin -d cmu` says of the take in tests/cmu, one of subject 35, who is a test subject,
+# as four virtual cameras see it: mm.
+MPJPE, P_MPJPE = 0.0, 0.0
+
+
+def test_its_figures_on_a_walk_stay(tmp_path, capsys):
+    assert prepare_data_cmu.main([str(HERE / 'cmu'), '--data', str(tmp_path)]) in (0, None)
+    status, said, error = run_alone(HERE.parent / 'run_ktpformer.py', '--evaluate', shipped_lifter(), '-d', 'cmu',
+                                    '--data', tmp_path, '--results', tmp_path / 'figures.json')
+    assert status == 0, error
+    figures = json.loads((tmp_path / 'figures.json').read_text())['protocols']['exact']['average']
+    assert (figures['mpjpe'], figures['p_mpjpe']) == pytest.approx((MPJPE, P_MPJPE), abs=0.05)
+
+
+def test_it_is_small_and_says_what_it_is():
+    path = shipped_lifter()
+    assert path == HERE.parent / 'checkpoint' / 'lifter.bin' and path.stat().st_size < 8_000_000
+    saved = checkpoint.load(path)
+    assert saved.optimizer == {} and saved.training_state is None
+    assert (saved.dataset, saved.layout.name, saved.skeleton.name) == ('cmu', 'coco', 'h36m')
+    assert saved.settings['views'] == 'random' and saved.settings['noise'] == 'detector'
+    assert load_lifter().path == path
+
+
+def test_training_cannot_go_on_from_it_but_begin(tmp_path):
+    status, _, error = run_alone(HERE.parent / 'run_ktpformer.py', '-d', 'cmu', '--data', tmp_path, '-c', tmp_path,
+                                 '--resume', shipped_lifter())
+    assert status == 1 and 'Traceback' not in error
+
+
+def test_shipping_leaves_the_weights_and_drops_the_rest(trained, tmp_path):
+    folder, *_ = trained
+    ship(Path(folder) / 'best.bin', tmp_path / 'small.bin')
+    whole, small = checkpoint.load(Path(folder) / 'best.bin'), checkpoint.load(tmp_path / 'small.bin')
+    assert small.optimizer == {} and whole.optimizer and small.settings == whole.settings
+    assert all((small.state[key] == value).all() for key, value in whole.state.items())
+    assert small.state.keys() == whole.state.keys()
