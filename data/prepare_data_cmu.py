@@ -191,8 +191,8 @@ def find_aliases(skeletons: dict[str, Skeleton]) -> dict[str, str]:
 def split(subjects: list[str]) -> tuple[list[str], list[str]]:
     """Split subjects into (train, test).
 
-    Where all of TEST_NUMBERS are there, they and TEST_NAMES are for testing; otherwise every fourth, or the last of fewer
-    than four. A single subject is in both.
+    Where all of TEST_NUMBERS are there, they and TEST_NAMES are for testing; otherwise every fourth, or the last of
+    fewer than four. A single subject is in both.
     """
     if set(TEST_NUMBERS) <= set(subjects):
         test = [subject for subject in subjects if subject in TEST_NUMBERS + TEST_NAMES]

@@ -99,7 +99,7 @@ def read_bvh(path: Path) -> Take:
         raise FileError(f'{path} line {number}: the file ends before MOTION: fetch or make it again')
     take = Take(hierarchy.bones)
     _check_person(path, take)
-    take.frames, take.fps = _read_motion(path, lines, hierarchy.columns)
+    take.frames, take.fps = _read_motion(path, number, lines, hierarchy.columns)
     return take
 
 
@@ -190,9 +190,13 @@ def _check_person(path: Path, take: Take) -> None:
         raise FileError(f'{path}: the rest pose, of its OFFSETs, does not stand upright along y')
 
 
-def _read_motion(path: Path, lines: Iterator[tuple[int, list[str]]], columns: int) -> tuple[np.ndarray, float]:
-    """Read what follows MOTION; return the frames (T, columns) and how many there are in a second. Raises FileError."""
-    number, count, fps = 0, 0, math.nan
+def _read_motion(path: Path, number: int, lines: Iterator[tuple[int, list[str]]], columns: int,
+                 ) -> tuple[np.ndarray, float]:
+    """Read what follows MOTION in line `number`; return the frames (T, columns) and how many there are in a second.
+
+    Raises FileError.
+    """
+    count, fps = 0, math.nan
     rows: list[np.ndarray] = []
     for index, (number, words) in enumerate(lines):
         try:
@@ -207,8 +211,8 @@ def _read_motion(path: Path, lines: Iterator[tuple[int, list[str]]], columns: in
         except ValueError as error:
             raise FileError(f'{path} line {number}: {error}') from None
     if not rows or len(rows) < count:
-        raise FileError(f'{path} line {number}: the file ends after {len(rows)} of {count} frames: fetch or make it '
-                        f'again')
+        read = f'after {len(rows)} of {count} frames' if count else 'before Frames:'
+        raise FileError(f'{path} line {number}: the file ends {read}: fetch or make it again')
     return np.stack(rows), fps
 
 
