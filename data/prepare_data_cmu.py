@@ -263,7 +263,8 @@ class BvhReader:
 
     def read_motion(self, path: Path) -> np.ndarray:
         """Read a file as (T, 17, 3) float32 world positions at 50 frames a second. Raises FileError."""
-        take = bvh.read_bvh(path)
+        with shared.reading(path, 'BVH file'):
+            take = bvh.read_bvh(path)
         if self.unit is None:
             self.found_in = path, bvh.unit_of(path, take)
             self.unit = bvh.UNITS[self.found_in[1]]

@@ -40,7 +40,7 @@ UNITS = {'ASF unit (5.64 cm)': CENTIMETRES_PER_INCH / 0.45 / 100, 'centimetre': 
 SHORTEST, TALLEST = 1.1, 2.1  # metres from the ankles to the top of the head; 22 people of CMU have 1.45 to 1.64
 FASTEST = 10.0  # m/s of the joints on average; in 61 takes of CMU it is at most 3.3
 SLOWEST_RATE, FASTEST_RATE = 5, 1000  # frames per second
-MOST_BYTES = 512 * MIB  # of text; the longest takes of CMU have some 20 MB
+MOST_BYTES = 256 * MIB  # of text; the longest takes of CMU have some 20 MB
 BLOCK = 4096  # frames that are posed at a time
 CHANNELS = [f'{axis}{kind}' for kind in ('position', 'rotation') for axis in 'XYZ']
 
