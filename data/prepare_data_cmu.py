@@ -1,9 +1,10 @@
-"""CMU motion capture (ASF skeletons, AMC motion) to this project's npz files, filmed by virtual cameras.
+"""CMU motion capture (ASF skeletons and AMC motion, or BVH) to this project's npz files, filmed by virtual cameras.
 
     python data/prepare_data_cmu.py FOLDER --data DIR
 
 FOLDER is searched with its subfolders for `NN.asf` and `NN_MM.amc`, each plain or gzipped, as the Carnegie Mellon
-Graphics Lab gives them out at http://mocap.cs.cmu.edu; `cmu-mocap-index.csv` in FOLDER, if there, names the actions.
+Graphics Lab gives them out at http://mocap.cs.cmu.edu, and for `NN_MM.bvh`, as B. Hahne converted them (cgspeed.com);
+`cmu-mocap-index.csv` in FOLDER, if there, names the actions.
 DIR receives `data_3d_cmu.npz`, `data_2d_cmu_gt.npz` (exact projections) and `data_2d_cmu_noisy.npz` (projections with
 Gaussian noise, standing for a detector). Nothing is written unless everything could be converted.
 
@@ -26,9 +27,10 @@ from tqdm import tqdm
 if __name__ == '__main__':
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from common.datasets import bvh
 from common.datasets.acclaim import Skeleton, joint_positions, read_amc, read_asf, read_text
 from common.datasets.virtual_cameras import project_all, simulate_detections, surround
-from common.errors import FileError
+from common.errors import FileError, FlagError
 from common.geometry.camera import Camera
 from common.skeleton import H36M
 from common.storage.npz import write_npz
@@ -36,7 +38,7 @@ from data import conversion as shared
 
 SOURCE_FPS = 120  # AMC files do not say it; the database was recorded at 120 frames a second
 FPS = 50  # as Human3.6M
-SMOOTHING = 1.0  # source frames; raw motion has jumps of single frames at foot strikes and in the wrists
+SMOOTHING = 1.0  # source frames of 1/120 s; raw motion has jumps of single frames at foot strikes and in the wrists
 SEED = 0  # of the simulated detections
 # Takes of one subject differ by up to 4 cm in height, head and feet alike (38_01 and 38_02), so each gets a floor of
 # its own: 4 cm below the standing height of the lower ankle, about where the toes of a person standing still are. (Toes
@@ -47,6 +49,9 @@ STANDING = 25  # percentile of the height of the lower ankle
 FARTHEST = 50.0  # metres that a take may cover; the capture volume is 3 m by 8 m
 INDEX = 'cmu-mocap-index.csv'
 NO_LABEL = 'Motion'
+# Of the 20 subjects in docs/results.md every fourth is tested on. They stay so in a folder that holds more of the
+# database, so that more training can be judged by the same people.
+TEST_NUMBERS, TEST_NAMES = ('06', '11', '35', '49'), ('zombie',)
 # The index has `walking` for Walk and so on. Not every -ing is such a form: Fishing is not Fish, which is a pantomime.
 VERBS = ('Walk', 'Run', 'Jump', 'March', 'Kick', 'Punch', 'Throw', 'Stretch', 'Sneak', 'Limp', 'Laugh')
 
@@ -61,6 +66,7 @@ class Conversion:
         views: 'gt' and 'noisy' -> subject -> action -> four (T, 17, 2) float32 arrays of pixels.
         aliases: named skeleton that is the same as a numbered subject's -> that subject.
         train, test: the subjects of the default split.
+        notes: what is to be told of BVH files.
     """
 
     positions: dict[str, dict[str, np.ndarray]]
@@ -69,6 +75,7 @@ class Conversion:
     aliases: dict[str, str]
     train: list[str]
     test: list[str]
+    notes: list[str]
 
 
 def smooth(signal: np.ndarray, sigma: float) -> np.ndarray:
@@ -132,22 +139,28 @@ def label(description: str) -> str:
     return word if word not in ('', 'Unknown') else NO_LABEL
 
 
-def find_files(folder: Path) -> tuple[dict[str, Path], dict[str, Path]]:
-    """Find the ASF and the AMC files under a folder; return both by stem, sorted by name.
+def find_files(folder: Path) -> dict[str, dict[str, Path]]:
+    """Find the files under a folder; return those of '.asf', '.amc' and '.bvh' by stem, sorted by name.
 
-    Raises FileError where the folder or the motion is missing or a stem occurs twice.
+    Raises FileError where the folder or the motion is missing, a stem occurs twice, or a name cannot be printed.
     """
-    found: dict[str, dict[str, Path]] = {'.asf': {}, '.amc': {}}
+    found: dict[str, dict[str, Path]] = {'.asf': {}, '.amc': {}, '.bvh': {}}
+    clips: dict[str, Path] = {}
     for path in sorted(shared.existing(folder).rglob('*')):
-        match = re.fullmatch(r'(.+)(\.asf|\.amc)(\.gz)?', path.name, re.IGNORECASE)
+        match = re.fullmatch(r'(.+)(\.asf|\.amc|\.bvh)(\.gz)?', path.name, re.IGNORECASE)
         if match and path.is_file():
-            files, stem = found[match[2].lower()], match[1]
-            if stem in files:
-                raise FileError(f'{files[stem]} and {path} are both called {stem}; keep one of them')
-            files[stem] = path
-    if not found['.amc']:
-        raise FileError(f'{folder} holds no .amc or .amc.gz file; fetch some from http://mocap.cs.cmu.edu')
-    return found['.asf'], found['.amc']
+            stem, kind = match[1], match[2].lower()
+            files = found[kind]
+            same = files if kind == '.asf' else clips  # a take may be AMC or BVH, not both
+            if stem in same:
+                raise FileError(f'{same[stem]} and {path} are both called {stem}; keep one of them')
+            if not path.name.isprintable():
+                raise FileError(f'{path} has a name that is not UTF-8 or cannot be printed: rename it')
+            files[stem] = same[stem] = path
+    if not clips:
+        raise FileError(f'{folder} holds no .amc, .amc.gz, .bvh or .bvh.gz file; fetch some from '
+                        f'http://mocap.cs.cmu.edu')
+    return found
 
 
 def skeleton_of(clip: str, path: Path, skeletons: Iterable[str]) -> str:
@@ -176,34 +189,39 @@ def find_aliases(skeletons: dict[str, Skeleton]) -> dict[str, str]:
 
 
 def split(subjects: list[str]) -> tuple[list[str], list[str]]:
-    """Split subjects into (train, test): every fourth, or the last of fewer than four, is for testing.
+    """Split subjects into (train, test).
 
-    A single subject is in both.
+    Where all of TEST_NUMBERS are there, they and TEST_NAMES are for testing; otherwise every fourth, or the last of
+    fewer than four. A single subject is in both.
     """
-    test = subjects[3::4] or subjects[-1:]
+    if set(TEST_NUMBERS) <= set(subjects):
+        test = [subject for subject in subjects if subject in TEST_NUMBERS + TEST_NAMES]
+    else:
+        test = subjects[3::4] or subjects[-1:]
     return [subject for subject in subjects if subject not in test] or test, test
 
 
-def convert(folder: Path, seed: int = SEED) -> Conversion:
-    """Make the content of the three files from the ASF and AMC files under a folder.
+def convert(folder: Path, seed: int = SEED, bvh_unit: float | None = None) -> Conversion:
+    """Make the content of the three files from the ASF, AMC and BVH files under a folder.
 
-    Raises FileError for what is missing or cannot be understood.
+    `bvh_unit` is metres in a unit of the BVH files; None finds it. Raises FileError for what is missing or cannot be
+    understood.
     """
-    asf_files, amc_files = find_files(folder)
-    for path in (*asf_files.values(), *amc_files.values()):
-        if not path.name.isprintable():
-            raise FileError(f'{path} has a name that is not UTF-8 or cannot be printed: rename it')
+    files = find_files(folder)
     labels = read_labels(folder)
-    stems = {clip: skeleton_of(clip, path, asf_files) for clip, path in amc_files.items()}
-    skeletons = {stem: read_asf(path) for stem, path in asf_files.items()}
+    stems = {clip: skeleton_of(clip, path, files['.asf']) for clip, path in files['.amc'].items()}
+    skeletons = {stem: read_asf(path) for stem, path in files['.asf'].items()}
     aliases = find_aliases(skeletons)
-    subjects = sorted({aliases.get(stem, stem) for stem in stems.values()},
+    owners = {clip: aliases.get(stem, stem) for clip, stem in stems.items()}
+    owners |= {clip: clip.rpartition('_')[0] or clip for clip in files['.bvh']}
+    subjects = sorted(set(owners.values()),
                       key=lambda name: (not name.isdecimal(), int(name) if name.isdecimal() else 0, name))
     positions: dict[str, dict[str, np.ndarray]] = {subject: {} for subject in subjects}
-    for clip, path in tqdm(amc_files.items(), desc='motion', unit='clip', disable=None):
-        stem = stems[clip]
+    reader = BvhReader(bvh_unit)
+    for clip, path in tqdm((files['.amc'] | files['.bvh']).items(), desc='motion', unit='clip', disable=None):
         action = f'{labels.get(clip, NO_LABEL)} {clip}'
-        positions[aliases.get(stem, stem)][action] = read_motion(path, skeletons[stem])
+        positions[owners[clip]][action] = (read_motion(path, skeletons[stems[clip]]) if clip in stems
+                                           else reader.read_motion(path))
     cameras = {}
     views: dict[str, dict] = {'gt': {}, 'noisy': {}}
     for subject, actions in tqdm(positions.items(), desc='cameras', unit='subject', disable=None):
@@ -215,16 +233,59 @@ def convert(folder: Path, seed: int = SEED) -> Conversion:
             action: simulate_detections(view, np.random.default_rng([seed, zlib.crc32(action.split()[1].encode())]))
             for action, view in exact.items()
         }
-    return Conversion(positions, cameras, views, aliases, *split(subjects))
+    return Conversion(positions, cameras, views, aliases, *split(subjects), reader.notes())
 
 
 def read_motion(path: Path, skeleton: Skeleton) -> np.ndarray:
     """Read an AMC file as (T, 17, 3) float32 world positions at 50 frames a second. Raises FileError."""
-    joints = joint_positions(skeleton, read_amc(path, skeleton)) * skeleton.unit
+    return at_rate(path, joint_positions(skeleton, read_amc(path, skeleton)) * skeleton.unit, SOURCE_FPS)
+
+
+def at_rate(path: Path, joints: np.ndarray, source_fps: float) -> np.ndarray:
+    """Return joints (T, 17, 3) in metres, y up, as float32 world positions at 50 frames a second. Raises FileError."""
     covered = np.ptp(joints, axis=(0, 1)).max()
     if not covered < FARTHEST:
         raise FileError(f'{path} covers {covered:.3g} m, expected less than {FARTHEST:g} m')
-    return to_world(resample(smooth(joints, SMOOTHING), SOURCE_FPS, FPS))
+    return to_world(resample(smooth(joints, SMOOTHING * source_fps / SOURCE_FPS), source_fps, FPS))
+
+
+class BvhReader:
+    """Reads BVH files, which do not tell their unit, in one unit for all of them.
+
+    Attributes:
+        unit: metres; None until it is found.
+    """
+
+    def __init__(self, unit: float | None):
+        self.unit = unit
+        self.found_in: tuple[Path, str] | None = None
+        self.left_out = 0
+
+    def read_motion(self, path: Path) -> np.ndarray:
+        """Read a file as (T, 17, 3) float32 world positions at 50 frames a second. Raises FileError."""
+        with shared.reading(path, 'BVH file'):
+            take = bvh.read_bvh(path)
+        if self.unit is None:
+            self.found_in = path, bvh.unit_of(path, take)
+            self.unit = bvh.UNITS[self.found_in[1]]
+        if self.found_in and bvh.unit_of(path, take) != self.found_in[1]:
+            raise FileError(f'the unit of {path} seems to be the {bvh.unit_of(path, take)}, but that of '
+                            f'{self.found_in[0]} the {self.found_in[1]}: convert files of one unit')
+        joints = bvh.joint_positions(take)
+        if bvh.begins_in_rest(take, joints, self.unit):
+            joints = joints[1:]
+            self.left_out += 1
+        return at_rate(path, joints * self.unit, take.fps)
+
+    def notes(self) -> list[str]:
+        """Return what is to be told of the files."""
+        notes = []
+        if self.found_in:
+            notes.append(f'the unit of the BVH files is the {self.found_in[1]}: in it, everyone is {bvh.SHORTEST} to '
+                         f'{bvh.TALLEST} m tall from the ankles to the top of the head')
+        if self.left_out:
+            notes.append(f'the first frame of {self.left_out} BVH files is a rest pose, and was left out')
+        return notes
 
 
 def write(conversion: Conversion, folder: Path) -> list[Path]:
@@ -254,7 +315,7 @@ def write(conversion: Conversion, folder: Path) -> list[Path]:
 def summary(conversion: Conversion) -> str:
     """Return the text to print: the aliases, then a line for each subject of both sides of the split."""
     lines = [f'{name}.asf is the skeleton of subject {number}: its clips go there'
-             for name, number in conversion.aliases.items()]
+             for name, number in conversion.aliases.items()] + conversion.notes
     for side, subjects in (('train', conversion.train), ('test', conversion.test)):
         for subject in subjects:
             actions = conversion.positions[subject]
@@ -272,8 +333,11 @@ def _frames(actions: dict[str, np.ndarray]) -> int:
 
 
 def work(arguments: argparse.Namespace) -> str:
-    """Convert and write; return the summary. Raises FileError."""
-    conversion = convert(arguments.folder)
+    """Convert and write; return the summary. Raises FileError and FlagError."""
+    centimetres = arguments.bvh_unit
+    if centimetres is not None and not 0 < centimetres < math.inf:
+        raise FlagError(f'--bvh-unit is {centimetres}, expected centimetres, more than 0')
+    conversion = convert(arguments.folder, bvh_unit=None if centimetres is None else centimetres / 100)
     paths = write(conversion, arguments.data)
     return f'{summary(conversion)}\n{shared.wrote(paths)}'
 
@@ -281,7 +345,9 @@ def work(arguments: argparse.Namespace) -> str:
 def main(argv: list[str] | None = None) -> int:
     """Run the converter from the command line; return the exit status."""
     parser = shared.make_parser('prepare_data_cmu.py', __doc__.splitlines()[0],
-                                'folder with .asf and .amc files, plain or .gz')
+                                'folder with .asf and .amc files, or .bvh files, plain or .gz')
+    parser.add_argument('--bvh-unit', type=float, metavar='CM',
+                        help='centimetres in a unit of the BVH files (default: found by the size of the people)')
     return shared.run(parser, argv, work)
 
 
