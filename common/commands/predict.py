@@ -24,7 +24,7 @@ from common.commands.videos import keypoints_in, lift_each
 from common.config import Config
 from common.datasets import DATASETS
 from common.datasets.poses import keypoint_layout
-from common.detectors import is_video, videos_in
+from common.detectors import camera_of, is_video, videos_in
 from common.errors import DivergedError, FileError, FlagError
 from common.evaluation.latency import latency
 from common.exports import export
@@ -101,6 +101,10 @@ def run(session: Session) -> None:
     if len(config.data.subjects_test or ()) > 1:
         raise FlagError('-ste names several videos: --predict lifts one at a time')
     source = Path(needed(config.predict.predict, '--predict'))
+    if config.predict.live or camera_of(str(source)) is not None:
+        from common.commands.live import run_live  # which needs what is here
+        run_live(session)
+        return
     videos = videos_in(source)
     if not videos and not is_video(source) and (config.has('predict.detector') or config.predict.detector_files):
         raise FlagError(f'--detector looks for keypoints in a video, and {source} is none: leave it out')

@@ -3,7 +3,7 @@
 Letters: T frames, K keypoints of the file, L of the lifter.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -122,15 +122,25 @@ def load_clip(asked: Asked, wanted: Skeleton, say: Callable[[str], None]) -> Cli
     _say_gaps(track, seen[:, used], elsewhere, fps, say)
     _say_breaks(track, seen, layout, fps, say)
     pixels = np.einsum('lk,tkc->tlc', matrix[:, used], fill(track.points, seen)[:, used])
-    own = np.zeros(pixels.shape[:2], bool)
-    for index, name in enumerate(wanted.joints):
-        if name in layout.joints and name not in made:
-            own[:, index] = seen[:, layout.joints.index(name)]
-    scores = np.where(seen, np.clip(track.scores, 0, 1), 0) @ np.abs(matrix.T) / np.abs(matrix).sum(axis=1)
+    own, scores = seen_themselves(seen, wanted, layout, made), confidence_of(track.scores, seen, matrix)
     tall = stature(normalise(shown, *size), layout)
     screen, zoom, middle = _on_screen(pixels, size, tall, path_of(pixels, wanted, fps), asked.zoom, say)
     return Clip(pixels.astype(np.float32), screen, zoom, middle, own, scores.astype(np.float32),
                 np.asarray(seen.any(axis=1)), track.frames, _seconds(asked, track, rate), size, fps, source)
+
+
+def seen_themselves(seen: np.ndarray, wanted: Skeleton, given: Skeleton, made: Container[str]) -> np.ndarray:
+    """Return (T, L) bool: keypoints of `wanted` that the detector saw, (T, K) bool, and that are not `made` of others."""
+    own = np.zeros((len(seen), len(wanted)), bool)
+    for index, name in enumerate(wanted.joints):
+        if name in given.joints and name not in made:
+            own[:, index] = seen[:, given.joints.index(name)]
+    return own
+
+
+def confidence_of(scores: np.ndarray, seen: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+    """Return the detector's confidence (T, L) in what a matrix (L, K) makes of keypoints with these scores (T, K)."""
+    return np.where(seen, np.clip(scores, 0, 1), 0) @ np.abs(matrix.T) / np.abs(matrix).sum(axis=1)
 
 
 def _speed(asked: Asked, track: Track) -> tuple[float, int, str]:
