@@ -191,8 +191,8 @@ class Live:
         lift = None
         if newest is not None:
             if self.zoom == 1 != newest.zoom:
-                self._say(f'the person is scaled by {newest.zoom:.2f} to the size of those trained on, and by what the last '
-                          f'{KEPT:g} seconds show from here on (--zoom 1 leaves them as they are)')
+                self._say(f'the person is scaled by {newest.zoom:.2f} to the size of those trained on; from here on by '
+                          f'what the last {KEPT:g} seconds show (--zoom 1 leaves them as they are)')
             self.zoom = newest.zoom
             lift = Lift(picture.number, picture.seconds, newest.pixels, newest.screen[-1], newest.seen,
                         newest.confidence[-1], self._pose(newest, picture.seconds))

@@ -90,7 +90,7 @@ def read_camera(number: int) -> Iterator[Film]:
     av = _pyav('reading a camera')
     kind, device = DEVICES.get(sys.platform, ('', ''))
     named, instead = device.format(number), 'without a camera, --predict clip.mp4 --live plays a video like one'
-    if kind not in av.formats_available:
+    if not any(kind in name.split(',') for name in av.formats_available):  # one has several names
         raise FileError(f'this PyAV reads no cameras on {sys.platform} ({kind or "no way is known"}): {instead}')
     if named.startswith('/dev/') and not Path(named).exists():
         others = sorted(path.name.removeprefix('video') for path in Path('/dev').glob('video[0-9]*'))

@@ -32,7 +32,7 @@ class Window:
     """The window; make it after `screen_backend` has found a screen, and only in the main thread.
 
     Attributes:
-        closed: whether the user closed it.
+        closed: whether the user, or `close`, closed it.
     """
 
     def __init__(self, skeleton: Skeleton, layout: Skeleton, size: tuple[int, int], title: str, azimuth: float):
@@ -51,9 +51,12 @@ class Window:
         self._picture = MotionPicture(skeleton, {'pose': self._pose}, None, self._keypoints, layout, size, title,
                                       azimuth, SIZE, filmed=True, new_figure=self._new_figure)
         self._canvas = self._picture.canvas
+        if self._picture.image is not None:
+            self._picture.image.set_interpolation('nearest')  # at half the price of the whole window
         self._canvas.mpl_connect('close_event', self._close)
         self._canvas.mpl_connect('resize_event', lambda _: self._picture.draw_background())
-        pyplot.show(block=False)
+        if self._canvas.manager is not None:
+            self._canvas.manager.show()
 
     @staticmethod
     def _new_figure(**size: Any) -> Figure:
@@ -75,7 +78,7 @@ class Window:
         self._picture.numbers[0] = number
         with warnings.catch_warnings():
             warnings.simplefilter('ignore', RuntimeWarning)  # of what is not drawn
-            self._picture.draw(0, np.asarray(Image.fromarray(image).reduce(self._shrink)))
+            self._picture.draw(0, np.asarray(Image.fromarray(image).reduce(self._shrink).convert('RGBA')))
         self._canvas.blit(self._picture.figure.bbox)
         self.respond()
 
@@ -86,4 +89,5 @@ class Window:
 
     def close(self) -> None:
         """Take it off the screen."""
+        self.closed = True
         pyplot.close(self._picture.figure)

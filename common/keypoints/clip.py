@@ -130,7 +130,7 @@ def load_clip(asked: Asked, wanted: Skeleton, say: Callable[[str], None]) -> Cli
 
 
 def seen_themselves(seen: np.ndarray, wanted: Skeleton, given: Skeleton, made: Container[str]) -> np.ndarray:
-    """Return (T, L) bool: keypoints of `wanted` that the detector saw, (T, K) bool, and that are not `made` of others."""
+    """Return (T, L) bool: keypoints of `wanted` that the detector itself saw (T, K), and that are not `made`."""
     own = np.zeros((len(seen), len(wanted)), bool)
     for index, name in enumerate(wanted.joints):
         if name in given.joints and name not in made:
