@@ -46,9 +46,9 @@ def without_a_screen(monkeypatch):
 
 @pytest.fixture(scope='module')
 def clip(tmp_path_factory):
-    """Write a video of the drawn person, 4 frames, 3 a second."""
+    """Write a video of the drawn person, 4 frames, 2 a second."""
     path = tmp_path_factory.mktemp('live') / 'clip.mp4'
-    write_video(path, walking(4)[0], fps=3)
+    write_video(path, walking(4)[0], fps=2)
     return path
 
 
@@ -94,25 +94,18 @@ def told(monkeypatch):
 # ---- the whole of it --------------------------------------------------------------------------------------------
 
 
-def test_live_is_the_causal_lifting_of_what_was_seen(lift, clip, tmp_path):
-    """Of the pictures that were not dropped, which are all unless the machine is very slow."""
-    same = ('--zoom', 1, '--smooth', 1, '--min-score', 0)
+def test_live_is_the_causal_lifting_of_the_clip(lift, clip):
+    same = ('--zoom', 1, '--smooth', 0.8, '--min-score', 0)
     got, out = lift('live.npz', clip, '--live', *same)
     assert 'MoveNet Thunder 4 follows one person until Ctrl-C' in out and 'no window' in out
     assert 'frames a second; latency from a picture to its pose: median' in out
-    np.save(tmp_path / 'seen.npy', got['keypoints'])
-    expected, _ = lift('clip.npz', tmp_path / 'seen.npy', '--layout', 'h36m', '--image-size', 240, 320, '--fps', 3,
-                       '--causal', *same)
-    np.testing.assert_allclose(got['poses'], expected['poses'], atol=2e-6)
-    np.testing.assert_allclose(got['world'], expected['world'], atol=2e-6)
-    found, _ = lift('found.npz', clip, *same)
-    if got['frame'].tolist() == [0, 1, 2, 3]:
-        np.testing.assert_allclose(got['keypoints'], found['keypoints'], atol=1e-4)
-        np.testing.assert_array_equal(got['keypoints_seen'], found['keypoints_seen'])
-        np.testing.assert_allclose(got['seconds'], found['seconds'], atol=1e-3)
-        assert got['fps'] == pytest.approx(3)
-    assert set(got) == set(found) and set(got['frame']) <= {0, 1, 2, 3}
     assert 'One-Euro' in str(got['smoothing']) and 'smoothed: One-Euro' in out
+    if len(got['frame']) < 4:
+        pytest.skip('this machine is too slow for two pictures a second')
+    found, _ = lift('found.npz', clip, '--causal', *same)
+    assert set(got) == set(found)
+    for name in ('poses', 'world', 'keypoints', 'keypoints_seen', 'frame', 'seconds', 'fps', 'present'):
+        np.testing.assert_allclose(got[name], found[name], atol=1e-4 if name == 'keypoints' else 2e-6, err_msg=name)
 
 
 def test_pictures_that_come_too_fast_are_dropped(lift, fast, told):
@@ -129,7 +122,7 @@ def test_pictures_that_come_too_fast_are_dropped(lift, fast, told):
 @pytest.mark.parametrize('number, status', [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_ends_it_and_what_was_lifted_is_written(run, trained, fast, told, tmp_path, number, status):
     def see(index):
-        if index == 2:
+        if index == 1:
             os.kill(os.getpid(), number)
         return STANDS
     told(see)
@@ -137,8 +130,18 @@ def test_a_signal_ends_it_and_what_was_lifted_is_written(run, trained, fast, tol
     got, out, err = run(*flags, '--output', tmp_path / 'out.npz')
     assert got == status and 'the end: ' in out
     assert err == (f'run_ktpformer.py: error: stopped by {number.name}; {tmp_path / "out.npz"} holds what was lifted\n')
-    assert len(read_npz(tmp_path / 'out.npz')['poses']) == 3
+    assert len(read_npz(tmp_path / 'out.npz')['poses']) == 2
     assert run(*flags)[0] == status
+
+
+def test_what_was_lifted_is_kept_where_the_camera_breaks_off(bad, fast, told, tmp_path):
+    def see(index):
+        if index == 1:
+            raise FileError('the camera is gone')
+        return STANDS
+    told(see)
+    assert bad(1, fast, '--live', '--output', tmp_path / 'out.npz').endswith('error: the camera is gone')
+    assert len(read_npz(tmp_path / 'out.npz')['poses']) == 1
 
 
 def test_somebody_who_goes_is_neither_lifted_nor_kept(lift, fast, told):
@@ -149,8 +152,9 @@ def test_somebody_who_goes_is_neither_lifted_nor_kept(lift, fast, told):
         return NOBODY if index in (0, 3, 4) else STANDS
     told(see)
     got, out = lift('live.npz', fast, '--live')
-    assert len(got['frame']) == len(looked) - 3 and got['frame'][0] > 0 and got['present'].all()
-    assert f'somebody in {len(looked) - 3} of {len(looked)}' in out
+    somebody = len(set(looked) - {0, 3, 4})
+    assert len(got['frame']) == somebody and got['frame'][0] > 0 and got['present'].all()
+    assert f'somebody in {somebody} of {len(looked)}' in out
 
 
 def test_nobody_at_all(bad, run, trained, monkeypatch, tmp_path):
@@ -242,7 +246,7 @@ def test_a_gap_is_filled_once_the_person_is_back():
 
 
 def test_size_and_place_are_those_of_the_last_seconds():
-    keypoints, people = stream(zoom=None), []
+    keypoints, people = stream(frames=30, zoom=None), []
     for number in range(40):
         small = seen_at(0)
         small[:, :2] = small[:, :2] * (0.5 if number < 20 else 0.25) + 40
@@ -250,7 +254,7 @@ def test_size_and_place_are_those_of_the_last_seconds():
         got = keypoints.add(small, number / 10)
         lately = normalise(np.array(people)[max(0, number - 20):, :, :2], *SIZE)
         assert got.zoom == pytest.approx(usual_zoom(stature(lately, COCO)))
-        assert len(got.screen) == min(21, number + 1)
+        assert len(got.screen) == min(30, number + 1)
     assert got.zoom > 1.5  # enlarged, and so brought to the middle
     assert np.abs(np.median(got.screen[-1], axis=0)).max() < 0.3
 
@@ -292,7 +296,7 @@ def test_the_camera_keeps_the_newest_picture_alone():
 
     film = Film(10, (2, 2), frames(False), None, times)
     with running(film, paced=False) as camera:
-        time.sleep(0.2)
+        camera._thread.join()
         got = list(camera.pictures(lambda: False))
     assert [(picture.number, picture.image[0, 0, 0]) for picture in got] == [(4, 4)] and camera.dropped == 4
     assert got[0].seconds == pytest.approx(0.4)
@@ -353,5 +357,5 @@ def test_a_window_on_a_screen(trained, clip):
 @pytest.mark.skipif(not REAL.exists(), reason='the recording is not there')
 def test_a_real_person_is_followed(lift):
     got, out = lift('live.npz', REAL, '--live')
-    assert len(got['poses']) >= 5 and 'scaled by' in out
+    assert len(got['poses']) and 'scaled by' in out
     assert np.isfinite(got['poses']).all() and got['keypoints_seen'].mean() > 0.8

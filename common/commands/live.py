@@ -42,8 +42,8 @@ PLACEMENT = ('the camera taken as level, the lower foot of each frame put on the
              'estimated')
 # Fields whose flags do not fit, and why.
 NOT_LIVE = {
-    'predict.csv': 'a table can be made of the file of --output later',
-    'predict.export': 'lift the file of --output to other programs later, or the video without --live',
+    'predict.csv': 'the npz of --output alone is written',
+    'predict.export': 'the npz of --output alone is written',
     'predict.layout': 'its keypoints are those of the detector, whose order is known',
     'predict.image_size': 'the pictures say it themselves',
     'predict.fps': 'pictures come when they come',
@@ -55,7 +55,7 @@ NOT_LIVE = {
     'predict.as_is': 'no keypoints are refused',
     'predict.detector_files': 'MoveNet has its own',
     'data.subjects_test': 'there is one video',
-    'render.render': 'a window shows it, and --predict with the video alone makes a film',
+    'render.render': 'a window shows it, and a film needs a video without --live',
 }
 
 
@@ -108,14 +108,19 @@ def run_live(session: Session) -> None:
             return bool(stop.signal) or (window is not None and window.closed)
 
         pictures = stack.enter_context(running(film, paced=camera is None))
-        for picture, person in _people(detector, pictures.pictures(ended)):
-            lift = live.lift(picture, person)
-            live.pace.tell(pictures)
-            if window is not None:
-                world = None if lift is None else _world(lift.pose[None], lifter)[0]
-                window.show(picture.image, picture.number, None if lift is None else lift.pixels, world)
+        try:
+            for picture, person in _people(detector, pictures.pictures(ended)):
+                lift = live.lift(picture, person)
+                live.pace.tell(pictures)
+                if window is not None:
+                    world = None if lift is None else _world(lift.pose[None], lifter)[0]
+                    window.show(picture.image, picture.number, None if lift is None else lift.pixels, world)
+        except FileError:
+            if live.lifts:  # of a camera that was taken away, say
+                _write(session, live)
+            raise
         say(f'the end: {live.pace.told(pictures.dropped)}')
-    _write(session, live, film)
+    _write(session, live)
     if stop.signal:
         raise Stopped(stop.signal, f'{config.predict.npz} holds what was lifted' if config.predict.npz else
                       'nothing was to be written (--output)')
@@ -285,9 +290,9 @@ def _window(session: Session, lifter: LoadedLifter, film: Film) -> 'Window | Non
     return Window(lifter.skeleton, lifter.layout, film.size, title, azimuth_of(LEVEL) + ASIDE)
 
 
-def _write(session: Session, live: Live, film: Film) -> None:
+def _write(session: Session, live: Live) -> None:
     """Write the file of --output, if there is one. Raises FileError where nobody was seen."""
-    config, lifter, lifts = session.config, live.lifter, live.lifts
+    config, lifter, lifts, film = session.config, live.lifter, live.lifts, live.film
     if not config.predict.npz:
         return
     if not lifts:

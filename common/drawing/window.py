@@ -1,6 +1,5 @@
 """A window that shows what a camera sees, the keypoints found in it, and the pose, as they come."""
 
-import warnings
 from typing import Any
 
 import numpy as np
@@ -76,8 +75,7 @@ class Window:
         else:
             self._keypoints[0], self._pose[0] = keypoints, pose
         self._picture.numbers[0] = number
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore', RuntimeWarning)  # of what is not drawn
+        with np.errstate(invalid='ignore'):  # of what is not drawn
             self._picture.draw(0, np.asarray(Image.fromarray(image).reduce(self._shrink).convert('RGBA')))
         self._canvas.blit(self._picture.figure.bbox)
         self.respond()
