@@ -68,8 +68,8 @@ def _run(argv: list[str] | None) -> int:
         from common import commands  # torch is imported only for a command line that makes sense
         commands.run(config)
     except Stopped as stopped:
-        return _fail(f'stopped by {stopped}; {config.run.checkpoint}/last.bin holds every step so far, continue with '
-                     f'--resume', stopped.exit_status)
+        left = stopped.left or f'{config.run.checkpoint}/last.bin holds every step so far, continue with --resume'
+        return _fail(f'stopped by {stopped}; {left}', stopped.exit_status)
     except (ContractError, DivergedError, FileError, FlagError) as error:
         return _fail(error, error.exit_status)
     return 0

@@ -63,7 +63,8 @@ def main() -> None:
                                    found['camera'] == camera for camera in range(CAMERAS)}, prediction, truth)
     actions = np.array([action.rsplit(' ', 1)[0] for action in found['action']])
     table('motion', {f'{subject} {action}': (found['subject'] == subject) & (actions == action)
-                     for subject, action in sorted(set(zip(found['subject'], actions, strict=True)))}, prediction, truth)
+                     for subject, action in sorted(set(zip(found['subject'], actions, strict=True)))},
+          prediction, truth)
     errors = 1000 * (prediction - truth).norm(dim=-1).mean(dim=0)
     print(f'\n| joint | {" | ".join(found["joints"])} |\n|---|{"---|" * len(errors)}')
     print(f'| mean error | {" | ".join(f"{error:.0f}" for error in errors)} |')

@@ -2,19 +2,30 @@
 
 from dataclasses import dataclass
 
-from common.detectors import DEFAULT_DETECTOR, DETECTORS
+from common.detectors import CAMERA, DEFAULT_DETECTOR, DETECTORS, camera_of
 from common.exports import EXPORTS
 from common.flag import PREDICT, file_ending, flag, names_of, number, text
 from common.keypoints.known import LAYOUTS, layout_or_file
+
+
+def source_of(given: str) -> str:
+    """Return the name of a file, a folder or a camera. Raises ValueError for a camera without a number."""
+    if given.startswith(CAMERA) and camera_of(given) is None:
+        raise ValueError(f'expected {CAMERA}0, or another number of a camera, got {given!r}')
+    return text(given)
 
 
 @dataclass(frozen=True)
 class Predict:
     """your own keypoints"""
 
-    predict: str | None = flag('--predict', read=text, metavar='INPUT', starts=True, commands=(PREDICT,), help='lift '
-                               'a video, a folder of videos, or 2D keypoints with the checkpoint of --evaluate: npz, '
-                               'npy, a detector\'s JSON, or its folder of a file per frame')
+    predict: str | None = flag('--predict', read=source_of, metavar='INPUT', starts=True, commands=(PREDICT,),
+                               help='lift a video, a folder of videos, a camera (camera:0), or 2D keypoints with the '
+                               'checkpoint of --evaluate: npz, npy, a detector\'s JSON, or its folder of a file per '
+                               'frame')
+    live: bool = flag('--live', default=False, kind='yes', commands=(PREDICT,), help='play the video of --predict at '
+                      'its own speed and lift it as a camera is: each picture from those before it, at once; pictures '
+                      'that come too fast are dropped')
     npz: str | None = flag('--output', read=file_ending('.npz'), metavar='FILE.npz', commands=(PREDICT,),
                            help='where --predict writes poses in 3D; each video of a folder has its own beside it')
     csv: str | None = flag('--csv', read=text, metavar='FILE', commands=(PREDICT,),

@@ -12,14 +12,14 @@ from common.storage.shipped import ship, shipped_lifter
 from data import prepare_data_cmu
 
 HERE = Path(__file__).parent
-# What `--evaluate checkpoint/lifter.bin -d cmu` says of the take in tests/cmu, one of subject 35, who is a test subject,
-# as four virtual cameras see it: mm.
+# Millimetres: what `--evaluate checkpoint/lifter.bin -d cmu` says of the take in tests/cmu, of a test subject, as four
+# virtual cameras see it.
 MPJPE, P_MPJPE = 0.0, 0.0
 
 
 def test_its_figures_on_a_walk_stay(tmp_path, capsys):
     assert prepare_data_cmu.main([str(HERE / 'cmu'), '--data', str(tmp_path)]) in (0, None)
-    status, said, error = run_alone(HERE.parent / 'run_ktpformer.py', '--evaluate', shipped_lifter(), '-d', 'cmu',
+    status, _, error = run_alone(HERE.parent / 'run_ktpformer.py', '--evaluate', shipped_lifter(), '-d', 'cmu',
                                     '--data', tmp_path, '--results', tmp_path / 'figures.json')
     assert status == 0, error
     figures = json.loads((tmp_path / 'figures.json').read_text())['protocols']['exact']['average']

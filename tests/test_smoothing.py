@@ -8,7 +8,7 @@ import pytest
 
 from common.datasets.h36m import CAMERAS
 from common.datasets.synthetic import motion
-from common.geometry.smoothing import low_pass, one_euro, smoother
+from common.geometry.smoothing import OneEuro, low_pass, one_euro, smoother
 from common.storage.npz import read_npz
 
 FPS = 50.0
@@ -74,13 +74,13 @@ def test_a_cut_off_that_frames_cannot_hold_is_refused():
 
 
 def naive_one_euro(places, hertz, fps):
-    """Return one point (T, 3) smoothed with plain numbers."""
-    share = lambda cutoff: 1 / (1 + (1 / (2 * np.pi * cutoff)) * fps)  # noqa: E731
+    """Return one point (T, 3) smoothed with plain numbers; fps is one, or that of each frame after the first."""
     out, speed = [list(places[0])], [0.0, 0.0, 0.0]
-    for before, now in pairwise(places):
+    share = lambda cutoff, rate: 1 / (1 + (1 / (2 * np.pi * cutoff)) * rate)  # noqa: E731
+    for (before, now), rate in zip(pairwise(places), np.broadcast_to(fps, len(places) - 1), strict=True):
         for i in range(3):
-            speed[i] = share(1.0) * (now[i] - before[i]) * fps + (1 - share(1.0)) * speed[i]
-        a = share(hertz + 2.0 * sum(v * v for v in speed) ** 0.5)
+            speed[i] = share(1.0, rate) * (now[i] - before[i]) * rate + (1 - share(1.0, rate)) * speed[i]
+        a = share(hertz + 2.0 * sum(v * v for v in speed) ** 0.5, rate)
         out.append([a * now[i] + (1 - a) * out[-1][i] for i in range(3)])
     return np.array(out)
 
@@ -91,6 +91,9 @@ def test_one_euro_is_the_published_one_and_reads_no_later_frame():
     for point in range(3):
         np.testing.assert_allclose(got[:, point], naive_one_euro(places[:, point], 1.5, FPS), atol=1e-12)
     np.testing.assert_array_equal(one_euro(places[:20], 1.5, FPS), got[:20])
+    newest, seconds = OneEuro(1.5), np.cumsum(np.random.default_rng(1).uniform(0.01, 0.2, 40))
+    uneven = np.array([newest(*row) for row in zip(places, np.diff(seconds, prepend=0), strict=True)])
+    np.testing.assert_allclose(uneven[:, 0], naive_one_euro(places[:, 0], 1.5, 1 / np.diff(seconds)), atol=1e-12)
     still = np.random.default_rng(0).normal(0, 0.005, (300, 1, 3))
     assert one_euro(still, 1, FPS)[50:].std() < 0.5 * still.std()
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from common.config import CHECK_DATA, EVALUATE, PREDICT, RENDER, TRAIN, Config, all_flags, flag_of
 from common.datasets import DATASETS
-from common.detectors import videos_in
+from common.detectors import camera_of, videos_in
 from common.flag import Flag, files_named
 
 # Files that are read, and those that are written: none of these may be written over one of the others.
@@ -111,7 +111,8 @@ def _lacking_files(config: Config) -> str | None:
     """Return which file a command needs that reads or writes one."""
     render, evaluated = config.render, config.evaluate.evaluate
     if config.command == PREDICT:
-        if not config.predict.npz and not videos_in(Path(config.predict.predict or '')):
+        source, live = config.predict.predict or '', config.predict.live
+        if not config.predict.npz and not live and camera_of(source) is None and not videos_in(Path(source)):
             return '--predict needs --output FILE.npz'
         if render.render and not render.output:
             return '--render needs --viz-output FILE'

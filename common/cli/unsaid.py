@@ -16,6 +16,6 @@ def completed(config: Config) -> Config:
     source = Path(predict.predict or '')
     if not evaluate.evaluate:
         evaluate = replace(evaluate, evaluate=str(shipped_lifter()))
-    if not predict.npz and is_video(source):
+    if not predict.npz and is_video(source) and not predict.live:  # live, nothing is written unless asked for
         predict = replace(predict, npz=str(source.with_suffix('.npz')))
     return replace(config, evaluate=evaluate, predict=predict)

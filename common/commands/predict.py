@@ -24,7 +24,7 @@ from common.commands.videos import keypoints_in, lift_each
 from common.config import Config
 from common.datasets import DATASETS
 from common.datasets.poses import keypoint_layout
-from common.detectors import is_video, videos_in
+from common.detectors import camera_of, is_video, videos_in
 from common.errors import DivergedError, FileError, FlagError
 from common.evaluation.latency import latency
 from common.exports import export
@@ -101,6 +101,10 @@ def run(session: Session) -> None:
     if len(config.data.subjects_test or ()) > 1:
         raise FlagError('-ste names several videos: --predict lifts one at a time')
     source = Path(needed(config.predict.predict, '--predict'))
+    if config.predict.live or camera_of(str(source)) is not None:
+        from common.commands.live import run_live  # which needs what is here
+        run_live(session)
+        return
     videos = videos_in(source)
     if not videos and not is_video(source) and (config.has('predict.detector') or config.predict.detector_files):
         raise FlagError(f'--detector looks for keypoints in a video, and {source} is none: leave it out')
@@ -124,7 +128,7 @@ def lift_to_file(session: Session, lifter: LoadedLifter) -> None:
         source, session = keypoints_in(session, source), replace(session, config=config)
     video = (config.data.subjects_test or (None,))[0]
     clip = load_clip(Asked(str(source), asked.layout, asked.image_size, asked.fps, asked.person, video, asked.min_score,
-                           asked.zoom, lifter.settings.get('views') == 'random', asked.as_is, *of_video(config)),
+                           asked.zoom, lifter.any_size, asked.as_is, *of_video(config)),
                      lifter.layout, say)
     smooth, smoothing = smoothing_of(config, clip)
     precision = computing.evaluation_precision(config.run.precision, session.device)

@@ -6,6 +6,7 @@ A module offers `open_detector(files, device) -> Detector`.
 from __future__ import annotations
 
 import importlib
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
 DEFAULT_DETECTOR = 'movenet'
 DETECTORS = {DEFAULT_DETECTOR: 'movenet', 'rtmlib': 'by_rtmlib'}  # name -> module
+CAMERA = 'camera:'
 VIDEOS = ('.mp4', '.mov', '.avi', '.mkv', '.webm', '.m4v', '.mpg', '.mpeg', '.wmv', '.3gp')
 
 
@@ -53,6 +55,12 @@ def open_detector(name: str, files: tuple[str, ...], device: str) -> Detector:
 def is_video(path: Path) -> bool:
     """Tell by its suffix, in capitals or not, whether a file is a video."""
     return path.suffix.lower() in VIDEOS and not path.is_dir()
+
+
+def camera_of(source: str) -> int | None:
+    """Return the number of the camera that `camera:N` names; None of anything else."""
+    named = re.fullmatch(f'{CAMERA}([0-9]{{1,3}})', source)
+    return int(named[1]) if named else None
 
 
 def videos_in(folder: Path) -> list[Path]:

@@ -4,9 +4,9 @@ Letters: T frames, J joints, K keypoints.
 """
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
 from matplotlib.artist import Artist
@@ -114,6 +114,13 @@ def _at(images: Iterable[np.ndarray], wanted: np.ndarray) -> Iterator[np.ndarray
     return (image for position, image in enumerate(images) if position in positions)
 
 
+def off_screen(**size: Any) -> Figure:
+    """Return a figure of this size that is drawn in memory."""
+    figure = Figure(**size)
+    FigureCanvasAgg(figure)
+    return figure
+
+
 class MotionPicture:
     """A row of panels that shows one moment of a motion.
 
@@ -122,8 +129,14 @@ class MotionPicture:
 
     def __init__(self, skeleton: Skeleton, panels: dict[str, np.ndarray], truth: np.ndarray | None,
                  keypoints: np.ndarray | None, layout: Skeleton | None, picture_size: tuple[float, float] | None,
-                 title: str, azimuth: float, size: float, filmed: bool, hypotheses: np.ndarray | None = None):
-        """Lay out the panels; arguments as for `render_motion`, `filmed` is True where `draw` will get video frames."""
+                 title: str, azimuth: float, size: float, filmed: bool, hypotheses: np.ndarray | None = None,
+                 new_figure: Callable[..., Figure] = off_screen):
+        """Lay out the panels; arguments as for `render_motion`.
+
+        Args:
+            filmed: whether `draw` will get video frames.
+            new_figure: makes the figure, whose canvas is one of matplotlib's that draw with Agg.
+        """
         self.keypoints, self.truth, self.azimuth = keypoints, truth, azimuth
         self.bones = Bones(skeleton)
         self.hypotheses = hypotheses
@@ -132,8 +145,8 @@ class MotionPicture:
         self.centres = centres_of(self.panels, truth, skeleton.root)
         self.reach, self.top = extent(self.panels, self.centres)
         count = len(self.panels) + (keypoints is not None)
-        self.figure = Figure(figsize=(size * count, size), dpi=DPI)
-        self.canvas = FigureCanvasAgg(self.figure)
+        self.figure = new_figure(figsize=(size * count, size), dpi=DPI)
+        self.canvas = cast(FigureCanvasAgg, self.figure.canvas)
         self.scale = size * DPI / 400  # of text and lines
         self.share = 1 / count
         self.moving: list[tuple[Axes | Figure, Artist]] = []
@@ -146,6 +159,10 @@ class MotionPicture:
             self._add_view(next(places), name)
         self.errors = panel_errors(panels, truth)
         self._add_texts(title)
+        self.draw_background()
+
+    def draw_background(self) -> None:
+        """Draw what does not move, at the size that the figure has now."""
         self.canvas.draw()
         self.background = self.canvas.copy_from_bbox(self.figure.bbox)
 

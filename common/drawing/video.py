@@ -7,6 +7,7 @@ that nothing has to be installed on the system.
 import contextlib
 import itertools
 import math
+import sys
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -20,6 +21,8 @@ from common.errors import FileError
 from common.storage.files import atomic_path, first_line
 
 SUFFIXES = ('.gif', '.mp4', '.png')
+# How ffmpeg reads the cameras of a system, and calls the one of a number.
+DEVICES = {'linux': ('v4l2', '/dev/video{}'), 'darwin': ('avfoundation', '{}:none')}
 BITRATE = 3000  # kilobits a second of an MP4
 # Hundredths of a second: viewers show a GIF frame for a tenth of a second where its file says less than this.
 SHORTEST = 2
@@ -71,20 +74,52 @@ def read_video(path: Path, largest: int | None = None, skip: int = 0, step: int 
     with contextlib.ExitStack() as stack:
         try:
             container = stack.enter_context(av.open(str(Path(path).resolve())))
-            stream = container.streams.video[0]
-            stream.thread_type = 'AUTO'
+            for stream in container.streams.video:
+                stream.thread_type = 'AUTO'
         except Exception as error:  # a damaged file, or a codec that is not known, can raise anything
             raise _unreadable(path, error) from None
-        times: list[float | None] = []
-        pictures = _pictures(path, container, stream, largest, times)
-        stack.callback(pictures.close)  # before the container: reading on from a closed one would crash
-        frames = itertools.islice(pictures, skip, None, step)
-        first = next(frames, None)
-        if first is None:
-            raise FileError(f'{path} has no frames after the first {skip}' if skip else f'{path} has no frames')
-        rate = stream.average_rate
-        yield Film(float(rate) if rate else None, (first.shape[1], first.shape[0]), itertools.chain([first], frames),
-                   stream.frames or None, times)
+        yield _film(stack, str(path), container, largest, skip, step)
+
+
+@contextlib.contextmanager
+def read_camera(number: int) -> Iterator[Film]:
+    """Yield the Film of a camera of this system, the numbers from 0, and close it at the end of the block.
+
+    Raises FileError where there is no such camera, or none that PyAV can read.
+    """
+    av = _pyav('reading a camera')
+    kind, device = DEVICES.get(sys.platform, ('', ''))
+    named, instead = device.format(number), 'without a camera, --predict clip.mp4 --live plays a video like one'
+    if not any(kind in name.split(',') for name in av.formats_available):  # one has several names
+        raise FileError(f'this PyAV reads no cameras on {sys.platform} ({kind or "no way is known"}): {instead}')
+    if named.startswith('/dev/') and not Path(named).exists():
+        others = sorted(path.name.removeprefix('video') for path in Path('/dev').glob('video[0-9]*'))
+        there = f'there is camera:{", camera:".join(others)}' if others else 'nor any other camera'
+        raise FileError(f'there is no camera {named}, {there}: connect one and let this system see it; {instead}')
+    with contextlib.ExitStack() as stack:
+        try:
+            container = stack.enter_context(av.open(named, format=kind))
+        except Exception as error:  # a device can refuse in any way
+            raise FileError(f'camera {named} cannot be opened ({_reason(error)}): is it there, may you read it, and '
+                            f'does no other program use it? {instead}') from None
+        yield _film(stack, named, container)
+
+
+def _film(stack: contextlib.ExitStack, name: str, container: Any, largest: int | None = None, skip: int = 0,
+          step: int = 1) -> Film:
+    """Return the Film of an open container, which the stack will close. Raises FileError as `read_video` does."""
+    if not container.streams.video:
+        raise FileError(f'{name} holds no video')
+    stream, times = container.streams.video[0], list[float | None]()
+    pictures = _pictures(name, container, stream, largest, times)
+    stack.callback(pictures.close)  # before the container: reading on from a closed one would crash
+    frames = itertools.islice(pictures, skip, None, step)
+    first = next(frames, None)
+    if first is None:
+        raise FileError(f'{name} has no frames after the first {skip}' if skip else f'{name} has no frames')
+    rate = stream.average_rate
+    return Film(float(rate) if rate else None, (first.shape[1], first.shape[0]), itertools.chain([first], frames),
+                stream.frames or None, times)
 
 
 def frames_at(frames: Iterator[np.ndarray], numbers: Iterable[int]) -> Iterator[np.ndarray]:
@@ -99,7 +134,7 @@ def frames_at(frames: Iterator[np.ndarray], numbers: Iterable[int]) -> Iterator[
             yield picture
 
 
-def _pictures(path: Path, container: Any, stream: Any, largest: int | None,
+def _pictures(path: str, container: Any, stream: Any, largest: int | None,
               times: list[float | None]) -> Generator[np.ndarray, None, None]:
     """Yield the frames, scaled and the right way up, and append when each is shown to `times`.
 
@@ -119,10 +154,12 @@ def _pictures(path: Path, container: Any, stream: Any, largest: int | None,
         raise _unreadable(path, error) from None
 
 
-def _unreadable(path: Path, error: Exception) -> FileError:
-    if isinstance(error, IndexError):
-        return FileError(f'{path} holds no video')
-    return FileError(f'{path} is not a readable video ({getattr(error, "strerror", None) or first_line(error)})')
+def _unreadable(path: Path | str, error: Exception) -> FileError:
+    return FileError(f'{path} is not a readable video ({_reason(error)})')
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, 'strerror', None) or first_line(error)
 
 
 def write_film(path: Path, frames: Iterable[np.ndarray], fps: float, bitrate: int | None = None,

@@ -19,11 +19,15 @@ def smoother(hertz: float, fps: float, causal: bool) -> tuple[Smoother, str]:
     Raises ValueError where such frames hold nothing as fast as `hertz`.
     """
     if causal:
-        return (partial(one_euro, hertz=hertz, fps=fps),
-                f'One-Euro filter, {hertz:g} Hz at rest and {OPENING:g} Hz more for each m/s')
+        return partial(one_euro, hertz=hertz, fps=fps), one_euro_in_words(hertz)
     if hertz >= fps / 2:
         raise ValueError(f'expected less than half of the frames per second, {fps / 2:g} Hz, got {hertz:g}')
     return partial(low_pass, hertz=hertz, fps=fps), f'zero-phase Butterworth low-pass of order 4, {hertz:g} Hz'
+
+
+def one_euro_in_words(hertz: float) -> str:
+    """Return what the One-Euro filter is."""
+    return f'One-Euro filter, {hertz:g} Hz at rest and {OPENING:g} Hz more for each m/s'
 
 
 def low_pass(places: np.ndarray, hertz: float, fps: float) -> np.ndarray:
@@ -45,17 +49,38 @@ def low_pass(places: np.ndarray, hertz: float, fps: float) -> np.ndarray:
 
 
 def one_euro(places: np.ndarray, hertz: float, fps: float) -> np.ndarray:
-    """Return places (T, ..., 3) smoothed frame by frame from those before, in their dtype: Casiez et al., CHI 2012.
+    """Return places (T, ..., 3) smoothed frame by frame from those before, in their dtype: see `OneEuro`."""
+    newest = OneEuro(hertz)
+    return np.array([newest(place, 1 / fps) for place in places], places.dtype).reshape(places.shape)
+
+
+class OneEuro:
+    """The One-Euro filter of Casiez et al., CHI 2012, which is given one frame after another.
 
     An exponential average whose cut-off is `hertz` at rest, and rises with the speed of each point in m/s.
     """
-    smooth, speed = places.astype(np.float64), np.zeros(places.shape[1:])
-    for t in range(1, len(places)):
-        moved = (smooth[t] - places[t - 1]) * fps
-        speed = speed + _share(SPEED_CUTOFF, fps) * (moved - speed)
-        cutoff = hertz + OPENING * np.linalg.norm(speed, axis=-1, keepdims=True)
-        smooth[t] = smooth[t - 1] + _share(cutoff, fps) * (smooth[t] - smooth[t - 1])
-    return smooth.astype(places.dtype)
+
+    def __init__(self, hertz: float):
+        self.hertz = hertz
+        self._before: np.ndarray | None = None
+
+    def __call__(self, places: np.ndarray, passed: float) -> np.ndarray:
+        """Return places (..., 3) of a frame smoothed, float64; the first frame as it is.
+
+        Args:
+            passed: seconds since the frame before.
+        """
+        places = places.astype(np.float64)
+        if self._before is None:
+            self._before = self._smooth = places
+            self._speed = np.zeros_like(places)
+            return places
+        moved = (places - self._before) / passed
+        self._speed = self._speed + _share(SPEED_CUTOFF, 1 / passed) * (moved - self._speed)
+        cutoff = self.hertz + OPENING * np.linalg.norm(self._speed, axis=-1, keepdims=True)
+        self._smooth = self._smooth + _share(cutoff, 1 / passed) * (places - self._smooth)
+        self._before = places
+        return self._smooth
 
 
 def _share(cutoff: float | np.ndarray, fps: float) -> float | np.ndarray:

@@ -3,7 +3,7 @@
 Letters: T frames, K keypoints of the file, L of the lifter.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -126,17 +126,27 @@ def load_clip(asked: Asked, wanted: Skeleton, say: Callable[[str], None]) -> Cli
     _say_gaps(track, seen[:, used], elsewhere, fps, say)
     _say_breaks(track, seen, layout, fps, say)
     pixels = np.einsum('lk,tkc->tlc', matrix[:, used], fill(track.points, seen)[:, used])
-    own = np.zeros(pixels.shape[:2], bool)
-    for index, name in enumerate(wanted.joints):
-        if name in layout.joints and name not in made:
-            own[:, index] = seen[:, layout.joints.index(name)]
-    scores = np.where(seen, np.clip(track.scores, 0, 1), 0) @ np.abs(matrix.T) / np.abs(matrix).sum(axis=1)
+    own, scores = seen_themselves(seen, wanted, layout, made), confidence_of(track.scores, seen, matrix)
     tall = stature(normalise(shown, *size), layout)
     zoom = _zoom(asked, tall, say)
     middle = centre_of(normalise(path_of(pixels, wanted, fps), *size), zoom)
     screen = (zoom * (normalise(pixels, *size) - middle[:, None])).astype(np.float32)
     return Clip(pixels.astype(np.float32), screen, zoom, np.median(middle, axis=0), own, scores.astype(np.float32),
                 np.asarray(seen.any(axis=1)), track.frames, _seconds(asked, track, rate), size, fps, source)
+
+
+def seen_themselves(seen: np.ndarray, wanted: Skeleton, given: Skeleton, made: Container[str]) -> np.ndarray:
+    """Return (T, L) bool: keypoints of `wanted` that the detector itself saw (T, K), and that are not `made`."""
+    own = np.zeros((len(seen), len(wanted)), bool)
+    for index, name in enumerate(wanted.joints):
+        if name in given.joints and name not in made:
+            own[:, index] = seen[:, given.joints.index(name)]
+    return own
+
+
+def confidence_of(scores: np.ndarray, seen: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+    """Return the detector's confidence (T, L) in what a matrix (L, K) makes of keypoints with these scores (T, K)."""
+    return np.where(seen, np.clip(scores, 0, 1), 0) @ np.abs(matrix.T) / np.abs(matrix).sum(axis=1)
 
 
 def _speed(asked: Asked, track: Track) -> tuple[float, int, str]:
@@ -156,9 +166,7 @@ def _seconds(asked: Asked, track: Track, rate: float) -> np.ndarray:
 
 def _zoom(asked: Asked, tall: float, say: Callable[[str], None]) -> float:
     """Return what a person of this stature, in half-widths of the picture, is scaled by, having said so."""
-    zoom = asked.zoom
-    if zoom is None:
-        zoom = nearest_zoom(tall) if asked.any_size else usual_zoom(tall)
+    zoom = usual_zoom(tall, asked.any_size) if asked.zoom is None else asked.zoom
     if zoom != 1:
         known = 'from {} to {}'.format(*ANY_SIZE) if asked.any_size else f'about {USUAL_STATURE}'
         say(f'the person is {tall:.2f} half-widths of the picture tall; people trained on are {known}: scaled by '
@@ -180,17 +188,18 @@ def centre_of(path: np.ndarray, zoom: float) -> np.ndarray:
     return path - (kept * middle + max(room, kept) * (path - middle)) / zoom
 
 
-def usual_zoom(tall: float) -> float:
-    """Return what brings a person of this stature, in half-widths of the picture, to a size that lifters know."""
+def usual_zoom(tall: float, any_size: bool = False) -> float:
+    """Return what brings a person of this stature, in half-widths of the picture, to a size that lifters know.
+
+    Args:
+        any_size: whether the lifter was trained on people of any size and place in the picture.
+    """
     if not np.isfinite(tall) or tall <= 0:
         return 1.0
+    if any_size:
+        return float(np.clip(tall, *ANY_SIZE) / tall)
     share = np.interp(tall, (SMALLEST, LOW, HIGH, LARGEST), (1, 0, 0, 1))
     return float((USUAL_STATURE / tall) ** share)
-
-
-def nearest_zoom(tall: float) -> float:
-    """Return what brings a person of this stature, in half-widths of the picture, to the nearest of ANY_SIZE."""
-    return float(np.clip(tall, *ANY_SIZE) / tall) if np.isfinite(tall) and tall > 0 else 1.0
 
 
 def path_of(pixels: np.ndarray, layout: Skeleton, fps: float) -> np.ndarray:

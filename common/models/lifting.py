@@ -286,6 +286,26 @@ def lift_hypotheses(lifter: LoadedLifter, store: SequenceStore, root: str, overl
     return mean, np.moveaxis(own - own.mean(axis=1, keepdims=True) + mean[:, None], 1, 0), windows
 
 
+def lift_newest(lifter: LoadedLifter, screen: np.ndarray, confidence: np.ndarray, root: str,
+                flip: bool = True) -> np.ndarray:
+    """Return the pose (J, 3) of the last frame of a clip, of a model that samples the mean of its hypotheses.
+
+    A model that answers for an earlier frame than the last of its window reads the clip's last frame again in place of
+    those that are still to come.
+
+    Args:
+        screen, confidence: (T, K, 2) and (T, K), as `clip_store` takes them. root, flip: as `predictions` has them.
+
+    Raises FileError for a model that reads what a clip does not tell.
+    """
+    store, model = clip_store(lifter, screen, confidence), lifter.model
+    windows = TestWindows.of(store, model.frames, target='last', answers=model.answers, spacing=model.spacing)
+    newest = windows.one(len(store) - 1)
+    if model.samples:
+        return hypotheses_of(model, store, newest, root, flip)[0].mean(dim=0)[0].cpu().numpy()
+    return list(predictions(model, store, newest, root, flip).values())[-1][0, 0].cpu().numpy()
+
+
 def lift_clip(lifter: LoadedLifter, keypoints: np.ndarray, size: tuple[float, float] | None, overlap: int | None,
               causal: bool, root: str | None, intrinsics: tuple[float, float, float, float] | None) -> np.ndarray:
     """Lift one person's keypoints: see `LoadedLifter.lift_clip`."""

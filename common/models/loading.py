@@ -64,6 +64,11 @@ class LoadedLifter:
         return learned_from(self.saved, self.name) in IN_THE_PICTURE
 
     @property
+    def any_size(self) -> bool:
+        """Return whether it was trained on people of any size and place in the picture, as virtual cameras see them."""
+        return self.settings.get('views') == 'random'
+
+    @property
     def device(self) -> torch.device:
         """Return where it computes."""
         return next(self.model.parameters()).device

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM while training: the first asks to stop after the current step, the second ends at once."""
+"""SIGINT and SIGTERM while training or live: the first asks to stop after the current step, the second ends at once."""
 
 import os
 import signal
@@ -7,11 +7,15 @@ from types import FrameType
 
 
 class Stopped(Exception):
-    """Training stopped and saved because a signal asked for it."""
+    """What was under way stopped and saved because a signal asked for it.
 
-    def __init__(self, number: int):
+    Attributes:
+        left: what it leaves behind, in words; empty for a training, which leaves its last checkpoint.
+    """
+
+    def __init__(self, number: int, left: str = ''):
         super().__init__(signal.Signals(number).name)
-        self.exit_status = 128 + number
+        self.exit_status, self.left = 128 + number, left
 
 
 class StopRequest:
