@@ -191,7 +191,7 @@ def _say_mixed_up(everybody: Everybody, people: set[int | None], say: Callable[[
         say("identities: the file's numbers and the poses tell the same people apart in every frame")
     crossings = [crossing for crossing in everybody.crossings if {crossing.a, crossing.b} <= people]
     if crossings:
-        where = [f'persons {a} and {b} may have changed places at frame {frame}' for frame, a, b in crossings[:MOST_TOLD]]
+        where = [f'persons {a} and {b} may have changed places at frame {at}' for at, a, b in crossings[:MOST_TOLD]]
         say(f'poses hardly tell who is who {_times(len(crossings))}: {", ".join(where)}'
             f'{", …" if len(crossings) > MOST_TOLD else ""}')
     elif not everybody.numbered and len(people) > 1:
