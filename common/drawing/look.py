@@ -96,7 +96,7 @@ def crowd(poses: np.ndarray, people: People, root: int) -> tuple[np.ndarray, flo
     paths = shown[:, root, :2]
     centre = (paths.min(axis=0) + paths.max(axis=0)) / 2
     far = np.linalg.norm(shown[..., :2] - centre, axis=-1).max()
-    return centre, float(np.clip(far, REACH[0], WIDEST)), float(np.clip(shown[..., 2].max(), *REACH))
+    return centre, float(np.clip(far, REACH[0], WIDEST)), float(np.clip(shown[..., 2].max(), REACH[0], WIDEST))
 
 
 def extent(panels: Mapping[str, np.ndarray], centres: Mapping[str, np.ndarray]) -> tuple[float, float]:
