@@ -84,11 +84,11 @@ class OnePerson:
 class SeveralPeople(OnePerson):
     """MoveNet, looking at several people: each is followed in a square of their own.
 
-    Others are looked for now and then, and when somebody was lost, in the whole picture and in parts of it, where those
-    who are found already are painted over.
+    Others are looked for every SEARCH frames, in the whole picture and in parts of it, where those who are found are
+    painted over. Until then, who is lost is looked for where they were.
     """
 
-    name = 'MoveNet Thunder 4 for several people'
+    name = 'MoveNet Thunder 4, several people'
 
     def detect(self, frames: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
         """Yield the people (N, K, 3) float64 of each frame (H, W, 3) uint8: x, y in pixels, score."""
@@ -96,13 +96,16 @@ class SeveralPeople(OnePerson):
         for number, frame in enumerate(frames):
             height, width = frame.shape[:2]
             people: list[np.ndarray] = []
+            lost: list[Square] = []
             for square in squares:
                 found = self._follow(frame, square)
-                if sees_torso(found) and not any(same_person(found, other) for other in people):
+                if not sees_torso(found):
+                    lost.append(square)
+                elif not any(same_person(found, other) for other in people):
                     people.append(found)
-            if number % SEARCH == 0 or len(people) < len(squares):
-                people += self._others(frame, people)
-            squares = [around(person, width, height) or whole(width, height) for person in people]
+            if number % SEARCH == 0:
+                people, lost = people + self._others(frame, people), []
+            squares = [around(person, width, height) or whole(width, height) for person in people] + lost
             yield np.array(people).reshape(len(people), -1, 3) if people else np.zeros((0, 17, 3))
 
     def _others(self, frame: np.ndarray, known: list[np.ndarray]) -> list[np.ndarray]:
