@@ -85,6 +85,7 @@ def write_page(output: Path, skeleton: Skeleton, panels: dict[str, np.ndarray], 
     if people is not None:
         people = People(people.names, people.there[kept])
         centre, reach, top = crowd(next(iter(shown.values())), people, skeleton.root)
+        top += 2 * reach * float(np.sin(np.radians(ELEVATION)))  # who stands behind appears higher
         about = {'names': [one_line(name) for name in people.names], 'colours': people.colours(),
                  'centre': [float(x) for x in centre], 'each': len(skeleton),
                  'there': packed(people.there.astype(np.int64), 1)}

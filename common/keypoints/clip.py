@@ -184,14 +184,15 @@ def _say_mixed_up(everybody: Everybody, people: set[int | None], say: Callable[[
     """Say where people may have been taken for each other: by the file's numbers, or by their poses alone."""
     switches = [switch for switch in everybody.switches if switch.person in people]
     if switches:
-        first = switches[0]
+        frame, person, old, new = switches[0]
         say(f'identities switched {_times(len(switches))} in the file, where the poses go on with another number, '
-            f'first at frame {first.frame}: person {first.person} has number {first.new} there, and {first.old} before')
+            f'first at frame {frame}: person {person} has number {new} there, and {old} before')
     elif everybody.numbered:
         say("identities: the file's numbers and the poses tell the same people apart in every frame")
     crossings = [crossing for crossing in everybody.crossings if {crossing.a, crossing.b} <= people]
     if crossings:
-        where = [f'persons {a} and {b} may have changed places at frame {at}' for at, a, b in crossings[:MOST_TOLD]]
+        where = [f'persons {a} and {b} may have changed places at frame {first}{f" to {last}" if last > first else ""}'
+                 for first, last, a, b in crossings[:MOST_TOLD]]
         say(f'poses hardly tell who is who {_times(len(crossings))}: {", ".join(where)}'
             f'{", …" if len(crossings) > MOST_TOLD else ""}')
     elif not everybody.numbered and len(people) > 1:

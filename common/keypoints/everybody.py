@@ -26,9 +26,10 @@ class Switch(NamedTuple):
 
 
 class Crossing(NamedTuple):
-    """From the frame with this number, these two people may have changed places: poses hardly tell."""
+    """From frame `first` to frame `last`, numbers of the source, two people may have changed places."""
 
-    frame: int
+    first: int
+    last: int
     a: int
     b: int
 
@@ -119,11 +120,13 @@ def _changes(found: Detections, chain: list[int]) -> list[tuple[int, int, int]]:
 
 
 def _crossings(doubts: list[tuple[int, int, int]], frames: np.ndarray) -> list[Crossing]:
-    """Return the first frame of each run of doubts (row, number, number) about the same two people."""
-    last: dict[tuple[int, int], int] = {}
-    crossings = []
+    """Return each run of doubts (row, number, number) about the same two people, with the numbers of its frames."""
+    runs: dict[tuple[int, int], list[list[int]]] = {}
     for row, a, b in sorted(doubts):
-        if row - last.get((a, b), -np.inf) > CROSSING:
-            crossings.append(Crossing(int(frames[row]), a, b))
-        last[a, b] = row
-    return crossings
+        those = runs.setdefault((a, b), [])
+        if those and row - those[-1][-1] <= CROSSING:
+            those[-1].append(row)
+        else:
+            those.append([row])
+    return sorted(Crossing(int(frames[run[0]]), int(frames[run[-1]]), a, b)
+                  for (a, b), those in runs.items() for run in those)
