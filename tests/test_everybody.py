@@ -18,6 +18,7 @@ from common.drawing.page import write_page
 from common.drawing.pictures import MotionPicture
 from common.geometry.placement import upright
 from common.keypoints import detected
+from common.keypoints.clip import Asked, load_clips
 from common.keypoints.everybody import Switch, tracks_of
 from common.keypoints.linking import NEARLY, WORST, _doubtful, _pairs
 from common.keypoints.track import track_of
@@ -295,6 +296,22 @@ def test_who_is_there_for_a_moment_or_without_legs_is_left_out(lift_all):
     assert len(files) == 2 and 'left out: 1 person who is seen in fewer than 15 frames' in out
     assert re.search(r'person \d: left out: \w+ is never seen', out)
     assert set(files) == {int(n) for n in re.findall(r'person (\d): lifted', out)}
+
+
+@pytest.mark.parametrize('numbers, words', [
+    ([[1] * T, [2] * T], "the file's numbers and the poses tell the same people apart"),
+    ([[1] * 60 + [2] * 30, [2] * 60 + [1] * 30], 'identities switched 2 times in the file, where the poses go on with '
+     'another number, first at frame 60: person 1 has number 2 there, and 1 before')])
+def test_the_files_numbers_are_compared_with_the_poses(tmp_path, numbers, words):
+    entries = [{'image_id': f'{t:06}.jpg', 'category_id': 1, 'score': 2.0, 'idx': numbers[k][t],
+                'keypoints': np.column_stack([track[t], np.full(17, 0.9)]).ravel().tolist()}
+               for t in range(T) for k, track in enumerate((A, B))]
+    (tmp_path / 'alphapose-results.json').write_text(json.dumps(entries))
+    said = []
+    clips = load_clips(Asked(str(tmp_path / 'alphapose-results.json'), 'h36m', SIZE), H36M, said.append)
+    assert [clip.person for clip in clips] == [1, 2]
+    assert any(words in line for line in said), said
+    np.testing.assert_allclose(clips[1].pixels, B, atol=1e-3)
 
 
 def test_thirty_people(lift_all, tmp_path):
