@@ -7,6 +7,18 @@ from common.exports import EXPORTS
 from common.flag import PREDICT, file_ending, flag, names_of, number, text
 from common.keypoints.known import LAYOUTS, layout_or_file
 
+EVERYBODY = 'all'  # of --person
+
+
+def person_or_all(given: str) -> int | str:
+    """Return the number of a person, or EVERYBODY."""
+    if given == EVERYBODY:
+        return given
+    try:
+        return int(number(int, 0)(given))
+    except ValueError as error:
+        raise ValueError(f'{error}; or {EVERYBODY}') from None
+
 
 def source_of(given: str) -> str:
     """Return the name of a file, a folder or a camera. Raises ValueError for a camera without a number."""
@@ -45,8 +57,9 @@ class Predict:
         help='of the picture in pixels, where the file does not say')
     fps: float | None = flag('--fps', read=number(float, 0.001, 1e5), metavar='N', commands=(PREDICT,),
                              help="frames per second of the video (default: the file's, that of --viz-video, or 30)")
-    person: int | None = flag('--person', read=number(int, 0), metavar='N', commands=(PREDICT,), help="the file's own "
-                              'number of a person, else a rank by score (default: the most frequent, or the best)')
+    person: int | str | None = flag('--person', read=person_or_all, metavar='N', commands=(PREDICT,), help="the file's "
+                                    'own number of a person, else a rank by score (default: the most frequent, or the '
+                                    'best); all: everybody, a clip_N.npz each')
     min_score: float | None = flag('--min-score', read=number(float, 0), metavar='X', commands=(PREDICT,),
                                    help='keypoints with less are interpolated in time (default 0.3; 0 for Detectron2)')
     overlap: int | None = flag('--overlap', read=number(int, 0), metavar='N', excludes=('causal',), commands=(PREDICT,),

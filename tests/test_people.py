@@ -199,7 +199,7 @@ def test_following_is_that_of_a_naive_search():
     points, row = np.concatenate(tracks), np.tile(np.arange(T), 4)
     order = np.lexsort([np.random.default_rng(0).random(len(row)), row])
     found = Detections(points[order], row[order], row[order], np.ones(len(row)), [frozenset()] * len(row))
-    chains = follow(found)
+    chains = follow(found).chains
     assert sorted(map(len, chains)) == [T] * 4
     for chain in chains:
         for one, after in pairwise(chain):

@@ -13,6 +13,7 @@ import numpy as np
 from common.commands.evaluate import check_causal, resolve_for
 from common.commands.judging import in_words, set_sampling
 from common.commands.outputs import check_outputs
+from common.commands.people import check_files, config_of, in_one_world, refuse_folder
 from common.commands.session import (
     Session,
     identify_for,
@@ -22,6 +23,7 @@ from common.commands.session import (
 )
 from common.commands.videos import keypoints_in, lift_each
 from common.config import Config
+from common.config_predict import EVERYBODY
 from common.datasets import DATASETS
 from common.datasets.poses import keypoint_layout
 from common.detectors import camera_of, is_video, videos_in
@@ -32,7 +34,7 @@ from common.exports.motion import of_world
 from common.geometry.placement import feet_on_floor, floor_below, lens_of_view, root_by_reprojection, upright
 from common.geometry.smoothing import Smoother, smoother
 from common.keypoints.bones import AVERAGE_HEIGHT
-from common.keypoints.clip import Asked, Clip, load_clip
+from common.keypoints.clip import Asked, Clip, load_clip, load_clips
 from common.models import computing, model_class
 from common.models.lifter import describe_model, describe_needs
 from common.models.lifting import average_scale, clip_store, lift_hypotheses, lift_store
@@ -108,6 +110,8 @@ def run(session: Session) -> None:
     videos = videos_in(source)
     if not videos and not is_video(source) and (config.has('predict.detector') or config.predict.detector_files):
         raise FlagError(f'--detector looks for keypoints in a video, and {source} is none: leave it out')
+    if videos:
+        refuse_folder(config)
     lifter = load_lifter(session)
     computing.set_up(lifter.model, session.device, config.run.compile)
     if videos:
@@ -127,9 +131,35 @@ def lift_to_file(session: Session, lifter: LoadedLifter) -> None:
         config = replace(config, render=replace(config.render, video=config.render.video or str(source)))
         source, session = keypoints_in(session, source), replace(session, config=config)
     video = (config.data.subjects_test or (None,))[0]
-    clip = load_clip(Asked(str(source), asked.layout, asked.image_size, asked.fps, asked.person, video, asked.min_score,
-                           asked.zoom, lifter.any_size, asked.as_is, *of_video(config)),
-                     lifter.layout, say)
+    person = asked.person if isinstance(asked.person, int) else None
+    question = Asked(str(source), asked.layout, asked.image_size, asked.fps, person, video, asked.min_score,
+                     asked.zoom, lifter.any_size, asked.as_is, *of_video(config))
+    if asked.person == EVERYBODY:
+        clips = load_clips(question, lifter.layout, say)
+        check_files(config, clips)
+        lifted = [lift_clip(_about(session, clip), clip, lifter) for clip in clips]
+        lifted = in_one_world(lifted, feet_of(lifter.skeleton))
+    else:
+        lifted = [lift_clip(session, load_clip(question, lifter.layout, say), lifter)]
+    say(f'world: z up, metres; {lifted[0].placement}')
+    for one in lifted:
+        own = config if one.clip.person is None else config_of(config, one.clip.person)
+        write(one, lifter, own)
+        written = own.predict.npz if own.predict.export is None else f'{own.predict.npz}, {own.predict.export}'
+        say(f'{written}: {len(one.poses):,} frames, {one.poses.shape[1]} joints')
+    if config.render.output:
+        from common.commands.render import render_lifted  # Pillow takes a moment to import
+        render_lifted(session, lifted)
+
+
+def _about(session: Session, clip: Clip) -> Session:
+    """Return the session that says whom of many people its lines are about."""
+    return replace(session, say=lambda line: session.say(f'person {clip.person}: {line}'))
+
+
+def lift_clip(session: Session, clip: Clip, lifter: LoadedLifter) -> Lifted:
+    """Return one person lifted, smoothed and placed. Raises FileError, FlagError, DivergedError."""
+    config, say = session.config, session.say
     smooth, smoothing = smoothing_of(config, clip)
     precision = computing.evaluation_precision(config.run.precision, session.device)
     with computing.computing_in(lifter.model, precision):
@@ -145,15 +175,7 @@ def lift_to_file(session: Session, lifter: LoadedLifter) -> None:
         say(f'smoothed: {smoothing}')
         smoothed = smooth(poses)
         poses, hypotheses = smoothed, None if hypotheses is None else hypotheses + (smoothed - poses)
-    lifted = replace(place(poses, clip, lifter, config, smooth), hypotheses=hypotheses, scale=scale,
-                     smoothing=smoothing)
-    say(f'world: z up, metres; {lifted.placement}')
-    write(lifted, lifter, config)
-    written = asked.npz if asked.export is None else f'{asked.npz}, {asked.export}'
-    say(f'{written}: {len(poses):,} frames, {poses.shape[1]} joints')
-    if config.render.output:
-        from common.commands.render import render_lifted  # Pillow takes a moment to import
-        render_lifted(session, lifted)
+    return replace(place(poses, clip, lifter, config, smooth), hypotheses=hypotheses, scale=scale, smoothing=smoothing)
 
 
 def of_video(config: Config) -> tuple[float | None, tuple[float, float] | None]:
@@ -271,8 +293,7 @@ def smoothing_of(config: Config, clip: Clip) -> tuple[Smoother, str]:
 
 def place(poses: np.ndarray, clip: Clip, lifter: LoadedLifter, config: Config, smooth: Smoother) -> Lifted:
     """Put root-relative poses (T, J, 3) into a world: where the lens says, smoothed, or with the feet on the floor."""
-    skeleton = lifter.skeleton
-    feet = tuple(skeleton.joints.index(f'{side}_ankle') for side in ('left', 'right'))
+    skeleton, feet = lifter.skeleton, feet_of(lifter.skeleton)
     lens = lens_of(config, clip)
     if not config.predict.trajectory or lens is None:
         return Lifted(clip, skeleton, lifter.layout, poses, feet_on_floor(upright(poses), feet),
@@ -283,6 +304,11 @@ def place(poses: np.ndarray, clip: Clip, lifter: LoadedLifter, config: Config, s
                   f'the root where its joints are seen as the keypoints are, by least squares of the reprojection with '
                   f'focal length {lens[0]:.0f}, {lens[1]:.0f} and centre {lens[2]:.0f}, {lens[3]:.0f} pixels; the '
                   f'camera taken as level, the lowest foot of the clip put on the floor', root)
+
+
+def feet_of(skeleton: Skeleton) -> tuple[int, ...]:
+    """Return the joints that may stand on the floor."""
+    return tuple(skeleton.joints.index(f'{side}_ankle') for side in ('left', 'right'))
 
 
 def _by_trajectory(poses: np.ndarray, clip: Clip, lifter: LoadedLifter,
@@ -303,6 +329,7 @@ def write(lifted: Lifted, lifter: LoadedLifter, config: Config) -> None:
     """Write the npz, without pickles, and csv and export of the world if asked for. Raises FileError where it fails."""
     clip, skeleton = lifted.clip, lifted.skeleton
     more: dict[str, Any] = {name: value for name, value in (('root', lifted.root), ('spread', lifted.spread),
+                                                            ('person', clip.person),
                                                             ('scale', lifted.scale or None),
                                                             ('smoothing', lifted.smoothing or None))
                             if value is not None}

@@ -26,6 +26,7 @@ from common.commands.session import (
 )
 from common.config import Evaluate, Model
 from common.datasets.poses import PoseDataset
+from common.drawing.look import People
 from common.drawing.page import SUFFIX, write_page
 from common.drawing.video import Film, frames_at, read_video
 from common.errors import DivergedError, FileError, FlagError
@@ -96,27 +97,41 @@ def run(session: Session) -> None:
         session.say(f'wrote {asked.export}: the prediction in camera axes, metres')
 
 
-def render_lifted(session: Session, lifted: Lifted) -> None:
-    """Write the films of what --predict made, seen from aside of the camera. Raises FileError."""
+def render_lifted(session: Session, lifted: list[Lifted]) -> None:
+    """Write the films of what --predict made, all in one world, seen from aside of the camera. Raises FileError."""
     for output in session.config.render.output or ():
-        _film_of_clip(session, Path(output), lifted)
+        _film_of_clips(session, Path(output), lifted)
 
 
-def _film_of_clip(session: Session, output: Path, lifted: Lifted) -> None:
+def _film_of_clips(session: Session, output: Path, lifted: list[Lifted]) -> None:
     """Write one film of what --predict made. Raises FileError."""
-    asked, clip = session.config.render, lifted.clip
+    asked, first = session.config.render, lifted[0]
+    clip = first.clip
     # The name alone: a long path would shrink the title, and be cut.
-    title = f'{Path(needed(session.config.predict.predict, "--predict")).name}, layout {lifted.layout.name}'
+    title = f'{Path(needed(session.config.predict.predict, "--predict")).name}, layout {first.layout.name}'
+    if len(lifted) == 1:
+        what: dict[str, Any] = {'keypoints': clip.pixels, 'hypotheses': first.hypotheses_in_world()}
+    else:
+        what = {'keypoints': np.concatenate([one.clip.pixels for one in lifted], axis=1), 'people': _people(lifted)}
     with contextlib.ExitStack() as stack:
         behind = None
         if asked.video and output.suffix != SUFFIX:
             film = stack.enter_context(read_video(Path(asked.video), LARGEST_FRAME))
             _tell_shape(session, film, clip.size)
             behind = frames_at(film.frames, _numbers(session, film, clip.frames).tolist())
-        _draw(session, output, lifted.skeleton, {'prediction': lifted.world}, clip.fps, video=behind,
-              keypoints=clip.pixels, layout=lifted.layout, picture_size=clip.size,
-              azimuth=azimuth_of(LEVEL) + ASIDE, title=title, numbers=clip.frames,
-              hypotheses=lifted.hypotheses_in_world())
+        _draw(session, output, first.skeleton, {'prediction': np.concatenate([one.world for one in lifted], axis=1)},
+              clip.fps, video=behind, layout=first.layout, picture_size=clip.size, azimuth=azimuth_of(LEVEL) + ASIDE,
+              title=title, numbers=clip.frames, **what)
+
+
+def _people(lifted: list[Lifted]) -> People:
+    """Return how people are called in a picture, and that each is drawn from the first to the last time they are seen.
+
+    The frames in between in which nobody sees them are interpolated, and drawn as those of a single person are.
+    """
+    seen = np.stack([one.clip.present for one in lifted], axis=-1)  # (T, N)
+    there = np.maximum.accumulate(seen) & np.maximum.accumulate(seen[::-1])[::-1]
+    return People(tuple(f'{one.clip.person}' for one in lifted), there)
 
 
 def _draw(session: Session, output: Path, skeleton: Skeleton, panels: dict[str, np.ndarray], fps: float, *,

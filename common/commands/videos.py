@@ -14,6 +14,7 @@ import numpy as np
 from common.commands.outputs import check_writable
 from common.commands.session import Session, needed
 from common.config import Config
+from common.config_predict import EVERYBODY
 from common.detectors import Detector, open_detector
 from common.drawing.video import Film, read_video
 from common.errors import DivergedError, FileError, FlagError
@@ -36,7 +37,8 @@ def keypoints_in(session: Session, video: Path) -> Path:
         raise FlagError('--image-size is not for a video, which says it itself: leave it out')
     cache = Path(needed(config.predict.npz, '--output')).with_suffix('.keypoints.npz')
     check_writable(str(cache))
-    detector = open_detector(config.predict.detector, config.predict.detector_files or (), session.device.type)
+    detector = open_detector(config.predict.detector, config.predict.detector_files or (), session.device.type,
+                             config.predict.person == EVERYBODY)
     sha256 = _digest(video)
     if cache.exists():
         content = read_npz(cache)

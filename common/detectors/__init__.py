@@ -1,6 +1,6 @@
 """Detectors that find the keypoints of people in the frames of a video: a module each, imported when it is asked for.
 
-A module offers `open_detector(files, device) -> Detector`.
+A module offers `open_detector(files, device, everybody) -> Detector`.
 """
 
 from __future__ import annotations
@@ -39,17 +39,18 @@ class Detector(Protocol):
         """
 
 
-def open_detector(name: str, files: tuple[str, ...], device: str) -> Detector:
+def open_detector(name: str, files: tuple[str, ...], device: str, everybody: bool = False) -> Detector:
     """Return the detector called `name`.
 
     Args:
         files: of its weights, where it needs any.
         device: cpu or cuda.
+        everybody: look for all people, also with a detector that is made for one.
 
     Raises FileError for files that cannot be used or a package that is missing, FlagError for files that it does not
     take.
     """
-    return importlib.import_module(f'common.detectors.{DETECTORS[name]}').open_detector(files, device)
+    return importlib.import_module(f'common.detectors.{DETECTORS[name]}').open_detector(files, device, everybody)
 
 
 def is_video(path: Path) -> bool:

@@ -54,8 +54,8 @@ class ManyPeople:
             yield people[(people[..., 2] > 0).any(axis=1)]  # RTMO answers with zeros where nobody is
 
 
-def open_detector(files: tuple[str, ...], device: str) -> ManyPeople:
-    """Return the detector of one or two ONNX files.
+def open_detector(files: tuple[str, ...], device: str, everybody: bool = False) -> ManyPeople:
+    """Return the detector of one or two ONNX files, which finds everybody whether or not that is asked for.
 
     Raises FlagError for any other number of them, FileError where one cannot be used or a package is missing.
     """

@@ -1,4 +1,4 @@
-"""MoveNet as a detector in videos: one person, in a square that follows them from frame to frame.
+"""MoveNet as a detector in videos: one person, or several, each in a square that follows them from frame to frame.
 
 Letters: K = 17 keypoints (COCO's).
 """
@@ -16,14 +16,20 @@ from common.detectors.squares import (
     cut_out,
     in_picture,
     off_middle,
+    painted_over,
+    same_person,
     sees_torso,
     tighter,
+    tiles,
     whole,
 )
 from common.errors import FlagError
 
 # Without a torso, this many keypoints with this score are somebody still: a face or a pair of arms.
 SOME, SCORE = 5, 0.3
+# Who is looked for beside others shows so many keypoints, so that furniture is nobody; every so many frames, at most so
+# many people.
+MOST_OF_THEM, SEARCH, MOST = 10, 10, 20
 
 
 class OnePerson:
@@ -75,13 +81,63 @@ class OnePerson:
         return in_picture(shares.cpu().numpy(), square)
 
 
+class SeveralPeople(OnePerson):
+    """MoveNet, looking at several people: each is followed in a square of their own.
+
+    Others are looked for every SEARCH frames, in the whole picture and in parts of it, where those who are found are
+    painted over. Until then, who is lost is looked for where they were.
+    """
+
+    name = 'MoveNet Thunder 4, several people'
+
+    def detect(self, frames: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+        """Yield the people (N, K, 3) float64 of each frame (H, W, 3) uint8: x, y in pixels, score."""
+        squares: list[Square] = []
+        for number, frame in enumerate(frames):
+            height, width = frame.shape[:2]
+            people: list[np.ndarray] = []
+            lost: list[Square] = []
+            for square in squares:
+                found = self._follow(frame, square)
+                if not sees_torso(found):
+                    lost.append(square)
+                elif not any(same_person(found, other) for other in people):
+                    people.append(found)
+            if number % SEARCH == 0:
+                people, lost = people + self._others(frame, people), []
+            squares = [around(person, width, height) or whole(width, height) for person in people] + lost
+            yield np.array(people).reshape(len(people), -1, 3) if people else np.zeros((0, 17, 3))
+
+    def _others(self, frame: np.ndarray, known: list[np.ndarray]) -> list[np.ndarray]:
+        """Return the people, (K, 3) each, of a frame beside those who are known, MOST of all of them at most."""
+        height, width = frame.shape[:2]
+        others: list[np.ndarray] = []
+        for person in known:
+            frame = painted_over(frame, person)
+        for part in tiles(width, height):
+            while len(known) + len(others) < MOST:
+                found = self._look(frame, part)
+                closer = around(found, width, height)
+                found = found if closer is None else self._look(frame, closer)
+                if not sees_torso(found) or (found[:, 2] >= SCORE).sum() < MOST_OF_THEM:
+                    break
+                frame = painted_over(frame, found)
+                if any(same_person(found, other) for other in [*known, *others]):
+                    break
+                others.append(found)
+        return others
+
+
 def is_somebody(keypoints: np.ndarray) -> bool:
     """Tell whether (K, 3) x, y, score are a person, or a part of one: MoveNet always answers."""
     return sees_torso(keypoints) or int((keypoints[:, 2] >= SCORE).sum()) >= SOME
 
 
-def open_detector(files: tuple[str, ...], device: str) -> OnePerson:
-    """Return the MoveNet that this program ships. Raises FlagError for files, FileError for damaged weights."""
+def open_detector(files: tuple[str, ...], device: str, everybody: bool = False) -> OnePerson:
+    """Return the MoveNet that this program ships, for one person or for everybody.
+
+    Raises FlagError for files, FileError for damaged weights.
+    """
     if files:
         raise FlagError('--detector-files is for --detector rtmlib: MoveNet has its own')
-    return OnePerson(load_movenet().to(device))
+    return (SeveralPeople if everybody else OnePerson)(load_movenet().to(device))

@@ -1,11 +1,14 @@
 """The look that films and pages share: colours, the viewer's place, and how much is shown around a person.
 
-Letters: T frames, J joints.
+Letters: T frames, J joints, K keypoints, N people.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
+
+from common.skeleton import Skeleton
 
 # Colours of the bones by side, of those by Okabe and Ito, which colour-blind readers tell apart: left dark and right
 # bright, so that they differ in grey too.
@@ -15,6 +18,41 @@ TILE = 0.5  # metres between the lines of the floor
 REACH = 0.5, 2.5  # metres shown around the root: at least, at most
 SHOWN, FAINT = 10, 0.3  # hypotheses drawn behind their mean at most, and how opaque they are
 TRUTH = 'ground truth'  # what its panel is called
+# Those of several people, of the same colours, without the yellow that a white background swallows.
+PEOPLE = '#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9'
+PALE = 0.5  # how far the colour of somebody's right side is on the way to white
+WIDEST = 20.0  # metres from the middle of several people that are shown at most
+
+
+@dataclass(frozen=True)
+class People:
+    """Several people in one panel, whose joints (T, N * J, 3) and keypoints (T, N * K, 2) are theirs one after another.
+
+    Attributes:
+        names: what each is called, N.
+        there: (T, N) bool, the frames in which each is drawn.
+    """
+
+    names: tuple[str, ...]
+    there: np.ndarray
+
+    def colours(self) -> list[tuple[str, str, str]]:
+        """Return the colours of each: of the middle, the left and, paler, the right."""
+        own = [PEOPLE[index % len(PEOPLE)] for index in range(len(self.names))]
+        return [(colour, colour, _paler(colour)) for colour in own]
+
+
+def _paler(colour: str) -> str:
+    parts = [int(colour[k:k + 2], 16) for k in (1, 3, 5)]
+    return '#' + ''.join(f'{round(part + PALE * (255 - part)):02X}' for part in parts)
+
+
+def bones_of(skeleton: Skeleton, people: People | None = None) -> list[tuple[int, int, int]]:
+    """Return (joint, parent, side) of every bone; sides are 0 in the middle, 1 left, 2 right, and 3 more a person."""
+    sides = {'left': 1, 'right': 2}
+    count, joints = 1 if people is None else len(people.names), len(skeleton)
+    return [(joints * n + joint, joints * n + parent, 3 * n + sides.get(skeleton.joints[joint].split('_')[0], 0))
+            for n in range(count) for joint, parent in skeleton.edges]
 
 
 def check_panels(everything: Sequence[np.ndarray]) -> None:
@@ -44,6 +82,21 @@ def viewed_from(points: np.ndarray, azimuth: float) -> tuple[np.ndarray, np.ndar
 def centres_of(panels: Mapping[str, np.ndarray], truth: np.ndarray | None, root: int) -> dict[str, np.ndarray]:
     """Return what each panel's view follows, (T, 2) metres: the root of the truth, or its own where there is none."""
     return {name: (poses if truth is None else truth)[:, root, :2] for name, poses in panels.items()}
+
+
+def crowd(poses: np.ndarray, people: People, root: int) -> tuple[np.ndarray, float, float]:
+    """Return the middle of the paths of several people (2,), and how far from it and how high joints get, in metres.
+
+    Args:
+        poses: (T, N * J, 3) metres, z up. root: the joint of each that the paths are of.
+    """
+    split = poses.reshape(len(poses), len(people.names), -1, 3)
+    there = people.there[:len(poses)]
+    shown = split[there] if there.any() else split.reshape(-1, *split.shape[2:])  # (shown, J, 3)
+    paths = shown[:, root, :2]
+    centre = (paths.min(axis=0) + paths.max(axis=0)) / 2
+    far = np.linalg.norm(shown[..., :2] - centre, axis=-1).max()
+    return centre, float(np.clip(far, REACH[0], WIDEST)), float(np.clip(shown[..., 2].max(), REACH[0], WIDEST))
 
 
 def extent(panels: Mapping[str, np.ndarray], centres: Mapping[str, np.ndarray]) -> tuple[float, float]:

@@ -163,7 +163,7 @@ function drawFloor(context, centre, axes, edge, tile, place, colours) {
 }
 
 // Draw the poses of a moment. Each of `poses` is {values, from, centre (x, y, z), style}; the last lies in front and
-// throws the shadow. `scene`: {bones, joints, edge, top, tile, colours}.
+// throws the shadow. `scene`: {bones, joints, edge, top, tile, colours; names that stand above the joints of some}.
 function drawView(context, width, height, scene, view, poses) {
   context.clearRect(0, 0, width, height);
   if (!poses.length) return;
@@ -176,6 +176,20 @@ function drawView(context, width, height, scene, view, poses) {
   drawBones(context, scene.bones, project(flat, 0, scene.joints, first.centre, axes, out), place, shadow);
   for (const {values, from, centre, style} of poses) {
     drawBones(context, scene.bones, project(values, from, scene.joints, centre, axes, out), place, style);
+  }
+  drawNames(context, scene.names || [], out, place);
+}
+
+// Write names, each {text, colour, from, count}, above the highest of their projected joints.
+function drawNames(context, names, projected, place) {
+  context.font = '600 13px system-ui, sans-serif';
+  context.textAlign = 'center';
+  for (const {text, colour, from, count} of names) {
+    let top = from;
+    for (let j = from; j < from + count; j++) if (projected[3 * j + 1] > projected[3 * top + 1]) top = j;
+    context.fillStyle = colour;
+    context.fillText(text, place.x + place.scale * projected[3 * top],
+                     place.y - place.scale * projected[3 * top + 1] - 8);
   }
 }
 

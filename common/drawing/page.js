@@ -8,6 +8,8 @@
   const series = motion.series.map(({name, poses, errors, truth}) => ({
     name, truth, values: unpack(poses, frames, 0.001).values, errors: errors && unpack(errors, frames, 0.1).values}));
   const clouds = motion.hypotheses.map((poses) => unpack(poses, frames, 0.001).values);
+  // Several people are one series, whose joints are theirs one after another.
+  const people = motion.people && {...motion.people, there: unpack(motion.people.there, frames).values};
   const input = motion.input && {...motion.input, ...unpack(motion.input.points, frames, motion.input.unit)};
   const truth = series.find((one) => one.truth);
   const judged = series.filter((one) => one.errors);
@@ -17,7 +19,7 @@
   });
   const start = {azimuth, elevation, zoom: 1};
   const state = {...start, frame: 0, position: 0, playing: false, speed: 1};
-  const shown = new Set([...series.map((_, index) => index), 'hypotheses']);
+  const shown = new Set([...series.map((_, index) => index), 'hypotheses', ...(people ? people.names : [])]);
   let colours, figures = [], curves = null;
 
   // ---- where things are ----
@@ -31,10 +33,11 @@
       high[axis] = Math.max(high[axis], place);
     }
   }
-  const roaming = Math.max(high[0] - low[0], high[1] - low[1]) / 2;
+  const roaming = people ? 0 : Math.max(high[0] - low[0], high[1] - low[1]) / 2;
 
   function centreOf(one, frame) {
     const {values} = truth || one, at = 3 * (frame * joints.length + root);
+    if (people) return [...people.centre, motion.top / 2];
     if ($('follow').checked) return [values[at], values[at + 1], motion.top / 2];
     return [(low[0] + high[0]) / 2, (low[1] + high[1]) / 2, motion.top / 2];
   }
@@ -44,7 +47,7 @@
     const style = getComputedStyle(document.documentElement);
     const of = (name) => style.getPropertyValue(`--${name}`).trim();
     colours = Object.fromEntries(['ghost', 'ink', 'dim', 'panel', 'floor', 'grid', 'shadow'].map((n) => [n, of(n)]));
-    colours.sides = ['middle', 'left', 'right'].map(of);
+    colours.sides = people ? people.colours.flat() : ['middle', 'left', 'right'].map(of);
   }
 
   // Fit a canvas to its place on the screen; return its context, in CSS pixels.
@@ -79,16 +82,33 @@
     return poses;
   }
 
+  // Return the bones of who is there and shown; a person has three sides.
+  function bonesAt(all, frame) {
+    const visible = ([, , side]) => {
+      const who = Math.floor(side / 3);
+      return shown.has(people.names[who]) && people.there[frame * people.names.length + who];
+    };
+    return people ? all.filter(visible) : all;
+  }
+
+  // Return what stands above whom: {text, colour, joints (the first and their count)}.
+  function namesAt(frame) {
+    if (!people) return [];
+    return people.names.flatMap((text, who) => (
+      shown.has(text) && people.there[frame * people.names.length + who] ?
+        [{text, colour: people.colours[who][0], from: people.each * who, count: people.each}] : []));
+  }
+
   const millimetres = (one) => (one.errors ? `: error ${one.errors[state.frame].toFixed(1)} mm` : '');
 
   function draw() {
     const begun = performance.now(), frame = state.frame;
     const edge = 1.1 * motion.reach + ($('follow').checked ? 0 : roaming);
-    const scene = {bones, joints: joints.length, edge, top: motion.top, tile: motion.tile, colours};
+    const scene = {bones: bonesAt(bones, frame), names: namesAt(frame), joints: joints.length, edge, top: motion.top, tile: motion.tile, colours};
     for (const {canvas, caption, own} of figures) {
       const [context, width, height] = fitted(canvas);
       if (own === 'input') {
-        drawInput(context, width, height, input, frame, colours);
+        drawInput(context, width, height, {...input, bones: bonesAt(input.bones, frame)}, frame, colours);
         continue;
       }
       drawView(context, width, height, scene, state, posesOf(own, frame));
@@ -213,6 +233,11 @@
   }
 
   function legend() {
+    if (people) {
+      people.names.forEach((name, who) => swatch(`person ${name}`, `4px solid ${people.colours[who][0]}`, name));
+      swatch('paler: right', `4px solid ${people.colours[0][2]}`);
+      return;
+    }
     swatch('left', '4px solid var(--left)');
     swatch('right', '4px solid var(--right)');
     const several = series.length > 1 || clouds.length > 0;

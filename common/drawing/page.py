@@ -23,9 +23,12 @@ from common.drawing.look import (
     SHOWN,
     TILE,
     TRUTH,
+    People,
     around,
+    bones_of,
     centres_of,
     check_panels,
+    crowd,
     extent,
     panel_errors,
 )
@@ -56,7 +59,7 @@ def write_page(output: Path, skeleton: Skeleton, panels: dict[str, np.ndarray], 
                truth: np.ndarray | None = None, keypoints: np.ndarray | None = None, layout: Skeleton | None = None,
                picture_size: tuple[float, float] | None = None, title: str = '', azimuth: float = 70,
                limit: int | None = None, step: int = 1, numbers: np.ndarray | None = None,
-               hypotheses: np.ndarray | None = None) -> Page:
+               hypotheses: np.ndarray | None = None, people: People | None = None) -> Page:
     """Write a page of moving poses, from the same arguments as `render_motion`'s in `common.drawing.pictures`.
 
     Of more frames than MOST allows every n-th is kept, and the page says so. The picture's edge is drawn in the 2D
@@ -78,15 +81,24 @@ def write_page(output: Path, skeleton: Skeleton, panels: dict[str, np.ndarray], 
     shown = panels | ({} if truth is None else {TRUTH: truth})
     errors = panel_errors(panels, truth)
     reach, top = extent(shown, centres_of(shown, truth, skeleton.root))
+    about = None
+    if people is not None:
+        people = People(people.names, people.there[kept])
+        centre, reach, top = crowd(next(iter(shown.values())), people, skeleton.root)
+        top += 2 * reach * float(np.sin(np.radians(ELEVATION)))  # who stands behind appears higher
+        about = {'names': [one_line(name) for name in people.names], 'colours': people.colours(),
+                 'centre': [float(x) for x in centre], 'each': len(skeleton),
+                 'there': packed(people.there.astype(np.int64), 1)}
     count = len(next(iter(shown.values())))
     motion = {
         'frames': count, 'fps': fps / (step * thinned), 'numbered_fps': fps, 'numbers': packed(names[kept], 1),
-        'joints': skeleton.joints, 'bones': _bones(skeleton), 'root': skeleton.root, 'azimuth': azimuth,
+        'joints': skeleton.joints * (1 if people is None else len(people.names)), 'root': skeleton.root,
+        'bones': bones_of(skeleton, people), 'azimuth': azimuth, 'people': about,
         'elevation': ELEVATION, 'reach': reach, 'top': top, 'tile': TILE, 'faint': FAINT,
         'series': [{'name': one_line(name), 'truth': poses is truth, 'poses': packed(poses, MILLIMETRE),
                     'errors': packed(errors[name], 0.1) if name in errors else None} for name, poses in shown.items()],
         'hypotheses': [packed(poses[kept], MILLIMETRE) for poses in clouds],
-        'input': None if keypoints is None else _input(keypoints[kept], layout, picture_size)}
+        'input': None if keypoints is None else _input(keypoints[kept], layout, picture_size, people)}
     parts = {'title': html.escape(one_line(title, 200)), 'note': html.escape(_note(count, fps, step, thinned, frames)),
              'left': LEFT, 'right': RIGHT, 'middle': MIDDLE, 'motion': _json(motion), 'functions': _part('motion.js'),
              'program': _part('page.js')}
@@ -120,19 +132,14 @@ def packed(values: np.ndarray, unit: float) -> str:
     return base64.b64encode(written.tobytes()).decode()
 
 
-def _bones(skeleton: Skeleton) -> list[tuple[int, int, int]]:
-    """Return (joint, parent, side) of every bone; sides are 0 in the middle, 1 left and 2 right."""
-    sides = {'left': 1, 'right': 2}
-    return [(joint, parent, sides.get(skeleton.joints[joint].split('_')[0], 0)) for joint, parent in skeleton.edges]
-
-
-def _input(keypoints: np.ndarray, layout: Skeleton | None, picture_size: tuple[float, float] | None) -> dict[str, Any]:
+def _input(keypoints: np.ndarray, layout: Skeleton | None, picture_size: tuple[float, float] | None,
+           people: People | None) -> dict[str, Any]:
     """Return what the 2D panel shows of keypoints (T, K, 2) in pixels. Raises ValueError without their layout."""
     if layout is None:
         raise ValueError('expected the layout of the keypoints')
     box = around(keypoints)
     unit = (box[2] - box[0]) / SHARPNESS
-    return {'joints': layout.joints, 'bones': _bones(layout), 'points': packed(keypoints, unit), 'unit': unit,
+    return {'joints': layout.joints, 'bones': bones_of(layout, people), 'points': packed(keypoints, unit), 'unit': unit,
             'box': box, 'size': picture_size}
 
 

@@ -31,9 +31,12 @@ from common.drawing.look import (
     SHOWN,
     TILE,
     TRUTH,
+    People,
     around,
+    bones_of,
     centres_of,
     check_panels,
+    crowd,
     extent,
     panel_errors,
     viewed_from,
@@ -54,7 +57,7 @@ def render_motion(output: Path, skeleton: Skeleton, panels: dict[str, np.ndarray
                   picture_size: tuple[float, float] | None = None, video: Iterable[np.ndarray] | None = None,
                   title: str = '', azimuth: float = 70, size: float = 4, limit: int | None = None, step: int = 1,
                   bitrate: int | None = None, numbers: np.ndarray | None = None,
-                  hypotheses: np.ndarray | None = None) -> int:
+                  hypotheses: np.ndarray | None = None, people: People | None = None) -> int:
     """Write a film (.gif, .mp4) of moving poses, or a PNG strip of a few moments; return the number of frames drawn.
 
     Memory does not grow with the length: each frame is drawn, written and dropped.
@@ -75,6 +78,8 @@ def render_motion(output: Path, skeleton: Skeleton, panels: dict[str, np.ndarray
         numbers: (T,) what each frame is called, by default from 0.
         hypotheses: (P, T, J, 3) as the poses of the first panel, behind which some of them are drawn as translucent
             bones.
+        people: those whose joints the one panel and the keypoints hold; each has a colour of its own and a name, and
+            the view stands still and shows all of their paths.
 
     Raises FileError when the film cannot be written, ValueError for poses that are not finite or of different lengths.
     """
@@ -85,7 +90,8 @@ def render_motion(output: Path, skeleton: Skeleton, panels: dict[str, np.ndarray
         frames, panels = limit, {name: poses[:limit] for name, poses in panels.items()}
         truth, keypoints = (None if x is None else x[:limit] for x in (truth, keypoints))
     picture = MotionPicture(skeleton, panels, truth, keypoints, layout, picture_size, title, azimuth, size,
-                            filmed=video is not None, hypotheses=None if hypotheses is None else hypotheses[:SHOWN])
+                            filmed=video is not None, hypotheses=None if hypotheses is None else hypotheses[:SHOWN],
+                            people=people)
     if numbers is not None:
         picture.numbers = numbers
     wanted = np.arange(0, frames, step)
@@ -130,7 +136,7 @@ class MotionPicture:
     def __init__(self, skeleton: Skeleton, panels: dict[str, np.ndarray], truth: np.ndarray | None,
                  keypoints: np.ndarray | None, layout: Skeleton | None, picture_size: tuple[float, float] | None,
                  title: str, azimuth: float, size: float, filmed: bool, hypotheses: np.ndarray | None = None,
-                 new_figure: Callable[..., Figure] = off_screen):
+                 people: People | None = None, new_figure: Callable[..., Figure] = off_screen):
         """Lay out the panels; arguments as for `render_motion`.
 
         Args:
@@ -138,12 +144,16 @@ class MotionPicture:
             new_figure: makes the figure, whose canvas is one of matplotlib's that draw with Agg.
         """
         self.keypoints, self.truth, self.azimuth = keypoints, truth, azimuth
-        self.bones = Bones(skeleton)
+        self.bones, self.people = Bones(skeleton, people), people
         self.hypotheses = hypotheses
         self.numbers = np.arange(len(next(iter(panels.values()))))  # what frames are called
         self.panels = dict(panels) | ({} if truth is None else {TRUTH: truth})
         self.centres = centres_of(self.panels, truth, skeleton.root)
         self.reach, self.top = extent(self.panels, self.centres)
+        if people is not None:
+            ((name, poses),) = panels.items()
+            centre, self.reach, self.top = crowd(poses, people, skeleton.root)
+            self.centres = {name: np.broadcast_to(centre, (len(poses), 2))}
         count = len(self.panels) + (keypoints is not None)
         self.figure = new_figure(figsize=(size * count, size), dpi=DPI)
         self.canvas = cast(FigureCanvasAgg, self.figure.canvas)
@@ -198,7 +208,7 @@ class MotionPicture:
         if filmed:
             blank = np.full((1, 1, 3), 250, np.uint8)
             self.image = self._animate(axes, axes.imshow(blank, extent=(0, right, bottom, 0), aspect='equal'))
-        self.input_bones = Bones(layout)
+        self.input_bones = Bones(layout, self.people)
         self.input_lines = self._lines(axes, 2)
 
     def _title(self, axes: Axes, name: str) -> None:
@@ -220,6 +230,10 @@ class MotionPicture:
         clouded = self.hypotheses is not None and not self.views  # the first panel
         cloud = self._lines(axes, 1.5) if clouded else None
         self.views[name], self.axes[name] = (floor, ghost, self._lines(axes, 3), cloud), axes
+        self.names = [] if self.people is None else [
+            self._animate(axes, axes.text(0, 0, name, color=middle, ha='center', va='bottom', weight='bold',
+                                          fontsize=9 * self.scale))
+            for name, (middle, _, _) in zip(self.people.names, self.people.colours(), strict=True)]
 
     def _add_texts(self, title: str) -> None:
         """Write the title, the legend and, redrawn for every frame, its number and the panels' errors."""
@@ -230,6 +244,10 @@ class MotionPicture:
                  ((LEFT, 'left'), (RIGHT, 'right'), (MIDDLE, 'middle'), (GHOST, TRUTH))]
         if self.truth is None:
             known.pop()
+        if self.people is not None:
+            _, left, right = self.people.colours()[0]
+            known = [Line2D([], [], color=colour, linewidth=3 * scale, label=label) for colour, label in
+                     ((left, 'left'), (right, 'right, paler'))]
         if self.hypotheses is not None:
             known.append(Line2D([], [], color=MIDDLE, alpha=FAINT, linewidth=1.5 * scale, label='hypotheses'))
         figure.legend(handles=known, loc='lower right', ncols=5, frameon=False,
@@ -247,7 +265,9 @@ class MotionPicture:
             if self.image is not None and image is not None:
                 self.image.set_data(image)
             points = self.keypoints[frame]
-            self.input_lines.set(segments=self.input_bones.segments(points), color=self.input_bones.colours)
+            drawn = self.input_bones.shown(frame)
+            self.input_lines.set(segments=self.input_bones.segments(points)[drawn],
+                                 color=self.input_bones.colours[drawn])
         for name, (floor, ghost, lines, cloud) in self.views.items():
             centre = np.append(self.centres[name][frame], 0)
             floor.set_segments(list(self._floor(centre)))
@@ -261,6 +281,8 @@ class MotionPicture:
                 cloud.set_alpha(FAINT)
             points, nearness = viewed_from(self.panels[name][frame] - centre, self.azimuth)
             order = self.bones.segments(nearness).mean(axis=1).argsort()  # the nearest bone is drawn last
+            order = order[self.bones.shown(frame)[order]]
+            self._name(frame, points)
             lines.set(segments=self.bones.segments(points)[order], color=self.bones.colours[order])
         self.clock.set_text(f'frame {self.numbers[frame]}')
         for name, mark in self.marks.items():
@@ -269,6 +291,13 @@ class MotionPicture:
         for owner, artist in self.moving:
             owner.draw_artist(artist)
         return np.asarray(self.canvas.buffer_rgba())[..., :3].copy()
+
+    def _name(self, frame: int, points: np.ndarray) -> None:
+        """Put the name of each of several people above their highest joint of those seen (N * J, 2)."""
+        for index, (text, joints) in enumerate(zip(self.names, np.split(points, len(self.names) or 1), strict=False)):
+            top = joints[joints[:, 1].argmax()]
+            text.set(position=(top[0], top[1] + 0.03 * self.top),
+                     visible=self.people is not None and bool(self.people.there[frame, index]))
 
     def _floor(self, centre: np.ndarray) -> np.ndarray:
         """Return the grid lines (L, 2, 2) of the floor as seen around `centre` (3,); the grid is fixed in the world."""
@@ -286,12 +315,17 @@ class MotionPicture:
 class Bones:
     """The bones of a skeleton as lines: the joints that each connects, and the colour of its side."""
 
-    def __init__(self, skeleton: Skeleton):
-        """Make a line for every joint that has a parent."""
-        self.ends = np.array(skeleton.edges)  # (bones, 2)
-        sides = {'left': LEFT, 'right': RIGHT}
-        names = [skeleton.joints[joint] for joint, _ in skeleton.edges]
-        self.colours = np.array([to_rgba(sides.get(name.split('_')[0], MIDDLE)) for name in names])
+    def __init__(self, skeleton: Skeleton, people: People | None = None):
+        """Make a line for every joint that has a parent, of each of the people."""
+        bones = np.array(bones_of(skeleton, people))
+        self.ends, side = bones[:, :2], bones[:, 2]  # (bones, 2), (bones,)
+        palette = [(MIDDLE, LEFT, RIGHT)] if people is None else people.colours()
+        self.colours = np.array([to_rgba(colour) for person in palette for colour in person])[side]
+        self.people, self.person = people, side // 3
+
+    def shown(self, frame: int) -> np.ndarray:
+        """Return which bones are drawn in a frame (bones,) bool: those of who is there."""
+        return np.ones(len(self.ends), bool) if self.people is None else self.people.there[frame, self.person]
 
     def segments(self, points: np.ndarray) -> np.ndarray:
         """Return both ends of each bone (bones, 2, ...), given the joints (J, ...)."""

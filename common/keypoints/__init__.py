@@ -1,8 +1,8 @@
 """A user's own 2D keypoints: from a detector's files to one person's track in the layout that a lifter reads.
 
 `registry` finds the reader of a file, one module per detector; `detections` makes pixels and frames of what it says,
-`track` picks one person, `layouts` recognises the layout and converts it, `mistakes` refuses what cannot be a person in
-pixels, and `gaps` fills in what the detector did not see.
+`track` picks one person, or `everybody` takes all of them, `layouts` recognises the layout and converts it, `mistakes`
+refuses what cannot be a person in pixels, and `gaps` fills in what the detector did not see.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from common.keypoints.everybody import Everybody
     from common.keypoints.track import Track
 
 
@@ -31,3 +32,11 @@ def read_track(path: Path, person: int | None = None, video: str | None = None,
     from common.keypoints.detections import to_track
 
     return to_track(path, registry.read(path), person, video, size)
+
+
+def read_everybody(path: Path, video: str | None = None, size: tuple[float, float] | None = None) -> Everybody:
+    """Read the tracks of all people from a file or folder; arguments and errors are those of `read_track`."""
+    from common.keypoints import registry
+    from common.keypoints.detections import to_everybody
+
+    return to_everybody(path, registry.read(path), video, size)

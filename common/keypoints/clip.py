@@ -1,17 +1,20 @@
-"""From --predict's file and flags to one person's keypoints, ready to be lifted, with all that was done to them said.
+"""From --predict's file and flags to people's keypoints, ready to be lifted, with all that was done to them said.
 
 Letters: T frames, K keypoints of the file, L of the lifter.
 """
 
 from collections.abc import Callable, Container
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from common.errors import FileError, FlagError
 from common.geometry.camera import normalise, pinhole_intrinsic
-from common.keypoints import read_track
+from common.keypoints import read_everybody, read_track
+from common.keypoints.everybody import Everybody
 from common.keypoints.gaps import ABSENCE, STILL, absences, fill, jumps, stills, strays, swaps
 from common.keypoints.layouts import conversion, find_layout, stature, usable_keypoints
 from common.keypoints.mistakes import refuse_mistakes, refuse_normalised
@@ -26,6 +29,8 @@ USUAL_STATURE, SMALLEST, LOW, HIGH, LARGEST = 0.82, 0.6, 0.72, 0.93, 1.1
 # Of people whom the cameras of --views random see. These stay as they are, others are brought to the nearer one.
 ANY_SIZE = 0.3, 3.0
 PATH = 0.6  # seconds over which the mean of the hips is the path that a person takes: about a step
+BRIEF = 0.5  # seconds, or half of a short clip: who is seen in fewer frames is left out where everybody is lifted
+MOST_TOLD = 8  # doubts that are named one by one
 ROOM = 0.5  # half-widths to either side that an enlarged path may reach and stay; one of twice as many is left out
 
 
@@ -45,6 +50,7 @@ class Clip:
         size: (width, height) of the picture.
         fps: frames of the clip per second: half of those of the source where only every second one was detected.
         source: the file, its kind and its layout, in words.
+        person: the number of the person where everybody is lifted; else None.
     """
 
     pixels: np.ndarray
@@ -59,6 +65,7 @@ class Clip:
     size: tuple[float, float]
     fps: float
     source: str
+    person: int | None = None
 
     def intrinsic(self, lens: tuple[float, float, float, float]) -> np.ndarray:
         """Return the intrinsic vector (9,) of the lens that sees `screen`, for one of fx, fy, cx, cy in pixels."""
@@ -98,13 +105,111 @@ class Asked:
     video_size: tuple[float, float] | None = None
 
 
+@dataclass(frozen=True)
+class _Seen:
+    """A track, which of its keypoints count (T, K) bool, and where it is somebody else's for a moment (T,) bool."""
+
+    track: Track
+    seen: np.ndarray
+    elsewhere: np.ndarray
+
+    @property
+    def points(self) -> np.ndarray:
+        """Return the keypoints that count (T, K, 2), NaN for all others."""
+        return np.where(self.seen[..., None], self.track.points, np.nan)
+
+
+@dataclass(frozen=True)
+class _File:
+    """What a file and the flags say of everybody in it: layout, size of the picture, rate and step, and the source."""
+
+    layout: Skeleton
+    size: tuple[float, float]
+    rate: float
+    step: int
+    source: str
+
+
 def load_clip(asked: Asked, wanted: Skeleton, say: Callable[[str], None]) -> Clip:
     """Return the person's keypoints in the layout `wanted`, gaps filled, all that was done to them said.
 
     Raises FileError for a file that is broken or cannot be a person in pixels, FlagError for flags that do not fit it.
     """
-    track, seen, elsewhere = _load_track(asked)
-    shown = np.where(seen[..., None], track.points, np.nan)
+    one = _seen(asked, read_track(Path(asked.path), asked.person, asked.video, asked.size))
+    return _clip(asked, _file(asked, [one], say), one, wanted, say)
+
+
+def load_clips(asked: Asked, wanted: Skeleton, say: Callable[[str], None]) -> list[Clip]:
+    """Return everybody's keypoints, as `load_clip` those of one person; who cannot be lifted is said and left out.
+
+    Raises FileError where that is everybody, too.
+    """
+    everybody = read_everybody(Path(asked.path), asked.video, asked.size)
+    tracks = _long_enough(asked, everybody, say)
+    seen = _able(tracks, [partial(_seen, asked, track) for track in tracks], say)
+    file = _file(asked, seen, say)
+    clips = _able([one.track for one in seen],
+                  [partial(_clip, asked, file, one, wanted, _begun(say, one.track)) for one in seen], say)
+    _say_mixed_up(everybody, {clip.person for clip in clips}, say)
+    return clips
+
+
+def _begun(say: Callable[[str], None], track: Track) -> Callable[[str], None]:
+    """Return what says lines about one person of many."""
+    return lambda line: say(f'person {track.number}: {line}')
+
+
+def _able(tracks: list[Track], loads: list[Callable[[], Any]], say: Callable[[str], None]) -> list[Any]:
+    """Return what can be loaded of each track, and say who is left out. Raises the first FileError if that is all."""
+    done, errors = [], []
+    for track, load in zip(tracks, loads, strict=True):
+        try:
+            done.append(load())
+        except FileError as error:
+            errors.append(error)
+            _begun(say, track)(f'left out: {error}')
+    if not done:
+        raise errors[0]
+    return done
+
+
+def _long_enough(asked: Asked, everybody: Everybody, say: Callable[[str], None]) -> list[Track]:
+    """Return the tracks that are no shorter than BRIEF, and say how many are."""
+    rate, step, _ = _speed(asked, everybody.tracks[0])
+    lengths = [int(np.isfinite(track.points).any(axis=(1, 2)).sum()) for track in everybody.tracks]
+    least = min(round(BRIEF * rate / step), (max(lengths) + 1) // 2)
+    tracks = [track for track, length in zip(everybody.tracks, lengths, strict=True) if length >= least]
+    if short := len(lengths) - len(tracks):
+        say(f'left out: {short} {"people who are" if short > 1 else "person who is"} seen in fewer than {least} frames')
+    return tracks
+
+
+def _say_mixed_up(everybody: Everybody, people: set[int | None], say: Callable[[str], None]) -> None:
+    """Say where people may have been taken for each other: by the file's numbers, or by their poses alone."""
+    switches = [switch for switch in everybody.switches if switch.person in people]
+    if switches:
+        frame, person, old, new = switches[0]
+        say(f'identities switched {_times(len(switches))} in the file, where the poses go on with another number, '
+            f'first at frame {frame}: person {person} has number {new} there, and {old} before')
+    elif everybody.numbered:
+        say("identities: the file's numbers and the poses tell the same people apart in every frame")
+    crossings = [crossing for crossing in everybody.crossings if {crossing.a, crossing.b} <= people]
+    if crossings:
+        where = [f'persons {a} and {b} may have changed places at frame {first}{f" to {last}" if last > first else ""}'
+                 for first, last, a, b in crossings[:MOST_TOLD]]
+        say(f'poses hardly tell who is who {_times(len(crossings))}: {", ".join(where)}'
+            f'{", …" if len(crossings) > MOST_TOLD else ""}')
+    elif not everybody.numbered and len(people) > 1:
+        say('identities: nobody comes so near to somebody else that poses would not tell who is who')
+
+
+def _times(count: int) -> str:
+    return f'{count} time{"" if count == 1 else "s"}'
+
+
+def _file(asked: Asked, everybody: list[_Seen], say: Callable[[str], None]) -> _File:
+    """Return what the keypoints of everybody together tell, and say it. Raises FileError, FlagError."""
+    track, shown = everybody[0].track, np.concatenate([one.points for one in everybody])
     layout, how = find_layout(shown, asked.layout, track.layouts, f'{asked.path} ({track.kind})')
     size = asked.size or track.size or asked.video_size
     if size is None:
@@ -114,25 +219,31 @@ def load_clip(asked: Asked, wanted: Skeleton, say: Callable[[str], None]) -> Cli
     if not asked.as_is:
         refuse_mistakes(shown, layout, size, asked.path)
     rate, step, how_fast = _speed(asked, track)
-    fps = rate / step
     source = f'{asked.path}: {track.kind}, layout {layout.name}'
     say(f'{source}, {how}; {len(track):,} frames, numbers {track.frames[0]} to {track.frames[-1]}, {how_fast}, '
         f'{size[0]:g}×{size[1]:g} pixels')
-    say(f'person: {track.person}')
+    return _File(layout, size, rate, step, source)
+
+
+def _clip(asked: Asked, file: _File, one: _Seen, wanted: Skeleton, say: Callable[[str], None]) -> Clip:
+    """Return a track ready to be lifted, and say what was done to it. Raises FileError for one that cannot be."""
+    track, seen, layout, size, fps = one.track, one.seen, file.layout, file.size, file.rate / file.step
+    say(track.person if track.number is not None else f'person: {track.person}')
     matrix, made = conversion(wanted, layout, usable_keypoints(seen, layout))
     if made:
         say(f'for layout {wanted.name}: ' + '; '.join(f'{name} from {", ".join(of)}' for name, of in made.items()))
     used = matrix.any(axis=0)
-    _say_gaps(track, seen[:, used], elsewhere, fps, say)
+    _say_gaps(track, seen[:, used], one.elsewhere, fps, say)
     _say_breaks(track, seen, layout, fps, say)
     pixels = np.einsum('lk,tkc->tlc', matrix[:, used], fill(track.points, seen)[:, used])
     own, scores = seen_themselves(seen, wanted, layout, made), confidence_of(track.scores, seen, matrix)
-    tall = stature(normalise(shown, *size), layout)
+    tall = stature(normalise(one.points, *size), layout)
     zoom = _zoom(asked, tall, say)
     middle = centre_of(normalise(path_of(pixels, wanted, fps), *size), zoom)
     screen = (zoom * (normalise(pixels, *size) - middle[:, None])).astype(np.float32)
     return Clip(pixels.astype(np.float32), screen, zoom, np.median(middle, axis=0), own, scores.astype(np.float32),
-                np.asarray(seen.any(axis=1)), track.frames, _seconds(asked, track, rate), size, fps, source)
+                np.asarray(seen.any(axis=1)), track.frames, _seconds(asked, track, file.rate), size, fps, file.source,
+                track.number)
 
 
 def seen_themselves(seen: np.ndarray, wanted: Skeleton, given: Skeleton, made: Container[str]) -> np.ndarray:
@@ -216,9 +327,8 @@ def path_of(pixels: np.ndarray, layout: Skeleton, fps: float) -> np.ndarray:
     return path + np.median(pixels - path[:, None], axis=(0, 1))
 
 
-def _load_track(asked: Asked) -> tuple[Track, np.ndarray, np.ndarray]:
-    """Return the track, which keypoints count (T, K) bool, and where the person is another one (T,) bool."""
-    track = read_track(Path(asked.path), asked.person, asked.video, asked.size)
+def _seen(asked: Asked, track: Track) -> _Seen:
+    """Return which keypoints of a track count. Raises FileError where none does."""
     threshold = track.threshold if asked.min_score is None else asked.min_score
     seen = (track.scores > 0) & (track.scores >= threshold)
     if not seen.any():
@@ -226,7 +336,7 @@ def _load_track(asked: Asked) -> tuple[Track, np.ndarray, np.ndarray]:
                         (': lower --min-score' if (track.scores > 0).any() else ', all are missing'))
     elsewhere = strays(track.points, seen)
     seen[elsewhere] = False
-    return track, seen, elsewhere
+    return _Seen(track, seen, elsewhere)
 
 
 def _say_gaps(track: Track, seen: np.ndarray, elsewhere: np.ndarray, fps: float, say: Callable[[str], None]) -> None:

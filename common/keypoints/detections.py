@@ -9,10 +9,12 @@ Letters: T frames, K keypoints.
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from common.errors import FileError, FlagError
+from common.keypoints.everybody import Everybody, tracks_of
 from common.keypoints.names import Label, videos_of
 from common.keypoints.track import Person, Track, rows_of, track_of
 from common.keypoints.values import quoted
@@ -74,6 +76,19 @@ def to_track(path: Path, found: Detections, person: int | None, video: str | Non
 
     Raises FileError for what cannot be people, FlagError for a person or video that is not there or has to be named.
     """
+    people, frames, about = _arranged(path, found, video, size)
+    return track_of(people, person, frames, **about)
+
+
+def to_everybody(path: Path, found: Detections, video: str | None, size: tuple[float, float] | None) -> Everybody:
+    """Return the tracks of all people in pixels; see `to_track`."""
+    people, frames, about = _arranged(path, found, video, size)
+    return tracks_of(people, frames, **about)
+
+
+def _arranged(path: Path, found: Detections, video: str | None,
+              size: tuple[float, float] | None) -> tuple[list[list[Person]], np.ndarray, dict[str, Any]]:
+    """Return the people of T frames, in pixels, the number of each frame (T,), and what tracks say of the file."""
     pictures, numbers, named = _of_one_video(path, found.pictures, video)
     size_said = _one_size(path, pictures) or found.size
     keypoints = [person.keypoints for picture in pictures for person in picture.people]
@@ -90,8 +105,8 @@ def to_track(path: Path, found: Detections, person: int | None, video: str | Non
     people: list[list[Person]] = [[] for _ in frames]
     for row, picture in zip(rows, pictures, strict=True):
         people[row] = picture.people
-    return track_of(people, person, frames, kind=found.kind + named, layouts=found.layouts, size=size_said,
-                    fps=found.fps, threshold=found.threshold, seconds=found.seconds)
+    return people, frames, {'kind': found.kind + named, 'layouts': found.layouts, 'size': size_said, 'fps': found.fps,
+                            'threshold': found.threshold, 'seconds': found.seconds}
 
 
 def _of_one_video(path: Path, pictures: Sequence[Picture],

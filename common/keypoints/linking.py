@@ -2,6 +2,7 @@
 
 Detections in neighbouring frames are one person where their poses are near each other, measured in body sizes. Numbers
 of a tracker settle what poses leave open, and no more: trackers give one person two numbers, and two people one.
+All people of a frame are linked at once, by the assignment that costs least in total (scipy's).
 
 Letters: T frames, D detections in all of them, A and B some of these, K keypoints.
 """
@@ -9,8 +10,10 @@ Letters: T frames, D detections in all of them, A and B some of these, K keypoin
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
+from scipy.optimize import linear_sum_assignment
 
 # Body sizes that a person may be away from where they are expected: NEAR, and SPEED more for each frame in between.
 NEAR, SPEED = 0.5, 0.05
@@ -20,6 +23,8 @@ TRUSTED = 30  # frames over which a person with another number, or their speed, 
 DOUBLE = 0.05  # body sizes between two detections of one person in one frame
 MOST = 50  # people in a frame, those with the best scores
 REACH = 50  # pieces after the end of one that may go on with it
+WORST = 1 + OTHER_NUMBER  # more than any link costs; what it costs to let a person end and another begin
+NEARLY = 0.1  # of that distance: where other links cost so little more a person, poses do not tell who is who
 
 
 @dataclass(frozen=True)
@@ -48,6 +53,21 @@ class Detections:
         return np.maximum(np.where(np.isfinite(high), high - low, 0).max(axis=1), 1)
 
 
+class Doubt(NamedTuple):
+    """A frame in which poses hardly tell two people apart: `row` is that of a frame, `a` and `b` are their chains."""
+
+    row: int
+    a: int
+    b: int
+
+
+class Followed(NamedTuple):
+    """The people of a clip, each a chain: the detections that show them, at most one a frame; and what is doubtful."""
+
+    chains: list[list[int]]
+    doubts: list[Doubt]
+
+
 def distance(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Return the median distance (A, B) of the keypoints that poses (A, K, 2) and (B, K, 2) share; inf without any."""
     apart = np.sort(np.linalg.norm(a[:, None] - b[None], axis=-1), axis=-1)  # NaN come last
@@ -55,22 +75,30 @@ def distance(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.nan_to_num(np.take_along_axis(apart, middle, axis=-1)[..., 0], nan=np.inf)
 
 
-def follow(found: Detections) -> list[list[int]]:
-    """Return the people of a clip, each as the detections that show them, at most one a frame."""
+def follow(found: Detections) -> Followed:
+    """Return the people of a clip, and where they may have been taken for each other."""
     links = _Links(found)
     pieces: list[list[int]] = []
     alive: list[int] = []
+    doubts: list[Doubt] = []
     ends = np.flatnonzero(np.diff(found.row, append=-1)) + 1
     for begin, end in zip([0, *ends[:-1]], ends, strict=True):
         here = _without_doubles(links, list(range(begin, end)))
-        alive = [piece for piece in alive if found.row[begin] - found.row[pieces[piece][-1]] <= ALIVE]
-        goes_on = _pairs(links.cost([pieces[piece] for piece in alive], here))
+        row = int(found.row[begin])
+        alive = [piece for piece in alive if row - found.row[pieces[piece][-1]] <= ALIVE]
+        cost = links.cost([pieces[piece] for piece in alive], here)
+        goes_on = _pairs(cost)
+        of = {b: alive[a] for a, b in goes_on.items()}
         for a, b in goes_on.items():
             pieces[alive[a]].append(here[b])
-        for b in set(range(len(here))) - set(goes_on.values()):
-            alive.append(len(pieces))
+        for b in sorted(set(range(len(here))) - set(goes_on.values())):
+            of[b] = len(pieces)
             pieces.append([here[b]])
-    return _joined(links, pieces)
+        doubts += [Doubt(row, alive[a], of[b]) for a, b in _doubtful(cost, goes_on)]
+        alive += sorted(set(of.values()) - set(alive))
+    chains, chain_of = _joined(links, pieces)
+    doubts = [Doubt(row, min(chain_of[a], chain_of[b]), max(chain_of[a], chain_of[b])) for row, a, b in doubts]
+    return Followed(chains, [doubt for doubt in dict.fromkeys(doubts) if doubt.a != doubt.b])
 
 
 class _Links:
@@ -130,24 +158,32 @@ def _without_doubles(links: _Links, here: list[int]) -> list[int]:
 
 
 def _pairs(cost: np.ndarray) -> dict[int, int]:
-    """Pair rows with columns of (A, B) costs, the cheapest first; then exchange partners where both pairs gain."""
-    pairs: dict[int, int] = {}
-    taken: set[int] = set()
-    for a, b in zip(*np.unravel_index(np.argsort(cost, axis=None, kind='stable'), cost.shape), strict=True):
-        if not np.isfinite(cost[a, b]):
-            break
-        if a not in pairs and b not in taken:
-            pairs[int(a)] = int(b)
-            taken.add(b)
-    for a in pairs:
-        for c in pairs:
-            if cost[a, pairs[c]] + cost[c, pairs[a]] < cost[a, pairs[a]] + cost[c, pairs[c]]:
-                pairs[a], pairs[c] = pairs[c], pairs[a]
-    return pairs
+    """Pair rows with columns of (A, B) costs so that all pairs, and those left alone, cost least together."""
+    pairs = zip(*linear_sum_assignment(np.minimum(cost - WORST, 0)), strict=True)
+    return {int(a): int(b) for a, b in pairs if np.isfinite(cost[a, b])}
 
 
-def _joined(links: _Links, pieces: list[list[int]]) -> list[list[int]]:
-    """Join pieces with those that go on where they ended, the nearest first."""
+def _doubtful(cost: np.ndarray, pairs: dict[int, int]) -> list[tuple[int, int]]:
+    """Return rows and columns (a, b) that could be a pair at nearly the same cost, given the pairs of (A, B) costs.
+
+    If b has another row, that one takes a's column or, where a has none, ends.
+    """
+    if not pairs:
+        return []
+    taken = {b: a for a, b in pairs.items()}
+    more = cost - np.array([cost[taken[b], b] if b in taken else 0 for b in range(cost.shape[1])])
+    for a, own in pairs.items():
+        others = [b for b in taken if b != own]
+        back = cost[[taken[b] for b in others], own]
+        more[a, others] = (more[a, others] + back - cost[a, own]) / 2
+        free = [b for b in range(cost.shape[1]) if b not in taken]
+        more[a, free] = cost[a, free] - cost[a, own]
+        more[a, own] = np.inf
+    return [(int(a), int(b)) for a, b in np.argwhere(more < NEARLY)]
+
+
+def _joined(links: _Links, pieces: list[list[int]]) -> tuple[list[list[int]], dict[int, int]]:
+    """Join pieces with those that go on where they ended, the nearest first; return chains, and that of each piece."""
     frame = links.found.frame
     begins = np.array([frame[piece[0]] for piece in pieces])
     order = np.argsort(begins, kind='stable')
@@ -164,16 +200,16 @@ def _joined(links: _Links, pieces: list[list[int]]) -> list[list[int]]:
         if a not in following and b not in led:
             following[a] = b
             led.add(b)
-    return [_chain(pieces, following, a) for a in range(len(pieces)) if a not in led]
-
-
-def _chain(pieces: list[list[int]], following: dict[int, int], first: int) -> list[int]:
-    """Return the detections of a piece and of all that go on with it."""
-    chain = list(pieces[first])
-    while first in following:
-        first = following[first]
-        chain += pieces[first]
-    return chain
+    chains: list[list[int]] = []
+    chain_of: dict[int, int] = {}
+    for first in (a for a in range(len(pieces)) if a not in led):
+        chains.append([])
+        at: int | None = first
+        while at is not None:
+            chains[-1] += pieces[at]
+            chain_of[at] = len(chains) - 1
+            at = following.get(at)
+    return chains, chain_of
 
 
 def changes(values: Iterable[object]) -> int:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from common.errors import FileError, FlagError
-from common.keypoints.linking import Detections, changes, follow
+from common.keypoints.linking import Detections, Doubt, changes, follow
 from common.skeleton import Skeleton
 
 LARGEST_PICTURE = 1e6  # pixels
@@ -32,6 +32,7 @@ class Track:
         fps: frames per second; None where the file does not say.
         threshold: the least score of a usable keypoint in such a file, unless the user gives another.
         seconds: (T,) when each frame is shown, where the file says that they do not come evenly; else None.
+        number: of the person where everybody is read; else None.
     """
 
     points: np.ndarray
@@ -44,6 +45,7 @@ class Track:
     fps: float | None = None
     threshold: float = 0.3
     seconds: np.ndarray | None = None
+    number: int | None = None
 
     def __len__(self) -> int:
         return len(self.points)
@@ -84,22 +86,40 @@ def track_of(people: list[list[Person]], wanted: int | None, frames: np.ndarray,
     Raises FlagError where there is no such person, FileError where there is nobody at all, or where people have
     different numbers of keypoints.
     """
+    found, chains, _ = followed(people, frames, about['kind'])
+    chain, person = (_by_number if numbered(people) else _by_rank)(found, chains, wanted, len(people))
+    return track_along(chain, people, frames, person=person, **about)
+
+
+def followed(people: list[list[Person]], frames: np.ndarray,
+             kind: str) -> tuple[Detections, list[list[int]], list[Doubt]]:
+    """Return everybody in T frames, the chains of those who are one person, and where these are in doubt.
+
+    Raises FileError where there is nobody at all, or where people have different numbers of keypoints.
+    """
     counts = {len(person.keypoints) for frame in people for person in frame}
     if not counts:
-        raise FileError(f'{about["kind"]}: there is nobody in its {len(people)} frames')
+        raise FileError(f'{kind}: there is nobody in its {len(people)} frames')
     if len(counts) > 1:
-        raise FileError(f'{about["kind"]}: some people have {min(counts)} keypoints and others {max(counts)}')
+        raise FileError(f'{kind}: some people have {min(counts)} keypoints and others {max(counts)}')
     found = _detections(people, frames)
-    chains = follow(found)
+    chains, doubts = follow(found)
     # Empty places of an array are nobody, unless there is nobody else.
-    chains = [chain for chain in chains if not np.isnan(found.points[chain]).all()] or chains
-    chain, person = (_by_number if _numbered(people) else _by_rank)(found, chains, wanted, len(people))
-    values = np.full((len(people), counts.pop(), 3), np.nan)
-    everybody = [person for frame in people for person in frame]
+    kept = [i for i, chain in enumerate(chains) if not np.isnan(found.points[chain]).all()] or list(range(len(chains)))
+    index = {i: place for place, i in enumerate(kept)}
+    doubts = [Doubt(row, index[a], index[b]) for row, a, b in doubts if a in index and b in index]
+    return found, [chains[i] for i in kept], doubts
+
+
+def track_along(chain: list[int], people: list[list[Person]], frames: np.ndarray, **about: Any) -> Track:
+    """Return the track of one chain of `followed`; `about` are the further attributes of the Track."""
+    everybody = [(row, person) for row, frame in enumerate(people) for person in frame]
+    values = np.full((len(people), len(everybody[0][1].keypoints), 3), np.nan)
     for one in chain:
-        values[found.row[one]] = everybody[one].keypoints
+        row, person = everybody[one]
+        values[row] = person.keypoints
     points, scores = known(values[..., :2], values[..., 2])
-    return Track(points, scores, frames, person=person, **about)
+    return Track(points, scores, frames, **about)
 
 
 def known(points: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -121,12 +141,12 @@ def _detections(people: list[list[Person]], frames: np.ndarray) -> Detections:
     points, _ = known(values[..., :2], values[..., 2])
     row = np.array([row for row, _ in everybody])
     score = np.nan_to_num([person.score for _, person in everybody])
-    useful = _numbered(people)
+    useful = numbered(people)
     return Detections(points, row, np.asarray(frames)[row], score,
                       [person.numbers if useful else frozenset() for _, person in everybody])
 
 
-def _numbered(people: list[list[Person]]) -> bool:
+def numbered(people: list[list[Person]]) -> bool:
     """Check that numbers tell people apart: most have one, which nobody else has in that frame."""
     alone = everybody = 0
     for frame in people:
@@ -170,13 +190,17 @@ def _by_rank(found: Detections, chains: list[list[int]], wanted: int | None, fra
     if wanted is not None and not 1 <= wanted <= len(chains):
         raise FlagError(f'--person {wanted}: the file does not number people, so that this is a rank by score, from 1 '
                         f'to {len(chains)}')
-    order = sorted(chains, key=lambda chain: (-found.score[chain].sum(), -len(chain), chain[0]))
-    chain = order[rank - 1]
+    chain = chains[by_score(found, chains)[rank - 1]]
     if len(chains) == 1:
         return chain, 'the only one'
     return chain, (f'the one whose score over all frames is {"the best" if rank == 1 else f"number {rank}"}, in '
                    f'{len(chain)} of {frames} frames, of {len(chains)} people, up to {most} in a frame; the file does '
                    f'not number them, they are followed from frame to frame by pose (--person N takes rank N)')
+
+
+def by_score(found: Detections, chains: list[list[int]]) -> list[int]:
+    """Return the order of chains by the sum of their scores, the best first."""
+    return sorted(range(len(chains)), key=lambda i: (-found.score[chains[i]].sum(), -len(chains[i]), chains[i][0]))
 
 
 def _some(values: list) -> str:
