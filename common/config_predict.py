@@ -72,6 +72,8 @@ class Predict:
                                 'people who walk)')
     trajectory: bool = flag('--trajectory', default=False, kind='yes', commands=(PREDICT,), help='estimate where the '
                             'person stands, by --intrinsics or --fov; otherwise the feet are put on the floor')
+    upright: bool = flag('--upright', default=False, kind='yes', commands=(PREDICT,), help='turn the world so that '
+                         'bodies are upright on average, for a camera that looks up or down, or is rolled')
     intrinsics: tuple[float, float, float, float] | None = flag(
         '--intrinsics', read=number(float, 0.001, 1e7), nargs=4, metavar=('FX', 'FY', 'CX', 'CY'), excludes=('fov',),
         commands=(PREDICT,), help='of the lens, in pixels')

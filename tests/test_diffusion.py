@@ -15,7 +15,7 @@ from test_ktpformer import relative
 import run_ktpformer
 from common.augment import Batch, Mirror, mirror
 from common.commands import judging
-from common.commands.predict import Lifted
+from common.commands.placing import Lifted
 from common.evaluation.hypotheses import _batches, by_projection, groups, hypotheses, judge
 from common.geometry import camera
 from common.geometry.projection import project
@@ -70,12 +70,12 @@ def test_public_key_names_and_shapes(goldens):
 
 
 def test_golden_tables(golden):
-    """To the last digit, in float64."""
+    """In float64, but for the last bit of a cosine: torch's differs between AVX2 and AVX-512."""
     data, tables = np.load(golden / 'zoo' / 'd3dp.npz'), schedule()
     names = [name for name in data.files if name.startswith('table_')]
     assert len(names) == 7
     for name in names:
-        np.testing.assert_array_equal(tables[name.removeprefix('table_')].numpy(), data[name], err_msg=name)
+        np.testing.assert_allclose(tables[name.removeprefix('table_')].numpy(), data[name], rtol=1e-12, err_msg=name)
 
 
 def test_golden_times(goldens):

@@ -9,7 +9,7 @@ import pytest
 from drawn_people import STANDING, person, write_video
 from test_people import TALL, T, frames_of, walker
 
-from common.commands.people import APART
+from common.commands.placing import APART
 from common.detectors.movenet import SeveralPeople
 from common.detectors.network import load_movenet
 from common.detectors.squares import painted_over, same_person, tiles

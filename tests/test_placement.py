@@ -3,7 +3,14 @@ import pytest
 
 from common.datasets.synthetic import motion
 from common.geometry.camera import denormalise, pinhole_intrinsic, project
-from common.geometry.placement import feet_on_floor, floor_below, lens_of_view, root_by_reprojection, upright
+from common.geometry.placement import (
+    feet_on_floor,
+    floor_below,
+    lens_of_view,
+    root_by_reprojection,
+    tilt_of,
+    upright,
+)
 
 LENS = (1145.0, 1143.5, 512.5, 515.4)
 
@@ -74,3 +81,42 @@ def test_upright_is_a_rotation_and_floors_put_feet_at_zero():
     np.testing.assert_allclose(feet_on_floor(world, feet)[:, feet, 2].min(axis=1), 0)
     assert floor_below(world, feet)[:, feet, 2].min() == 0
     assert np.ptp((floor_below(world, feet) - world)[..., 2]) < 1e-12
+
+
+def turned(axis, degrees):
+    """(3, 3), by hand: a right-handed turn about x, y or z."""
+    c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+    return {'x': np.array([[1, 0, 0], [0, c, -s], [0, s, c]]), 'z': np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]])}[axis]
+
+
+@pytest.mark.parametrize(('pitch', 'roll'), [(0, 0), (20, 0), (-15, 0), (0, 26), (22, -26)])
+def test_a_camera_that_looks_down_or_is_rolled_is_levelled(pitch, roll):
+    poses, *_ = scene(100)
+    seen = poses @ (turned('z', roll) @ turned('x', pitch)).T
+    level = upright(poses, tilt_of(poses, 8, (3, 6))[0])  # of people who walk, and so lean a little
+    tilt, degrees = tilt_of(seen, 8, (3, 6))
+    np.testing.assert_allclose(tilt @ tilt.T, np.eye(3), atol=1e-12)
+    assert np.linalg.det(tilt) == pytest.approx(1)
+    world = upright(seen, tilt)
+    np.testing.assert_allclose(world[..., 2], level[..., 2], atol=1e-9)  # heights do not tell how it was turned
+    body = world[:, 8] - world[:, [3, 6]].mean(axis=1)
+    mean = (body / np.linalg.norm(body, axis=-1, keepdims=True)).mean(axis=0)
+    np.testing.assert_allclose(mean / np.linalg.norm(mean), [0, 0, 1], atol=1e-9)
+    assert degrees == pytest.approx(np.degrees(np.arccos(tilt[2, 2])))
+
+
+def test_the_tilt_of_a_plumb_body_by_hand():
+    poses = np.zeros((5, 17, 3))
+    poses[:, 8] = [0, -np.cos(0.3), -np.sin(0.3)]  # up in the picture, and towards the camera
+    tilt, degrees = tilt_of(poses, 8, (3, 6))
+    assert degrees == pytest.approx(np.degrees(0.3))
+    np.testing.assert_allclose(upright(poses, tilt)[0, 8], [0, 0, 1], atol=1e-12)
+    np.testing.assert_allclose(upright(np.array([1.0, 0, 0]), tilt), [1, 0, 0], atol=1e-12)  # the axis it turns about
+
+
+@pytest.mark.parametrize('body', [(1, 0, 0), (0, 0, 1), (0, 1, 0), (0, 0, 0)])
+def test_people_who_lie_or_hang_have_no_tilt(body):
+    poses = np.zeros((5, 17, 3))
+    poses[:, 8] = body
+    with pytest.raises(ValueError, match='degrees from upright'):
+        tilt_of(poses, 8, (3, 6))

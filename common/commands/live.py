@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from common.commands.judging import set_sampling
-from common.commands.predict import AVERAGE_SIZE, Lifted, average_size, load_lifter, write
+from common.commands.placing import Lifted
+from common.commands.predict import AVERAGE_SIZE, average_size, load_lifter, write
 from common.commands.session import Session, needed
 from common.commands.videos import rate_of
 from common.config import Config, flag_of
@@ -50,6 +51,7 @@ NOT_LIVE = {
     'predict.person': 'it follows the most central person',
     'predict.overlap': 'each pose comes from the one window that ends at it',
     'predict.trajectory': 'where the person stands is found from a whole clip',
+    'predict.upright': 'how the camera stands is found from a whole clip',
     'predict.intrinsics': 'it is for --trajectory and for models that read the lens, which want a clip',
     'predict.fov': 'it is for --trajectory and for models that read the lens, which want a clip',
     'predict.as_is': 'no keypoints are refused',

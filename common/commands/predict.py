@@ -4,7 +4,7 @@ Letters: T frames, L keypoints of the lifter, J joints, F frames of a window, W 
 """
 
 import shlex
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,8 @@ import numpy as np
 from common.commands.evaluate import check_causal, resolve_for
 from common.commands.judging import in_words, set_sampling
 from common.commands.outputs import check_outputs
-from common.commands.people import check_files, config_of, in_one_world, refuse_folder
+from common.commands.people import check_files, config_of, refuse_folder
+from common.commands.placing import Lifted, placed
 from common.commands.session import (
     Session,
     identify_for,
@@ -31,7 +32,7 @@ from common.errors import DivergedError, FileError, FlagError
 from common.evaluation.latency import latency
 from common.exports import export
 from common.exports.motion import of_world
-from common.geometry.placement import feet_on_floor, floor_below, lens_of_view, root_by_reprojection, upright
+from common.geometry.placement import lens_of_view, root_by_reprojection
 from common.geometry.smoothing import Smoother, smoother
 from common.keypoints.bones import AVERAGE_HEIGHT
 from common.keypoints.clip import Asked, Clip, load_clip, load_clips
@@ -41,55 +42,13 @@ from common.models.lifting import average_scale, clip_store, lift_hypotheses, li
 from common.models.loading import LoadedLifter
 from common.models.stored import base_state
 from common.recipe import KEYPOINTS
-from common.skeleton import BODIES, H36M, SKELETONS, Skeleton
+from common.skeleton import BODIES, H36M, SKELETONS
 from common.storage.files import atomic_path
 from common.storage.npz import write_npz
 
 AVERAGE_SIZE = (f'size: the model predicts poses in the picture, which have none; the whole clip is scaled to a person '
                 f'of average size, {AVERAGE_HEIGHT:.2f} m tall')
 CAMERA_AXES = 'camera: x right, y down, z forward; metres, relative to the root joint'
-
-
-@dataclass(frozen=True)
-class Lifted:
-    """The lifted poses, and all that a picture of them needs.
-
-    Attributes:
-        skeleton, layout: the joints of the poses, and the keypoints of the clip.
-        poses: (T, J, 3) float32 metres in camera axes, relative to the root.
-        world: (T, J, 3) float32 metres, z up, the floor at 0. placement: how that was found, in words.
-        root: (T, 3) float32 metres in camera axes; None where nothing tells.
-        hypotheses: (P, T, J, 3) as `poses`, which are their mean; None of a model that makes one prediction.
-        scale: where the size of the person comes from, in words, if not from the model; else empty. smoothing: what was
-            done against jitter, in words, or empty.
-    """
-
-    clip: Clip
-    skeleton: Skeleton
-    layout: Skeleton
-    poses: np.ndarray
-    world: np.ndarray
-    placement: str
-    root: np.ndarray | None
-    hypotheses: np.ndarray | None = None
-    scale: str = ''
-    smoothing: str = ''
-
-    @property
-    def spread(self) -> np.ndarray | None:
-        """Return the standard deviation of each joint's place over hypotheses, (T, J) metres; None of a single one.
-
-        Its square is the mean square distance from the mean, with one hypothesis less in the divisor.
-        """
-        if self.hypotheses is None or len(self.hypotheses) < 2:
-            return None
-        return np.sqrt(np.square(self.hypotheses - self.poses).sum(-1).sum(0) / (len(self.hypotheses) - 1))
-
-    def hypotheses_in_world(self) -> np.ndarray | None:
-        """Return the hypotheses (P, T, J, 3) where their mean stands in the world; None of a single one."""
-        if self.hypotheses is None or len(self.hypotheses) < 2:
-            return None
-        return self.world + upright(self.hypotheses - self.poses)
 
 
 def run(session: Session) -> None:
@@ -138,9 +97,9 @@ def lift_to_file(session: Session, lifter: LoadedLifter) -> None:
         clips = load_clips(question, lifter.layout, say)
         check_files(config, clips)
         lifted = [lift_clip(_about(session, clip), clip, lifter) for clip in clips]
-        lifted = in_one_world(lifted, feet_of(lifter.skeleton))
     else:
         lifted = [lift_clip(session, load_clip(question, lifter.layout, say), lifter)]
+    lifted = placed(lifted, config)
     say(f'world: z up, metres; {lifted[0].placement}')
     for one in lifted:
         own = config if one.clip.person is None else config_of(config, one.clip.person)
@@ -158,7 +117,7 @@ def _about(session: Session, clip: Clip) -> Session:
 
 
 def lift_clip(session: Session, clip: Clip, lifter: LoadedLifter) -> Lifted:
-    """Return one person lifted, smoothed and placed. Raises FileError, FlagError, DivergedError."""
+    """Return one person lifted and smoothed, who stands nowhere yet. Raises FileError, FlagError, DivergedError."""
     config, say = session.config, session.say
     smooth, smoothing = smoothing_of(config, clip)
     precision = computing.evaluation_precision(config.run.precision, session.device)
@@ -175,7 +134,12 @@ def lift_clip(session: Session, clip: Clip, lifter: LoadedLifter) -> Lifted:
         say(f'smoothed: {smoothing}')
         smoothed = smooth(poses)
         poses, hypotheses = smoothed, None if hypotheses is None else hypotheses + (smoothed - poses)
-    return replace(place(poses, clip, lifter, config, smooth), hypotheses=hypotheses, scale=scale, smoothing=smoothing)
+    lens, root, placement = lens_of(config, clip), None, ''
+    if config.predict.trajectory and lens is not None:
+        root = smooth(_by_trajectory(poses, clip, lifter, lens))
+        placement = (f'the root where its joints are seen as the keypoints are, by least squares of the reprojection '
+                     f'with focal length {lens[0]:.0f}, {lens[1]:.0f} and centre {lens[2]:.0f}, {lens[3]:.0f} pixels; ')
+    return Lifted(clip, lifter.skeleton, lifter.layout, poses, poses, placement, root, hypotheses, scale, smoothing)
 
 
 def of_video(config: Config) -> tuple[float | None, tuple[float, float] | None]:
@@ -289,26 +253,6 @@ def smoothing_of(config: Config, clip: Clip) -> tuple[Smoother, str]:
         return smoother(hertz, clip.fps, bool(config.model.causal))
     except ValueError as error:
         raise FlagError(f'--smooth: {error}') from None
-
-
-def place(poses: np.ndarray, clip: Clip, lifter: LoadedLifter, config: Config, smooth: Smoother) -> Lifted:
-    """Put root-relative poses (T, J, 3) into a world: where the lens says, smoothed, or with the feet on the floor."""
-    skeleton, feet = lifter.skeleton, feet_of(lifter.skeleton)
-    lens = lens_of(config, clip)
-    if not config.predict.trajectory or lens is None:
-        return Lifted(clip, skeleton, lifter.layout, poses, feet_on_floor(upright(poses), feet),
-                      'the camera taken as level, the lower foot of each frame put on the floor; where the person '
-                      'stands is not estimated (--trajectory)', None)
-    root = smooth(_by_trajectory(poses, clip, lifter, lens))
-    return Lifted(clip, skeleton, lifter.layout, poses, floor_below(upright(poses + root[:, None]), feet),
-                  f'the root where its joints are seen as the keypoints are, by least squares of the reprojection with '
-                  f'focal length {lens[0]:.0f}, {lens[1]:.0f} and centre {lens[2]:.0f}, {lens[3]:.0f} pixels; the '
-                  f'camera taken as level, the lowest foot of the clip put on the floor', root)
-
-
-def feet_of(skeleton: Skeleton) -> tuple[int, ...]:
-    """Return the joints that may stand on the floor."""
-    return tuple(skeleton.joints.index(f'{side}_ankle') for side in ('left', 'right'))
 
 
 def _by_trajectory(poses: np.ndarray, clip: Clip, lifter: LoadedLifter,

@@ -14,7 +14,8 @@ import torch
 
 from common.commands.evaluate import ROOT_IN_WORDS, load_tested, open_evaluated, resolve_for
 from common.commands.judging import in_words, set_sampling
-from common.commands.predict import AVERAGE_SIZE, Lifted, average_size
+from common.commands.placing import Lifted
+from common.commands.predict import AVERAGE_SIZE, average_size
 from common.commands.session import (
     Session,
     check_layouts,

@@ -8,6 +8,8 @@ import numpy as np
 NEAREST = 0.1  # metres; no root is placed nearer to the camera
 FEWEST = 4  # joints that a frame must show for its root to be estimated from it
 STEPS = 10  # of Gauss-Newton, which needs three or four
+LEVEL = np.eye(3)  # a camera that is not tilted
+LARGEST_TILT = 50.0  # degrees; people who are further from upright do not stand
 
 
 def lens_of_view(degrees: float, width: float, height: float) -> tuple[float, float, float, float]:
@@ -71,9 +73,31 @@ def _solve(jacobian: np.ndarray, residual: np.ndarray, weight: np.ndarray) -> np
     return np.linalg.solve(normal + ridge + 1e-12 * np.eye(3), right[..., None])[..., 0]
 
 
-def upright(poses: np.ndarray) -> np.ndarray:
-    """Turn camera axes (x right, y down, z forward) into the z-up world of a level camera: x right, y forward."""
-    return np.stack([poses[..., 0], poses[..., 2], -poses[..., 1]], axis=-1)
+def upright(poses: np.ndarray, tilt: np.ndarray = LEVEL) -> np.ndarray:
+    """Turn camera axes (x right, y down, z forward) into a world with z up: x right, y forward.
+
+    Args:
+        tilt: (3, 3), what turns the world of a level camera into that of this one; as `tilt_of`.
+    """
+    level = np.stack([poses[..., 0], poses[..., 2], -poses[..., 1]], axis=-1)
+    return level if tilt is LEVEL else (level @ tilt.T).astype(poses.dtype)
+
+
+def tilt_of(poses: np.ndarray, top: int, feet: tuple[int, ...]) -> tuple[np.ndarray, float]:
+    """Return the rotation (3, 3) after which people stand upright on average, by the shortest way, and its degrees.
+
+    Upright is from the middle of the feet to the joint `top`, of poses (T, J, 3) in camera axes. Raises ValueError for
+    people who are further than LARGEST_TILT from it, or on no side of it.
+    """
+    body = upright(poses[:, top] - poses[:, feet].mean(axis=1)).astype(np.float64)
+    mean = (body / np.linalg.norm(body, axis=-1, keepdims=True).clip(1e-9)).mean(axis=0)
+    x, y, z = mean / max(float(np.linalg.norm(mean)), 1e-9)
+    degrees = float(np.degrees(np.arccos(np.clip(z, -1, 1))))
+    if not degrees <= LARGEST_TILT:
+        raise ValueError(f'the bodies are {degrees:.0f} degrees from upright on average')
+    # Rodrigues' formula about the axis that is across both directions.
+    cross = np.array([[0, 0, -x], [0, 0, -y], [x, y, 0]])
+    return np.eye(3) + cross + cross @ cross / (1 + z), degrees
 
 
 def feet_on_floor(world: np.ndarray, feet: tuple[int, ...]) -> np.ndarray:
