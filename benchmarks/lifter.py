@@ -3,7 +3,8 @@
     python benchmarks/lifter.py CHECKPOINT -d cmu --data DIR
 
 CHECKPOINT was trained with --views random: its test has four virtual cameras for each take, one for each quarter of the
-range of pitch. Prints the tables of docs/lifter.md, in millimetres over all test frames.
+range of pitch. Prints the tables of docs/lifter.md, in millimetres over all test frames, and how many frames a second
+are lifted on one core.
 """
 
 import argparse
@@ -11,6 +12,7 @@ import contextlib
 import io
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import numpy as np
@@ -22,9 +24,11 @@ if __name__ == '__main__':
 import run_ktpformer
 from common import metrics
 from common.datasets.virtual_views import CAMERAS
+from common.models import load_lifter
 from common.storage.npz import read_npz
 from common.views import PITCH
 
+FRAMES, ROUNDS = 1000, 5
 METRICS = {'MPJPE': metrics.mpjpe, 'P-MPJPE': metrics.p_mpjpe, 'N-MPJPE': metrics.n_mpjpe}
 
 
@@ -48,6 +52,19 @@ def table(title: str, rows: dict[str, np.ndarray], prediction: torch.Tensor, tru
         print(f'| {name} | {int(frames.sum()):,} | {" | ".join(f"{figure:.1f}" for figure in figures)} |')
 
 
+def speed(checkpoint: Path) -> float:
+    """Return how many frames a second are lifted of a clip of FRAMES, mirrored as in evaluation, on one core."""
+    torch.set_num_threads(1)
+    lifter = load_lifter(checkpoint)
+    keypoints = np.random.default_rng(0).uniform(0, 1000, (FRAMES, len(lifter.layout), 2))
+    rates = []
+    for _ in range(ROUNDS + 1):  # the first warms up
+        began = time.perf_counter()
+        lifter.lift_clip(keypoints, size=(1000, 1000))
+        rates.append(FRAMES / (time.perf_counter() - began))
+    return float(np.median(rates[1:]))
+
+
 def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -65,6 +82,7 @@ def main() -> None:
     table('motion', {f'{subject} {action}': (found['subject'] == subject) & (actions == action)
                      for subject, action in sorted(set(zip(found['subject'], actions, strict=True)))},
           prediction, truth)
+    print(f'\nlifted on one core: {speed(args.checkpoint):,.0f} frames a second, median of {ROUNDS}')
     errors = 1000 * (prediction - truth).norm(dim=-1).mean(dim=0)
     print(f'\n| joint | {" | ".join(found["joints"])} |\n|---|{"---|" * len(errors)}')
     print(f'| mean error | {" | ".join(f"{error:.0f}" for error in errors)} |')

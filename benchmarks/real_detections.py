@@ -1,11 +1,12 @@
 """The accuracy of --predict on real detections, against the person triangulated from several calibrated cameras.
 
-    python benchmarks/real_detections.py FOLDER CHECKPOINT [--videos FOLDER] [--width 1088] [--height 1920] [--fps 60]
+    python benchmarks/real_detections.py FOLDER CHECKPOINT [--videos FOLDER] [--smooth HZ] [--width 1088]
+                                         [--height 1920] [--fps 60]
 
 FOLDER holds a Qualisys calibration (*.qca.txt, lengths in mm, pixels in 64ths) and, per camera in its order, a folder
 `*_json` of OpenPose files (BODY_25B, as in the demo recording of Pose2Sim). The truth is the triangulation, which is
 only accurate to about 2 cm, so this is not a benchmark of lifters. With --videos, a folder of cam*.mp4 in the same
-order, what is lifted are the keypoints that --predict finds in the videos. Prints JSON.
+order, what is lifted are the keypoints that --predict finds in the videos; --smooth is that of --predict. Prints JSON.
 """
 
 import argparse
@@ -95,15 +96,20 @@ def truth_of(folder: Path) -> tuple[list[dict], list[Path], np.ndarray, np.ndarr
     return cameras, folders, world, errors
 
 
-def lift(source: Path, checkpoint: Path, camera: dict, picture: tuple[int, int], fps: float) -> dict:
-    """Run --predict --trajectory on one camera's folder, or its video, and return the members of its output."""
+def lift(source: Path, checkpoint: Path, camera: dict, picture: tuple[int, int], fps: float,
+         flags: tuple[str, ...]) -> dict:
+    """Run --predict --trajectory --upright on one camera's folder, or its video, and return its output's members.
+
+    Args:
+        flags: more of them.
+    """
     with tempfile.TemporaryDirectory() as scratch:
         output = Path(scratch) / 'out.npz'
         told = ['--fps', str(fps), '--image-size', *map(str, picture)] if source.is_dir() else []
         with contextlib.redirect_stdout(io.StringIO()):
             status = run_ktpformer.main([
                 '--evaluate', str(checkpoint), '--predict', str(source), '--output', str(output), *told,
-                '--trajectory', '--intrinsics', *map(str, camera['lens'])])
+                '--trajectory', '--upright', '--intrinsics', *map(str, camera['lens']), *flags])
         if status:
             raise SystemExit(status)
         return read_npz(output)
@@ -122,14 +128,29 @@ def compare(lifted: dict, world: np.ndarray, camera: dict) -> dict:
     root = (world[:, middle].mean(axis=1) - camera['position']) @ camera['rotation'].T
     away = np.linalg.norm(lifted['root'] - root, axis=-1)[whole]
     height = lifted['world'][..., 2]
+    up = camera['rotation'][:, 2]  # the world's z in the camera's axes
     return {
         'frames': len(lifted['poses']), 'compared': int(whole.sum()),
         'p_mpjpe': _mean(metrics.p_mpjpe(*pair)), 'n_mpjpe': _mean(metrics.n_mpjpe(*pair)),
         'mpjpe': _mean(metrics.mpjpe(*pair)),
+        'up_off_deg': {'level': _degrees(up, np.array([0, -1, 0])), '--upright': _degrees(up, _up_of(lifted))},
+        'jerk_m_s3': round(float(np.linalg.norm(np.diff(lifted['poses'], 3, axis=0), axis=-1).mean()
+                                 * lifted['fps'] ** 3), 1),
         'upright': float((height[:, names.index('head')] > height[:, names.index('hip')]).mean()),
         'root_error_m': float(np.median(away)), 'distance_m': float(np.median(np.linalg.norm(root[whole], axis=-1))),
         'bones_mm': {bone: spread(lifted['poses'][:, names.index(a)] - lifted['poses'][:, names.index(b)])
                      for bone, (a, b) in BONES.items()}}
+
+
+def _up_of(lifted: dict) -> np.ndarray:
+    """Return which direction (3,) of the camera's axes became up in the world, by least squares."""
+    poses, world = ((x - x[:, :1]).reshape(-1, 3).astype(np.float64) for x in (lifted['poses'], lifted['world']))
+    return np.linalg.lstsq(poses, world[:, 2], rcond=None)[0]
+
+
+def _degrees(one: np.ndarray, other: np.ndarray) -> float:
+    cosine = one @ other / np.linalg.norm(one) / np.linalg.norm(other)
+    return round(float(np.degrees(np.arccos(np.clip(cosine, -1, 1)))), 1)
 
 
 def _mean(errors: torch.Tensor) -> float:
@@ -142,12 +163,13 @@ def spread(bone: np.ndarray) -> list[float]:
     return [round(float(lengths.mean()), 1), round(float(lengths.std()), 1)]
 
 
-def measure(folder: Path, checkpoint: Path, picture: tuple[int, int], fps: float, videos: Path | None = None) -> dict:
+def measure(folder: Path, checkpoint: Path, picture: tuple[int, int], fps: float, videos: Path | None = None,
+            flags: tuple[str, ...] = ()) -> dict:
     """Return all figures of a recording, lifted from OpenPose's keypoints or from those found in its videos."""
     cameras, folders, world, errors = truth_of(folder)
     by_camera = {}
     for camera, path in zip(cameras, sorted(videos.glob('cam*.mp4')) if videos else folders, strict=True):
-        by_camera[path.name] = compare(lift(path, checkpoint, camera, picture, fps), world, camera)
+        by_camera[path.name] = compare(lift(path, checkpoint, camera, picture, fps, flags), world, camera)
     index = {name: JOINTS.index(name) for name in JOINTS}
     return {
         'joints': JOINTS, 'reprojection_px': [round(float(np.nanpercentile(errors, q)), 1) for q in (50, 90)],
@@ -155,7 +177,7 @@ def measure(folder: Path, checkpoint: Path, picture: tuple[int, int], fps: float
                            for bone, (a, b) in BONES.items()},
         'cameras': by_camera,
         **{name: round(float(np.mean([figures[name] for figures in by_camera.values()])), 1)
-           for name in ('p_mpjpe', 'n_mpjpe', 'mpjpe')}}
+           for name in ('p_mpjpe', 'n_mpjpe', 'mpjpe', 'jerk_m_s3')}}
 
 
 def main() -> None:
@@ -164,11 +186,14 @@ def main() -> None:
     parser.add_argument('folder', type=Path)
     parser.add_argument('checkpoint', type=Path)
     parser.add_argument('--videos', type=Path)
+    parser.add_argument('--smooth', type=float)
     parser.add_argument('--width', type=int, default=1088)
     parser.add_argument('--height', type=int, default=1920)
     parser.add_argument('--fps', type=float, default=60)
     args = parser.parse_args()
-    print(json.dumps(measure(args.folder, args.checkpoint, (args.width, args.height), args.fps, args.videos), indent=1))
+    flags = () if args.smooth is None else ('--smooth', str(args.smooth))
+    print(json.dumps(measure(args.folder, args.checkpoint, (args.width, args.height), args.fps, args.videos, flags),
+                     indent=1))
 
 
 if __name__ == '__main__':

@@ -146,8 +146,8 @@ def test_the_start_commands_run_word_for_word(tmp_path, number, said):
     """The first two commands of the README, each on a clean copy of what git tracks."""
     clone = tmp_path / 'clone'
     subprocess.run(['git', 'clone', '-q', str(ROOT), str(clone)], check=True)
-    environment = {k: v for k, v in os.environ.items() if k != 'VIRTUAL_ENV'}
-    done = subprocess.run(commands(README)[number], shell=True, cwd=clone, capture_output=True, text=True, env=environment)
+    outside = {k: v for k, v in os.environ.items() if k != 'VIRTUAL_ENV'}
+    done = subprocess.run(commands(README)[number], shell=True, cwd=clone, capture_output=True, text=True, env=outside)
     assert done.returncode == 0, done.stderr
     assert said in done.stdout
     shutil.rmtree(clone / '.venv')
