@@ -28,6 +28,7 @@ os.environ.setdefault('OMP_WAIT_POLICY', 'passive')  # before torch is imported
 
 import run_ktpformer
 from common import metrics
+from common.geometry.placement import tilt_of
 from common.keypoints import read_track
 from common.keypoints.gaps import strays
 from common.skeleton import BODY25B, H36M
@@ -97,8 +98,8 @@ def truth_of(folder: Path) -> tuple[list[dict], list[Path], np.ndarray, np.ndarr
 
 
 def lift(source: Path, checkpoint: Path, camera: dict, picture: tuple[int, int], fps: float,
-         flags: tuple[str, ...]) -> dict:
-    """Run --predict --trajectory --upright on one camera's folder, or its video, and return its output's members.
+         flags: tuple[str, ...] = ()) -> dict:
+    """Run --predict --trajectory on one camera's folder, or its video, and return its output's members.
 
     Args:
         flags: more of them.
@@ -109,7 +110,7 @@ def lift(source: Path, checkpoint: Path, camera: dict, picture: tuple[int, int],
         with contextlib.redirect_stdout(io.StringIO()):
             status = run_ktpformer.main([
                 '--evaluate', str(checkpoint), '--predict', str(source), '--output', str(output), *told,
-                '--trajectory', '--upright', '--intrinsics', *map(str, camera['lens']), *flags])
+                '--trajectory', '--intrinsics', *map(str, camera['lens']), *flags])
         if status:
             raise SystemExit(status)
         return read_npz(output)
@@ -133,7 +134,8 @@ def compare(lifted: dict, world: np.ndarray, camera: dict) -> dict:
         'frames': len(lifted['poses']), 'compared': int(whole.sum()),
         'p_mpjpe': _mean(metrics.p_mpjpe(*pair)), 'n_mpjpe': _mean(metrics.n_mpjpe(*pair)),
         'mpjpe': _mean(metrics.mpjpe(*pair)),
-        'up_off_deg': {'level': _degrees(up, np.array([0, -1, 0])), '--upright': _degrees(up, _up_of(lifted))},
+        'up_off_deg': {'level': _degrees(up, np.array([0, -1, 0])),
+                       '--upright': _degrees(up, _up_of(lifted['poses'], names))},
         'jerk_m_s3': round(float(np.linalg.norm(np.diff(lifted['poses'], 3, axis=0), axis=-1).mean()
                                  * lifted['fps'] ** 3), 1),
         'upright': float((height[:, names.index('head')] > height[:, names.index('hip')]).mean()),
@@ -142,13 +144,19 @@ def compare(lifted: dict, world: np.ndarray, camera: dict) -> dict:
                      for bone, (a, b) in BONES.items()}}
 
 
-def _up_of(lifted: dict) -> np.ndarray:
-    """Return which direction (3,) of the camera's axes became up in the world, by least squares."""
-    poses, world = ((x - x[:, :1]).reshape(-1, 3).astype(np.float64) for x in (lifted['poses'], lifted['world']))
-    return np.linalg.lstsq(poses, world[:, 2], rcond=None)[0]
+def _up_of(poses: np.ndarray, names: list[str]) -> np.ndarray | None:
+    """Return which direction (3,) of the camera's axes --upright takes for up; None where it would be refused."""
+    try:
+        tilt, _ = tilt_of(poses, names.index('thorax'), (names.index('left_ankle'), names.index('right_ankle')))
+    except ValueError:
+        return None
+    x, y, z = tilt[2]
+    return np.array([x, -z, y])  # from the axes of a level camera's world
 
 
-def _degrees(one: np.ndarray, other: np.ndarray) -> float:
+def _degrees(one: np.ndarray, other: np.ndarray | None) -> float | None:
+    if other is None:
+        return None
     cosine = one @ other / np.linalg.norm(one) / np.linalg.norm(other)
     return round(float(np.degrees(np.arccos(np.clip(cosine, -1, 1)))), 1)
 
