@@ -14,7 +14,7 @@ from data import prepare_data_cmu
 HERE = Path(__file__).parent
 # Millimetres: what `--evaluate checkpoint/lifter.bin -d cmu` says of the take in tests/cmu, of a test subject, as four
 # virtual cameras see it.
-MPJPE, P_MPJPE = 0.0, 0.0
+MPJPE, P_MPJPE = 50.99, 28.25
 
 
 def test_its_figures_on_a_walk_stay(tmp_path, capsys):

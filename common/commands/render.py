@@ -148,7 +148,7 @@ def _draw(session: Session, output: Path, skeleton: Skeleton, panels: dict[str, 
         if page.thinned > 1:
             session.say(f'{output}: one frame in {page.thinned * asked.step} is kept, so that the page stays small '
                         f'(--viz-limit N takes the first frames only)')
-        session.say(f'wrote {output}: {page.frames:,} frames, {page.size / 1e6:.1f} MB; open it in a browser')
+        session.say(f'wrote {output}: {page.frames:,} frames, {page.size / 1e6:.2g} MB; open it in a browser')
         return
     from common.drawing.pictures import render_motion  # matplotlib takes a second to import
     drawn = render_motion(output, skeleton, panels, fps, video=video, size=asked.size, bitrate=asked.bitrate, **what)
