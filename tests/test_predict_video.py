@@ -128,6 +128,28 @@ def test_what_else_lies_where_keypoints_go_stays(bad, clip, told, tmp_path):
     assert (tmp_path / 'out.keypoints.npz').read_bytes() == before
 
 
+def test_an_unsaid_output_is_not_written_over_what_else_lies_there(run, trained, clip, told, tmp_path):
+    told(STANDS)
+    video, output = tmp_path / 'clip.mp4', tmp_path / 'clip.npz'
+    video.write_bytes(clip[0].read_bytes())
+    flags = ['-c', trained[0], '--evaluate', 'best.bin', '--predict']
+    assert run(*flags, video)[0] == run(*flags, video)[0] == 0  # what it became before is made again
+    write_npz(tmp_path / 'own.npz', keypoints=read_npz(output)['keypoints'])
+    other, made, own = tmp_path / 'clip.mov', output.read_bytes(), (tmp_path / 'own.npz').read_bytes()
+    other.write_bytes(clip[0].read_bytes())
+    for video_of, source, content in ((other, other, made), (video, video, own), (video, tmp_path, own),
+                                      (video, video, b'no npz')):
+        output.write_bytes(content)
+        status, out, err = run(*flags, source)
+        assert status == 1 and f'{output} is there already and was not made of {video_of}' in out + err
+        assert output.read_bytes() == content
+        other.unlink(missing_ok=True)
+    assert run(*flags, video, '--output', output)[0] == 0  # whoever names it means it
+    (tmp_path / 'clip_1.npz').write_bytes(b'mine')
+    status, _, err = run(*flags, video, '--person', 'all')
+    assert status == 1 and 'clip_1.npz is there already' in err and (tmp_path / 'clip_1.npz').read_bytes() == b'mine'
+
+
 def test_a_turned_video_stands_upright(lift, told, tmp_path):
     """A phone that is held upright writes lying pictures, and how they are to be turned."""
     frames, _ = walking(2)

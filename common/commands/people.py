@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from common.commands.outputs import check_outputs
+from common.commands.videos import check_unsaid
 from common.config import Config
 from common.config_predict import EVERYBODY
 from common.errors import FlagError
@@ -26,7 +27,9 @@ def config_of(config: Config, person: int) -> Config:
 def check_files(config: Config, clips: list[Clip]) -> None:
     """Raise FileError before the work begins where a person's file cannot be written, or would destroy an input."""
     for clip in clips:
-        check_outputs(config_of(config, clip.person or 0))
+        own = config_of(config, clip.person or 0)
+        check_outputs(own)
+        check_unsaid(own)
 
 
 def refuse_folder(config: Config) -> None:

@@ -22,7 +22,7 @@ from common.commands.session import (
     needed,
     read_evaluated,
 )
-from common.commands.videos import keypoints_in, lift_each
+from common.commands.videos import check_unsaid, keypoints_in, lift_each
 from common.config import Config
 from common.config_predict import EVERYBODY
 from common.datasets import DATASETS
@@ -87,6 +87,8 @@ def lift_to_file(session: Session, lifter: LoadedLifter) -> None:
     config, say = session.config, session.say
     asked, source = config.predict, Path(needed(config.predict.predict, '--predict'))
     if is_video(source):
+        if asked.person != EVERYBODY:  # whose files are known once it is known who is there
+            check_unsaid(config)
         config = replace(config, render=replace(config.render, video=config.render.video or str(source)))
         source, session = keypoints_in(session, source), replace(session, config=config)
     video = (config.data.subjects_test or (None,))[0]

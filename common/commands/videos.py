@@ -61,6 +61,23 @@ def keypoints_in(session: Session, video: Path) -> Path:
     return cache
 
 
+def check_unsaid(config: Config) -> None:
+    """Raise FileError where nobody named the output, and something else than what this video became lies there.
+
+    That may be somebody's own keypoints of the video, or what another video of that name became.
+    """
+    video, output = Path(needed(config.predict.predict, '--predict')), Path(needed(config.predict.npz, '--output'))
+    if config.has('predict.npz') or not output.exists():
+        return
+    try:
+        source = str(read_npz(output).get('source', ''))
+    except FileError:
+        source = ''
+    if f': {detected.seen_in(video.name)}' not in source:
+        raise FileError(f'{output} is there already and was not made of {video}: move it away, or name another file '
+                        f'with --output')
+
+
 def _detected(film: Film, detector: Detector, start: str, say: Callable[[str], None]) -> Iterator[np.ndarray]:
     """Yield the people (N, K, 3) of each frame, and say now and then, and at the end, how far it is and how fast."""
     began = said = time.perf_counter()
@@ -127,12 +144,13 @@ def lift_each(session: Session, videos: list[Path], lift: Callable[[Session], No
     failed = []
     for number, (video, output) in enumerate(zip(videos, outputs, strict=True), 1):
         start = f'{number} of {len(videos)}, {video}'
-        if output.exists():
-            session.say(f'{start}: {output.name} is there already')
-            continue
-        session.say(f'{start}:')
         one = replace(config, predict=replace(config.predict, predict=str(video), npz=str(output)))
         try:
+            if output.exists():
+                check_unsaid(one)
+                session.say(f'{start}: {output.name} is there already')
+                continue
+            session.say(f'{start}:')
             lift(replace(session, config=one))
         except (FileError, FlagError, DivergedError) as error:  # the next may be better
             failed.append(video.name)

@@ -42,6 +42,11 @@ def is_detected(content: dict) -> bool:
     return bool(_text(content, 'detector') and _text(content, 'video'))
 
 
+def seen_in(video: str, detector: str = '') -> str:
+    """Return what such keypoints are, in words that an output of --predict repeats as its `source`."""
+    return f'{quoted(video)} seen by {quoted(detector)}'
+
+
 def is_of(content: dict, detector: str, sha256: str) -> bool:
     """Tell whether the members of an npz are what this detector found in the video of this SHA-256."""
     return _text(content, 'detector') == detector and _text(content, 'sha256') == sha256
@@ -63,7 +68,7 @@ def members(path: Path, content: dict) -> Detections | None:
     seconds = _floats(path, content, 'seconds') if 'seconds' in content else None
     if seconds is not None and (seconds.shape != points.shape[:1] or not _rises(seconds)):
         raise FileError(f'{path}: seconds is not a rising time for each of its {len(points):,} frames')
-    kind = f'{quoted(_text(content, "video"))} seen by {quoted(_text(content, "detector"))}'
+    kind = seen_in(_text(content, 'video'), _text(content, 'detector'))
     return Detections(pictures, kind, layout_said(content.get('layout')),
                       size_of(str(path), content.get('size')), fps_of(str(path), content.get('fps')), seconds=seconds)
 
