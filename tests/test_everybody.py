@@ -21,7 +21,7 @@ from common.keypoints import detected
 from common.keypoints.clip import Asked, load_clips
 from common.keypoints.everybody import Switch, tracks_of
 from common.keypoints.linking import NEARLY, WORST, _doubtful, _pairs
-from common.keypoints.track import track_of
+from common.keypoints.track import Person, track_of
 from common.skeleton import COCO, H36M
 from common.storage.npz import read_npz
 
@@ -170,6 +170,18 @@ def test_who_has_no_number_of_their_own_gets_a_new_one():
     lengths = [np.isfinite(track.points[:, 0, 0]).sum() for track in found.tracks]
     assert lengths[:2] == [50, T] and sorted(lengths[2:]) == [40, T]
     assert any('without a number of its own' in track.person for track in found.tracks)
+
+
+@pytest.mark.parametrize('far', [np.nan, 2e6])
+def test_numbers_of_boxes_without_keypoints_do_not_count(far):
+    person = walker(3, frames=9)
+    people = frames_of(person)
+    for frame in people:
+        frame += [Person(np.column_stack([np.full((17, 2), far), np.full(17, np.isfinite(far))]), 0.1, n) for n in (7, 8)]
+    everybody = tracks_of(people, np.arange(9), kind='test')
+    assert not everybody.numbered and [track.number for track in everybody.tracks] == [1]
+    np.testing.assert_allclose(everybody.tracks[0].points, person)
+    np.testing.assert_allclose(track_of(people, None, np.arange(9), kind='test').points, person)
 
 
 def test_people_whose_poses_cannot_be_told_apart_are_named():

@@ -11,7 +11,7 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from common.keypoints.linking import Detections
-from common.keypoints.track import Person, Track, by_score, followed, numbered, track_along
+from common.keypoints.track import Person, Track, by_number, by_score, followed, track_along
 
 CROSSING = 15  # frames; doubts about the same two people that are no further apart are one
 
@@ -58,7 +58,7 @@ def tracks_of(people: list[list[Person]], frames: np.ndarray, **about: Any) -> E
     """
     people = [sorted(frame, key=_place) for frame in people]
     found, chains, doubts = followed(people, frames, about['kind'])
-    by_file = numbered(people)
+    by_file = by_number(found, chains)
     ids = _numbers(found, chains) if by_file else _ranks(found, chains)
     tracks = []
     for number, chain in zip(ids, chains, strict=True):

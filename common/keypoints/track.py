@@ -87,7 +87,7 @@ def track_of(people: list[list[Person]], wanted: int | None, frames: np.ndarray,
     different numbers of keypoints.
     """
     found, chains, _ = followed(people, frames, about['kind'])
-    chain, person = (_by_number if numbered(people) else _by_rank)(found, chains, wanted, len(people))
+    chain, person = (_by_number if by_number(found, chains) else _by_rank)(found, chains, wanted, len(people))
     return track_along(chain, people, frames, person=person, **about)
 
 
@@ -141,7 +141,8 @@ def _detections(people: list[list[Person]], frames: np.ndarray) -> Detections:
     points, _ = known(values[..., :2], values[..., 2])
     row = np.array([row for row, _ in everybody])
     score = np.nan_to_num([person.score for _, person in everybody])
-    useful = numbered(people)
+    there = iter(~np.isnan(points).all(axis=(1, 2)))  # of boxes without keypoints, numbers do not count
+    useful = numbered([[person for person in frame if next(there)] for frame in people])
     return Detections(points, row, np.asarray(frames)[row], score,
                       [person.numbers if useful else frozenset() for _, person in everybody])
 
@@ -154,6 +155,11 @@ def numbered(people: list[list[Person]]) -> bool:
         alone += sum(any(count[number] == 1 for number in person.numbers) for person in frame)
         everybody += len(frame)
     return 2 * alone > everybody
+
+
+def by_number(found: Detections, chains: list[list[int]]) -> bool:
+    """Tell whether people go by the file's numbers: these tell people apart, and somebody has one."""
+    return any(found.numbers[one] for chain in chains for one in chain)
 
 
 def _by_number(found: Detections, chains: list[list[int]], wanted: int | None,
