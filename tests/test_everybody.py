@@ -177,7 +177,8 @@ def test_numbers_of_boxes_without_keypoints_do_not_count(far):
     person = walker(3, frames=9)
     people = frames_of(person)
     for frame in people:
-        frame += [Person(np.column_stack([np.full((17, 2), far), np.full(17, np.isfinite(far))]), 0.1, n) for n in (7, 8)]
+        frame += [Person(np.column_stack([np.full((17, 2), far), np.full(17, np.isfinite(far))]), 0.1, number)
+                  for number in (7, 8)]
     everybody = tracks_of(people, np.arange(9), kind='test')
     assert not everybody.numbered and [track.number for track in everybody.tracks] == [1]
     np.testing.assert_allclose(everybody.tracks[0].points, person)
