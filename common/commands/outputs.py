@@ -35,6 +35,9 @@ def check_outputs(config: Config) -> None:
                                 f'choose another name')
     if config.predict.export:
         writer(Path(config.predict.export))
+    if any(name.endswith('.mp4') for name in config.render.output or ()):
+        from common.drawing.video import mp4_writer  # Pillow takes a moment to import
+        mp4_writer()
     if config.evaluate.plots:
         _check_folder(config.evaluate.plots)
 

@@ -162,6 +162,11 @@ def _reason(error: Exception) -> str:
     return getattr(error, 'strerror', None) or first_line(error)
 
 
+def mp4_writer() -> ModuleType:
+    """Import PyAV to write an MP4. Raises FileError where it is missing."""
+    return _pyav('GIF and PNG are written without it, but writing MP4')
+
+
 def write_film(path: Path, frames: Iterable[np.ndarray], fps: float, bitrate: int | None = None,
                drawn: bool = True) -> None:
     """Write frames to a .gif, an .mp4, or a .png strip of frames one below the other; atomically, as they come.
@@ -177,7 +182,7 @@ def write_film(path: Path, frames: Iterable[np.ndarray], fps: float, bitrate: in
     if suffix not in SUFFIXES:
         raise FileError(f'cannot write {path}: expected a name that ends in {", ".join(SUFFIXES)}')
     if suffix == '.mp4':
-        _pyav('GIF and PNG are written without it, but writing MP4')
+        mp4_writer()
     with atomic_path(path) as temporary:
         if suffix == '.gif':
             _write_gif(temporary, frames, fps, drawn)
@@ -252,7 +257,7 @@ def _write_mp4(path: Path, frames: Iterable[np.ndarray], fps: float, bitrate: in
 
     The format needs even sides, so an odd last row or column is cut off.
     """
-    av = _pyav('GIF and PNG are written without it, but writing MP4')
+    av = mp4_writer()
     with av.open(str(path), 'w', format='mp4') as container:
         stream = container.add_stream('libx264', rate=Fraction(fps).limit_denominator(1001))
         stream.pix_fmt, stream.bit_rate = 'yuv420p', 1000 * bitrate
