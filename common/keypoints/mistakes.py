@@ -65,10 +65,11 @@ def _refuse_posture(points: np.ndarray, layout: Skeleton, source: str) -> None:
     across, below = np.median(down, axis=0)
     if below < 0 and -below > 2 * abs(across):
         raise FileError(f'{source}: the person stands on the head, so y seems to grow upwards: write height - y, '
-                        f'{AS_IS}')
+                        f'or turn the video, {AS_IS}')
     lying = np.abs(down[:, 0]) > 2 * np.abs(down[:, 1])
     if lying.mean() > 0.7 and abs(across) > 2 * abs(below):
-        raise FileError(f'{source}: the person lies on the side, so x and y seem to be swapped: write x first, {AS_IS}')
+        raise FileError(f'{source}: the person lies on the side, so x and y seem to be swapped: write x first, or '
+                        f'turn the video, {AS_IS}')
 
 
 def _refuse_outside(points: np.ndarray, size: tuple[float, float], source: str) -> None:
