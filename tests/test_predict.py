@@ -328,8 +328,8 @@ def refuse_cases():
     return {
         'looks normalised already': (1, normalise(pixels, 1000, 1002), []),
         'does not say how large the picture is': (2, pixels, None),
-        'x and y seem to be swapped: write x first': (1, swapped, []),
-        'y seems to grow upwards: write height - y': (1, upside, []),
+        'x and y seem to be swapped: write x first, or turn the video, or say --as-is': (1, swapped, []),
+        'y seems to grow upwards: write height - y, or turn the video, or say --as-is': (1, upside, []),
         'read as layout coco, its bones have impossible relative lengths': (1, pixels, ['--layout', 'coco']),
         'with --layout h36m they would do': (1, pixels, ['--layout', '3dhp']),
         'lie outside of a picture of 300×300': (1, pixels, ['--image-size', 300, 300]),
@@ -427,6 +427,7 @@ def test_unwritable_output_is_refused(refused, trained, tmp_path):
 
 @pytest.mark.parametrize('flags, message', [
     (['--predict', 'x'], '--predict needs --output FILE.npz'),
+    (['--predict', 'x.mp4', '-c', 'mine'], 'name that with --evaluate FILE'),
     (['--output', 'x.npz'], '--output is for --predict'), (['--fov', '40'], '--fov is for --predict'),
     (['--predict', 'x', '--evaluate', 'y', '--output', 'o.npz', '--trajectory'], '--trajectory needs the lens'),
     (['--predict', 'x', '--evaluate', 'y', '--output', 'o.npz', '--fov', '40', '--intrinsics', '1', '1', '1', '1'],

@@ -295,6 +295,14 @@ def test_without_pyav(bad, clip, told, monkeypatch):
     assert bad(1, clip[0]).endswith('reading a video needs PyAV: pip install av')
 
 
+def test_an_mp4_without_pyav_is_refused_before_anything_is_lifted(refused, trained, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, 'av', None)
+    write_npz(tmp_path / 'in.npz', keypoints=np.tile(person(240, 320)[1], (4, 1, 1)), size=(240, 320))
+    assert refused(1, '-c', trained[0], '--evaluate', 'best.bin', '--predict', tmp_path / 'in.npz', '--output',
+                   tmp_path / 'out.npz', '--viz-output', tmp_path / 'film.mp4').endswith('pip install av')
+    assert sorted(path.name for path in tmp_path.iterdir()) == ['in.npz']
+
+
 def test_flags_that_do_not_fit(bad, clip, tmp_path):
     np.save(tmp_path / 'in.npy', np.zeros((3, 17, 2)))
     assert '--image-size is not for a video' in bad(2, clip[0], '--image-size', 240, 320)

@@ -113,7 +113,11 @@ def _lacking_files(config: Config) -> str | None:
     if config.command == PREDICT:
         source, live = config.predict.predict or '', config.predict.live
         if not config.predict.npz and not live and camera_of(source) is None and not videos_in(Path(source)):
-            return '--predict needs --output FILE.npz'
+            return ('--predict needs --output FILE.npz for all but a video, a camera, and a folder of videos without '
+                    'JSON or text beside them')
+        if config.has('run.checkpoint') and not config.has('evaluate.evaluate'):
+            return ('-c is the folder of a checkpoint: name that with --evaluate FILE, or leave -c out to lift with '
+                    'the shipped one')
         if render.render and not render.output:
             return '--render needs --viz-output FILE'
     if config.command == RENDER:
