@@ -150,6 +150,13 @@ def test_an_unsaid_output_is_not_written_over_what_else_lies_there(run, trained,
     assert status == 1 and 'clip_1.npz is there already' in err and (tmp_path / 'clip_1.npz').read_bytes() == b'mine'
 
 
+def test_a_folder_that_takes_no_output(refused, clip, tmp_path):
+    video = tmp_path / 'clip.mp4'
+    video.write_bytes(clip[0].read_bytes())
+    (tmp_path / 'clip.npz').mkdir()
+    assert refused(1, '--predict', video).endswith('clip.npz: it is a folder; name another file with --output')
+
+
 def test_a_turned_video_stands_upright(lift, told, tmp_path):
     """A phone that is held upright writes lying pictures, and how they are to be turned."""
     frames, _ = walking(2)

@@ -28,7 +28,12 @@ def check_outputs(config: Config) -> None:
     """
     read = {name: told for path, told in _inputs(config) for name in _identities(path)}
     for written, value in ((name, value) for name in WRITTEN for value in files_named(_value(config, name))):
-        check_writable(value)
+        try:
+            check_writable(value)
+        except FileError as error:
+            if config.has(written):
+                raise
+            raise FileError(f'{error}; name another file with {flag_of(*written.split(".")).name}') from None
         for identity in _identities(Path(value)):
             if identity in read:
                 raise FileError(f'{flag_of(*written.split(".")).name} {value} would be written over {read[identity]}: '
