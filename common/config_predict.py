@@ -32,14 +32,14 @@ class Predict:
     """your own keypoints"""
 
     predict: str | None = flag('--predict', read=source_of, metavar='INPUT', starts=True, commands=(PREDICT,),
-                               help='lift a video, a folder of videos, a camera (camera:0), or 2D keypoints with the '
-                               'checkpoint of --evaluate: npz, npy, a detector\'s JSON, or its folder of a file per '
-                               'frame')
+                               help='lift a video, a folder of videos, a camera (camera:0), or 2D keypoints (npz, npy, '
+                               'a detector\'s JSON, or its folder of a file per frame) with the checkpoint of '
+                               '--evaluate, or the shipped one')
     live: bool = flag('--live', default=False, kind='yes', commands=(PREDICT,), help='play the video of --predict at '
                       'its own speed and lift it as a camera is: each picture from those before it, at once; pictures '
                       'that come too fast are dropped')
     npz: str | None = flag('--output', read=file_ending('.npz'), metavar='FILE.npz', commands=(PREDICT,),
-                           help='where --predict writes poses in 3D; each video of a folder has its own beside it')
+                           help='where --predict writes poses in 3D (default: for clip.mp4, clip.npz beside it)')
     csv: str | None = flag('--csv', read=text, metavar='FILE', commands=(PREDICT,),
                            help='also write them as a table, a line per frame')
     export: str | None = flag('--export', read=file_ending(*EXPORTS), metavar='FILE', commands=(PREDICT,),

@@ -146,7 +146,7 @@ def flags_page() -> str:
     lines = ['# Flags', '', 'Made from `common/config.py` by `python -m common.cli.parser > docs/flags.md`; a test '
              'holds the two equal.', '', 'A flag is refused by a command that would ignore it. The commands: `train` '
              '(no `--evaluate`, `--inspect` or `--check-data`), `evaluate` (`--evaluate FILE`), `render` (`--evaluate '
-             'FILE --render`), `predict` (`--evaluate FILE --predict INPUT`), `check_data` and `inspect`. Defaults '
+             'FILE --render`), `predict` (`--predict INPUT`), `check_data` and `inspect`. Defaults '
              'that the table leaves to the model are shown by `python run_ktpformer.py --model NAME --help`.']
     for section, kind in SECTIONS.items():
         title = kind.__doc__ or section
