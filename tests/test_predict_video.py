@@ -11,10 +11,12 @@ from drawn_people import person, walking, write_video
 from common.commands import videos
 from common.commands.videos import rate_of
 from common.detectors import videos_in
+from common.drawing.video import read_video
+from common.errors import FileError
 from common.keypoints import detected, read_track
 from common.storage.npz import read_npz, write_npz
 
-pytest.importorskip('av')
+av = pytest.importorskip('av')
 LENGTH = 4
 
 
@@ -165,6 +167,27 @@ def test_a_turned_video_stands_upright(lift, told, tmp_path):
     got, _ = lift(tmp_path / 'phone.mp4')
     assert got['size'].tolist() == [240, 320]
     assert np.abs(detector.frames[0].astype(int) - frames[0]).mean() < 8
+
+
+@pytest.mark.parametrize('across, down', [(2, 2), (1, 2)])
+def test_pictures_that_change_their_size_or_shape(tmp_path, across, down):
+    whole, _ = walking(3)
+    for name, frames in (('a', whole), ('b', [frame[::down, ::across] for frame in whole])):
+        with av.open(str(tmp_path / f'{name}.h264'), 'w') as container:
+            stream = container.add_stream('libx264', rate=25, height=frames[0].shape[0], width=frames[0].shape[1])
+            for frame in frames:
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), 'rgb24')))
+            container.mux(stream.encode(None))
+    video = tmp_path / 'both.mp4'
+    video.write_bytes((tmp_path / 'a.h264').read_bytes() + (tmp_path / 'b.h264').read_bytes())
+    with read_video(video) as film:
+        if across == down:
+            pictures = list(film.frames)
+            assert [picture.shape for picture in pictures] == 6 * [whole[0].shape]
+            assert np.abs(pictures[5].astype(float) - whole[2]).mean() < 10
+        else:
+            with pytest.raises(FileError, match=f'up to frame 3, which is {whole[0].shape[1]}×'):
+                list(film.frames)
 
 
 def test_uneven_frames_keep_their_times(lift, told, tmp_path):

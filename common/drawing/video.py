@@ -23,6 +23,7 @@ from common.storage.files import atomic_path, first_line
 SUFFIXES = ('.gif', '.mp4', '.png')
 # How ffmpeg reads the cameras of a system, and calls the one of a number.
 DEVICES = {'linux': ('v4l2', '/dev/video{}'), 'darwin': ('avfoundation', '{}:none')}
+OTHER_SHAPE = 0.02  # of width over height: rounding to whole pixels is less
 BITRATE = 3000  # kilobits a second of an MP4
 # Hundredths of a second: viewers show a GIF frame for a tenth of a second where its file says less than this.
 SHORTEST = 2
@@ -138,13 +139,21 @@ def _pictures(path: str, container: Any, stream: Any, largest: int | None,
               times: list[float | None]) -> Generator[np.ndarray, None, None]:
     """Yield the frames, scaled and the right way up, and append when each is shown to `times`.
 
-    Raises FileError where reading fails, lest the writer that consumes the frames report it as its own failure.
+    All have the size of the first, as players show them: what browsers record changes it as the network does.
+
+    Raises FileError where reading fails, lest the writer that consumes the frames report it as its own failure, and
+    where pictures get another shape.
     """
+    first = None
     try:
-        for frame in container.decode(stream):
-            scale = min(1, (largest or math.inf) / max(frame.width, frame.height))
-            picture = frame.to_ndarray(format='rgb24', width=max(1, round(scale * frame.width)),
-                                       height=max(1, round(scale * frame.height)))
+        for number, frame in enumerate(container.decode(stream)):
+            first = first or (frame.width, frame.height)
+            if abs(frame.width * first[1] / (frame.height * first[0]) - 1) > OTHER_SHAPE:
+                raise FileError(f'{path} has pictures of {first[0]}×{first[1]} up to frame {number}, which is '
+                                f'{frame.width}×{frame.height}: cut it there')
+            scale = min(1, (largest or math.inf) / max(first))
+            picture = frame.to_ndarray(format='rgb24', width=max(1, round(scale * first[0])),
+                                       height=max(1, round(scale * first[1])))
             times.append(frame.time)
             turns = round(frame.rotation / 90) % 4  # the orientation in which the phone was held
             yield np.ascontiguousarray(np.rot90(picture, turns)) if turns else picture
