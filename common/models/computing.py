@@ -8,6 +8,7 @@ weights that meet them, in bfloat16 between embedding and head.
 import contextlib
 import ctypes
 import functools
+import os
 import sys
 import warnings
 from collections.abc import Iterator
@@ -86,6 +87,21 @@ def keep_freed_memory(device: torch.device) -> None:
         trim_threshold, mmap_max = -1, -4  # of malloc.h
         mallopt(mmap_max, 0)
         mallopt(trim_threshold, -1)
+
+
+def memory_of(device: torch.device) -> int:
+    """Return the bytes of memory that a device has: the card's, or the machine's."""
+    if device.type == 'cuda':
+        return torch.cuda.get_device_properties(device).total_memory
+    return os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') if hasattr(os, 'sysconf') else 2 ** 40
+
+
+def peak_memory(device: torch.device) -> int:
+    """Return the most bytes in use at any time so far: of tensors on a CUDA device, or of the whole process."""
+    if device.type == 'cuda':
+        return torch.cuda.max_memory_allocated(device)
+    import resource  # which only Unix systems have
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 @contextlib.contextmanager
