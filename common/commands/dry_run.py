@@ -3,6 +3,7 @@
 import os
 import shutil
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -77,13 +78,12 @@ def dry_run(session: Session, plan: Plan, trainer: Trainer, judges: Judges, test
         say(f'measured: {line}')
     more = sum(2 * 12 * (cost.windows - cost.timed) * len(windows.taken) * store.joints
                for cost, (store, windows) in zip(judging, judged.values(), strict=True))
-    for line in _estimated(plan, trainer, step, [*judging, *([closing] if closing else [])], more, {
-            'training': training, 'validation': validating, 'saving': saves * saving,
-            'closing': closing.seconds if closing else 0.0}):
+    timed = [(cost, 'validation') for cost in judging] + ([(closing, 'the closing table')] if closing else [])
+    for line in _estimated(trainer, step, timed, more, training, saves * saving):
         say(f'estimate: {line}')
     say(f'estimate: the run takes {in_words(run)}: {_epochs(left)} of {in_words(epoch)}' +
         (f', and {in_words(closing.seconds)} for the closing table' if closing else ''))
-    for line in (*_tried(plan, trainer, step), *_by_arithmetic(plan, trainer, validating / epoch, peak, run)):
+    for line in (*_tried(plan, trainer), *_by_arithmetic(plan, trainer, validating / epoch, peak, run)):
         say(line)
 
 
@@ -119,7 +119,9 @@ def _time_steps(plan: Plan, trainer: Trainer) -> StepCost:
 def _fitting(trainer: Trainer, most: int | None = None) -> StepCost | None:
     """Return the time of steps; None where they do not fit in memory, which is as it was then."""
     try:
-        return time_steps(trainer) if most is None else time_steps(trainer, most, TRIED_FOR)
+        with warnings.catch_warnings():
+            warnings.filterwarnings('ignore', 'mkldnn')  # oneDNN tells first that it has no memory
+            return time_steps(trainer) if most is None else time_steps(trainer, most, TRIED_FOR)
     except (MemoryError, RuntimeError) as error:
         if not out_of_memory(error):
             raise
@@ -133,7 +135,7 @@ def _what_fits(plan: Plan, trainer: Trainer) -> Iterator[str]:
     """Yield flags under which a step fits in memory, having tried them."""
     run, train = plan.config.run, trainer.recipe
     if not (run.compile or run.activation_checkpointing):
-        with changed(trainer, recompute=True):
+        with computing.recomputing(trainer.model):
             if step := _fitting(trainer, most=1):
                 yield f'--activation-checkpointing (the same numbers, {step.seconds:.3g} s a step)'
     if 'bf16' in _precisions(trainer):
@@ -209,17 +211,18 @@ def _kept(plan: Plan, trainer: Trainer, size: int) -> str:
             f'), {files * size / MB:,.3g} MB, and {free / GB:,.1f} GB are free{short}')
 
 
-def _estimated(plan: Plan, trainer: Trainer, step: StepCost, timed: list[WindowCost], more: int,
-               seconds: dict[str, float]) -> Iterator[str]:
+def _estimated(trainer: Trainer, step: StepCost, timed: list[tuple[WindowCost, str]], more: int, training: float,
+               saving: float) -> Iterator[str]:
     """Yield what follows from a part that was measured for the whole."""
     steps = trainer.sampler.steps(trainer.recipe.windows)
-    parts = [f'{in_words(seconds["training"])} for {counted(steps, "step", "steps")} of {step.windows} windows']
-    if seconds['validation']:
-        parts.append(f'{in_words(seconds["validation"])} for validation')
-    yield f'an epoch takes {", ".join(parts)} and {in_words(seconds["saving"])} for saving, without the disk'
-    if partly := [cost for cost in timed if not cost.measured]:
-        yield 'of ' + ' and of '.join(f'{cost.windows:,} test windows {cost.timed:,} were timed' for cost in partly)
-    if trainer.beside is not None and trainer.at.epoch < trainer.recipe.warmup_epochs:
+    validating = sum(cost.seconds for cost, name in timed if name == 'validation')
+    parts = [f'{in_words(training)} for {counted(steps, "step", "steps")} of {step.windows} windows',
+             *([f'{in_words(validating)} for validation'] if validating else [])]
+    yield f'an epoch takes {", ".join(parts)} and {in_words(saving)} for saving, without what the disk takes'
+    for cost, name in timed:
+        if cost.timed < cost.windows:
+            yield f'of the {cost.windows:,} windows of {name}, {cost.timed:,} were timed'
+    if trainer.beside is not None and trainer.at.epoch < trainer.recipe.warmup_epochs < trainer.recipe.epochs:
         yield (f'epochs up to {trainer.recipe.warmup_epochs}, before the subjects of --unlabelled join in, take less '
                f'than that')
     if more > 0.01 * GB:
@@ -229,11 +232,13 @@ def _estimated(plan: Plan, trainer: Trainer, step: StepCost, timed: list[WindowC
 # ---- what would change it ---------------------------------------------------------------------------------------
 
 
-def _tried(plan: Plan, trainer: Trainer, step: StepCost) -> Iterator[str]:
-    """Yield how fast other settings are, having tried them. Compiled models are left alone: that would take minutes."""
+def _tried(plan: Plan, trainer: Trainer) -> Iterator[str]:
+    """Yield how fast other settings are, having tried them, each next to those of the run.
+
+    Compiled models are left alone: that would take minutes.
+    """
     if plan.config.run.compile:
         return
-    whole = step.seconds * len(trainer.sampler) / step.windows
     trials: list[tuple[str, dict[str, Any]]] = [(f'--precision {name}', {'precision': name})
                                                 for name in _precisions(trainer)]
     train, sampler = trainer.recipe, trainer.sampler
@@ -242,11 +247,16 @@ def _tried(plan: Plan, trainer: Trainer, step: StepCost) -> Iterator[str]:
         trials.append((f'-s {NEIGHBOURS}, which is another training,', {'recipe': wide, 'sampler': make_sampler(
             trainer.model, sampler.store, wide, sampler.cameras, sampler.noise)}))
     for flags, attributes in trials:
+        usual = time_steps(trainer, TRIED, TRIED_FOR)
+        windows = len(trainer.sampler) / usual.windows
         with changed(trainer, **attributes):
             other = _fitting(trainer, TRIED)
-            if other is not None:
-                seconds = other.seconds * len(trainer.sampler) / other.windows
-                yield f'tried: {flags} takes {seconds / whole:.2f} times as long for the steps of an epoch'
+            if other is None:
+                continue
+            times = len(trainer.sampler) / other.windows / windows
+        overlap = other.least * times < usual.most and usual.least < other.most * times
+        yield (f'tried: {flags} takes {other.seconds * times / usual.seconds:.2f} times as long for the steps of an '
+               f'epoch' + (', no more of a difference than between steps' if overlap else ''))
 
 
 def _by_arithmetic(plan: Plan, trainer: Trainer, validation: float, peak: int, seconds: float) -> Iterator[str]:

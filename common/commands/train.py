@@ -56,9 +56,10 @@ from common.views import VirtualCameras
 
 def run(session: Session) -> None:
     """Train and evaluate. Raises FileError, FlagError, DivergedError, and Stopped on a signal while training."""
+    if session.config.train.dry_run:
+        session.alone('--dry-run')
     plan = make_plan(session)
     if plan.config.train.dry_run:
-        session.alone('--dry-run')
         check_folders(plan)
         _run(session, plan)
         return

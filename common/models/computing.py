@@ -120,6 +120,18 @@ def computing_in(model: torch.nn.Module, precision: str) -> Iterator[None]:
             module.tokens = dtype
 
 
+@contextlib.contextmanager
+def recomputing(model: torch.nn.Module) -> Iterator[None]:
+    """Make training recompute blocks inside the context, and afterwards as it did before."""
+    kept = {module: module.recompute for module in model.modules() if isinstance(module, Lifter)}
+    try:
+        recompute_blocks(model)
+        yield
+    finally:
+        for module, own in kept.items():
+            module.recompute = own
+
+
 def recompute_blocks(model: torch.nn.Module) -> None:
     """Make training save only the inputs of blocks, and compute what lies inside them again in the backward pass.
 

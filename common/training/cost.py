@@ -11,8 +11,6 @@ from typing import Any
 
 import torch
 
-from common.models import computing
-from common.models.lifter import Lifter
 from common.models.lifting import batches_of
 from common.sampler import Step, TestWindows
 from common.training.loop import Trainer
@@ -50,11 +48,6 @@ class WindowCost:
     seconds: float
     timed: int
     windows: int
-
-    @property
-    def measured(self) -> bool:
-        """Return whether all windows were timed."""
-        return self.timed == self.windows
 
 
 class _Stages:
@@ -122,7 +115,8 @@ def _whole_steps(trainer: Trainer) -> Iterator[tuple[int, Step]]:
     sampler, recipe, at = trainer.sampler, trainer.recipe, trainer.at
     steps = sampler.steps(recipe.windows)
     whole = steps - (steps > 1 and len(sampler) != steps * recipe.windows)
-    joined = at.epoch if trainer.beside is None else max(at.epoch, recipe.warmup_epochs)
+    joins = trainer.beside is not None and recipe.warmup_epochs < recipe.epochs
+    joined = max(at.epoch, recipe.warmup_epochs) if joins else at.epoch
     for epoch in itertools.count(joined + 1):
         first = at.step if epoch == at.epoch + 1 else 0
         trainer.model.begin_epoch(epoch, max(epoch, recipe.epochs))
@@ -157,17 +151,11 @@ def time_windows(work: Callable[[TestWindows], Any], windows: TestWindows, devic
 
 
 @contextlib.contextmanager
-def changed(trainer: Trainer, recompute: bool = False, **attributes: Any) -> Iterator[None]:
-    """Give a trainer other attributes inside the context, or a model that recomputes its blocks."""
+def changed(trainer: Trainer, **attributes: Any) -> Iterator[None]:
+    """Give a trainer other attributes inside the context."""
     before = {name: getattr(trainer, name) for name in attributes}
-    models = [module for module in trainer.model.modules() if isinstance(module, Lifter)]
-    kept = [module.recompute for module in models]
     try:
         vars(trainer).update(attributes)
-        if recompute:
-            computing.recompute_blocks(trainer.model)
         yield
     finally:
         vars(trainer).update(before)
-        for module, own in zip(models, kept, strict=True):
-            module.recompute = own
