@@ -13,13 +13,12 @@ if TYPE_CHECKING:
 # Threads that spin while they wait take the cores of whoever else works on the machine. Read when torch is imported.
 os.environ.setdefault('OMP_WAIT_POLICY', 'passive')
 
-# How torch and CUDA say that there is no memory left.
-OUT_OF_MEMORY = ('out of memory', "can't allocate memory", 'not enough memory', 'std::bad_alloc')
 TOO_LARGE = 'this does not fit in memory: try a smaller -b, -f or -cs, or --subset'
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command line; return the exit status: 0, 1 (files), 2 (flags), 130 (SIGINT), 143 (SIGTERM)."""
+    from common.errors import out_of_memory
     from common.storage.ending import EXIT_STATUS, Terminated, terminable
     try:
         with terminable():
@@ -42,7 +41,7 @@ def main(argv: list[str] | None = None) -> int:
             return _fail('there is too little memory for torch: raise the limit (ulimit -v)', 1)
         raise
     except RuntimeError as error:
-        if any(words in str(error) for words in OUT_OF_MEMORY):
+        if out_of_memory(error):
             return _fail(TOO_LARGE, 1)
         if _count('WORLD_SIZE', 1) > 1:  # what a collective raises when a rank is gone
             return _fail(f'the other processes are gone or failed: {str(error).splitlines()[0]}', 1)

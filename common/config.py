@@ -202,6 +202,9 @@ class Train:
                                         help='also save last.bin every N steps inside an epoch')
     overwrite: bool = flag('--overwrite', default=False, kind='yes', commands=(TRAIN,),
                            help="train into a -c with another run's last.bin")
+    dry_run: bool = flag('--dry-run', default=False, kind='yes', commands=(TRAIN,), help='set everything up, time a '
+                         'few steps and test windows, say what the run would take in time, memory and disk space, and '
+                         'write nothing')
     schedule: str = flag('--schedule', default='exp', choices=('exp', 'cosine'), stored=True, commands=(TRAIN,),
                          help='of the learning rate: -lrd per epoch, or cosine to 0')
     warmup: int = flag('--warmup', default=0, read=number(int, 0), metavar='N', stored=True, commands=(TRAIN,),

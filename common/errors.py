@@ -3,6 +3,15 @@
 Every message is one sentence that says what is wrong, where, and what to do about it.
 """
 
+# How torch and CUDA say that there is no memory left.
+OUT_OF_MEMORY = ('out of memory', "can't allocate memory", 'not enough memory', 'std::bad_alloc')
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Return whether an error says that there is no memory left."""
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError)
+                                              and any(words in str(error) for words in OUT_OF_MEMORY))
+
 
 class FlagError(ValueError):
     """The command line asks for the impossible: a bad value, an unknown or empty selection. Exit status 2."""

@@ -293,6 +293,10 @@ class TestWindows:
             end += count
         return [self._only(slice(*piece)) for piece in itertools.pairwise([*ends, end])]
 
+    def head(self, count: int) -> 'TestWindows':
+        """Return the first windows alone, so many of them."""
+        return self._only(slice(count))
+
     def one(self, index: int) -> 'TestWindows':
         """Return the window of this index alone."""
         return self._only(slice(index, index + 1))

@@ -3,7 +3,6 @@
 import contextlib
 import hashlib
 import json
-import resource
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -13,6 +12,7 @@ from typing import Any
 import torch
 
 from common import distributed
+from common.commands.dry_run import check_folders, dry_run
 from common.commands.evaluate import close
 from common.commands.judging import OF_KEYPOINTS
 from common.commands.plan import JUDGE_SETTINGS, STEP_SETTINGS, Plan, changed_settings, make_plan
@@ -56,7 +56,13 @@ from common.views import VirtualCameras
 
 def run(session: Session) -> None:
     """Train and evaluate. Raises FileError, FlagError, DivergedError, and Stopped on a signal while training."""
+    if session.config.train.dry_run:
+        session.alone('--dry-run')
     plan = make_plan(session)
+    if plan.config.train.dry_run:
+        check_folders(plan)
+        _run(session, plan)
+        return
     with contextlib.ExitStack() as held:
         if session.world.first:
             held.enter_context(locked(plan.folder))
@@ -76,12 +82,17 @@ def _run(session: Session, plan: Plan) -> None:
     split = _split(session, config, dataset, model)
     _start(session, plan, model, split.train, dataset.skeleton)
     trainer = _trainer(session, plan, model, split, dataset)
+    judges = Judges(split.valid, split.train if config.train.eval_train else None)
+    if config.train.dry_run:
+        _announce(session, plan, trainer, split)
+        dry_run(session, plan, trainer, judges, split.test, dataset, _about(plan, dataset, '', ''))
+        return
     stale: list[Path] = []
     log, run_folder = _open_log(session, plan, trainer, split.baseline, stale)
-    _announce(session, config, trainer, split)
+    _announce(session, plan, trainer, split)
+    session.say(f'run folder {run_folder}')
     about = _about(plan, dataset, run_folder, fingerprint(trainer.sampler, trainer.beside))
     at = trainer.at
-    judges = Judges(split.valid, split.train if config.train.eval_train else None)
     begun, first_epoch = time.perf_counter(), at.epoch
     try:
         with StopRequest() as stop:
@@ -291,8 +302,7 @@ def _open_log(session: Session, plan: Plan, trainer: Trainer, baseline: float | 
     Returns the log (None but on the first rank) and the run folder's name: that of the run that goes on in its
     checkpoint folder, or a new one.
     """
-    given, world, at, resumed, model = session.config, session.world, trainer.at, plan.resumed, trainer.model
-    parameters = sum(p.numel() for p in model.parameters())
+    given, world, at, resumed = session.config, session.world, trainer.at, plan.resumed
     log = None
     if world.first:
         at.best, others = prepare_folder(plan.folder, resumed, given.train.overwrite)
@@ -302,7 +312,7 @@ def _open_log(session: Session, plan: Plan, trainer: Trainer, baseline: float | 
             at.best = None
         about = {'run_id': plan.run_id, 'command': list(given.argv), 'settings': _settings(plan), 'model': plan.name,
                  'config': plan.sizes,
-                 'mean_pose_mpjpe': baseline, 'parameters': parameters, 'device': str(session.device),
+                 'mean_pose_mpjpe': baseline, 'parameters': _parameters(trainer.model), 'device': str(session.device),
                  'processes': world.size, 'versions': versions(), 'git': git_revision()}
         own = continued(plan.folder, resumed)
         if own is not None and is_run_folder(Path(own.run), own.run_id, Path(given.run.log)):
@@ -313,10 +323,11 @@ def _open_log(session: Session, plan: Plan, trainer: Trainer, baseline: float | 
                             f'{at.epoch + 1}')
             log = RunLog.fresh(Path(given.run.log), about)
     at.best, run_folder = world.told((at.best, str(log.folder.resolve()) if log else None))
-    sizes = ', '.join(f'{size} {value}' for size, value in plan.sizes.items() if size != 'frames')
-    session.say(f'{describe_model(model)}: {parameters / 1e6:.2f} M parameters, {sizes}, on {world.size} × '
-                f'{session.device.type}; run folder {run_folder}')
     return log, run_folder
+
+
+def _parameters(model: Lifter) -> int:
+    return sum(p.numel() for p in model.parameters())
 
 
 def _settings(plan: Plan) -> dict[str, Any]:
@@ -332,9 +343,12 @@ def _about(plan: Plan, dataset: PoseDataset, run_folder: str, data: str) -> dict
             'run_id': plan.run_id, 'data': data}
 
 
-def _announce(session: Session, config: Config, trainer: Trainer, split: _Split) -> None:
-    """Say what the run computes on."""
-    say, model, train, at = session.say, trainer.model, trainer.recipe, trainer.at
+def _announce(session: Session, plan: Plan, trainer: Trainer, split: _Split) -> None:
+    """Say what runs, and what it computes on."""
+    say, model, train, at, config = session.say, trainer.model, trainer.recipe, trainer.at, plan.config
+    sizes = ', '.join(f'{size} {value}' for size, value in plan.sizes.items() if size != 'frames')
+    say(f'{describe_model(model)}: {_parameters(model) / 1e6:.2f} M parameters, {sizes}, on {session.world.size} × '
+        f'{session.device.type}')
     how = computing.describe(trainer.precision, session.device, config.run.compile,
                              config.run.activation_checkpointing)
     say(f'computing in {how}')
@@ -380,9 +394,7 @@ def _draw_curves(log: RunLog, say: Callable[[str], None]) -> None:
 
 def _summary(at: Progression, seconds: float, epochs: int, device: torch.device) -> str:
     """Return in words how the run went."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    if device.type == 'cuda':
-        peak = torch.cuda.max_memory_allocated()
+    peak = computing.peak_memory(device)
     best = f'best epoch {at.best["epoch"]} with valid_mpjpe {at.best["valid_mpjpe"]:.2f} mm; ' if at.best else ''
     speed = f', {at.metrics["frames_per_second"]:,} frames/s in the last' if at.metrics else ''
     return f'finished: {best}{epochs} epochs in {seconds:.0f} s{speed}; peak memory {peak / 2**30:.2f} GB'

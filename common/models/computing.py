@@ -8,6 +8,7 @@ weights that meet them, in bfloat16 between embedding and head.
 import contextlib
 import ctypes
 import functools
+import os
 import sys
 import warnings
 from collections.abc import Iterator
@@ -88,6 +89,21 @@ def keep_freed_memory(device: torch.device) -> None:
         mallopt(trim_threshold, -1)
 
 
+def memory_of(device: torch.device) -> int:
+    """Return the bytes of memory that a device has: the card's, or the machine's."""
+    if device.type == 'cuda':
+        return torch.cuda.get_device_properties(device).total_memory
+    return os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') if hasattr(os, 'sysconf') else 2 ** 40
+
+
+def peak_memory(device: torch.device) -> int:
+    """Return the most bytes in use at any time so far: of tensors on a CUDA device, or of the whole process."""
+    if device.type == 'cuda':
+        return torch.cuda.max_memory_allocated(device)
+    import resource  # which only Unix systems have
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
 @contextlib.contextmanager
 def computing_in(model: torch.nn.Module, precision: str) -> Iterator[None]:
     """Make the model compute in a precision inside the context, and afterwards in what it did before."""
@@ -102,6 +118,18 @@ def computing_in(model: torch.nn.Module, precision: str) -> Iterator[None]:
         torch.set_float32_matmul_precision(products)
         for module, dtype in zip(models, tokens, strict=True):
             module.tokens = dtype
+
+
+@contextlib.contextmanager
+def recomputing(model: torch.nn.Module) -> Iterator[None]:
+    """Make training recompute blocks inside the context, and afterwards as it did before."""
+    kept = {module: module.recompute for module in model.modules() if isinstance(module, Lifter)}
+    try:
+        recompute_blocks(model)
+        yield
+    finally:
+        for module, own in kept.items():
+            module.recompute = own
 
 
 def recompute_blocks(model: torch.nn.Module) -> None:

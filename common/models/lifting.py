@@ -59,6 +59,13 @@ def windows_for(model: Lifter, store: SequenceStore, target: str = 'all') -> Tes
     return TestWindows.of(store, model.frames, target=target, answers=model.answers, spacing=model.spacing)
 
 
+def batches_of(windows: TestWindows, device: torch.device) -> tuple[int, int]:
+    """Return in how many batches windows are lifted at once on a device, and the size that all of them have."""
+    most = max(1, FRAMES_PER_BATCH[device.type] // windows.frames)
+    batches = max(1, -(-len(windows) // most))
+    return batches, max(1, -(-len(windows) // batches))
+
+
 @torch.inference_mode()
 def predictions(model: Lifter, store: SequenceStore, windows: TestWindows, root: str = 'predicted',
                 flip: bool = True) -> dict[str, torch.Tensor]:
@@ -75,9 +82,7 @@ def predictions(model: Lifter, store: SequenceStore, windows: TestWindows, root:
     """
     training = model.training
     model.eval()
-    most = max(1, FRAMES_PER_BATCH[store.device.type] // windows.frames)
-    batches = max(1, -(-len(windows) // most))
-    size = max(1, -(-len(windows) // batches))
+    batches, size = batches_of(windows, store.device)
     # All batches of one size, so that a compiled model meets one shape: the last window fills what is left of the last.
     order = torch.arange(batches * size, device=store.device).clamp(max=max(0, len(windows) - 1))
     first = windows.taken.start - windows.answers.start

@@ -5,7 +5,6 @@ A file of some kilobytes could otherwise ask for a model that fills the memory, 
 
 import contextlib
 import dataclasses
-import os
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +12,7 @@ import torch
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from common.errors import FileError
-from common.models import AROUND
+from common.models import AROUND, computing
 from common.storage.checkpoint import DENOISER, Checkpoint, OwnCheckpoint
 from common.storage.contents import is_real, is_whole
 from common.storage.files import one_line, shown
@@ -99,7 +98,7 @@ def no_more_weights_than(state: Mapping[str, torch.Tensor]) -> contextlib.Abstra
 
 def weights_within_memory() -> contextlib.AbstractContextManager[None]:
     """Raise ValueError in the making of a model whose weights alone would fill the memory of the machine."""
-    memory = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') if hasattr(os, 'sysconf') else 2 ** 40
+    memory = computing.memory_of(torch.device('cpu'))
     return _at_most(memory // 4, f'its weights do not fit in the {memory / 2 ** 30:.0f} GiB of memory: try a smaller '
                     f'-cs, -dep or -f')
 

@@ -118,10 +118,16 @@ def save(path: Path, content: dict[str, Any]) -> None:
 
     The digest of its tensors goes into it, and is compared when it is loaded.
     """
-    written = io.BytesIO()  # in memory first: torch's own writer reports a full disk by a place in its source
-    torch.save({'format': FORMAT, **content, DIGEST: digest_of(content)}, written)
+    written = packed(content)  # in memory first: torch's own writer reports a full disk by a place in its source
     with atomic_file(path) as file:
         file.write(written.getbuffer())
+
+
+def packed(content: dict[str, Any]) -> io.BytesIO:
+    """Return in memory what `save` writes."""
+    written = io.BytesIO()
+    torch.save({'format': FORMAT, **content, DIGEST: digest_of(content)}, written)
+    return written
 
 
 def save_last(folder: Path, content: dict[str, Any], also: Iterable[str] = ()) -> None:

@@ -87,6 +87,7 @@ class Trainer:
         self.precision = training_precision(precision, self.device)
         self.judged_in = evaluation_precision(precision, self.device)
         self.average = MovingAverage(model, recipe.ema) if recipe.ema else None
+        self.passed: Callable[[str], None] = lambda stage: None  # told of a stage of a step when it ends
         self._drop_generator = torch.Generator(self.device)
         self._drop_paths = [module for module in model.modules() if isinstance(module, DropPath) and module.rate]
 
@@ -105,6 +106,7 @@ class Trainer:
             loss = self.model.loss(step.batch, self.criterion) if step.beside is None else \
                 self.model.loss_beside(step.batch, step.beside, self.criterion)
             loss = loss * (windows / step.whole)  # this process's share of the mean over all windows of the step
+            self.passed('forward')
             loss.backward()
         for p in self.weights:
             if p.grad is None:  # a weight that takes no part, as some public files have
@@ -114,7 +116,19 @@ class Trainer:
         factor = gradient_factor(loss, objective or self.recipe.objective)
         if not isinstance(factor, float):
             torch._foreach_mul_(gradients_of(self.model), factor)
+        self.passed('backward')
         return loss
+
+    def take(self, step: Step, epoch: int, check: FiniteCheck) -> tuple[torch.Tensor, float]:
+        """Train one step; return its loss, a scalar, taken before its update, and its learning rate."""
+        loss, at = self.gradient(step, epoch), self.at
+        rate = learning_rate(self.recipe, at.base_lr, at.lr_since, epoch, step.number,
+                             self.sampler.steps(self.recipe.windows))
+        gradients = gradients_of(self.model)
+        check.look(loss, gradients, step.number)
+        self._update(gradients, rate)
+        self.passed('update')
+        return loss, rate
 
     def epoch(self, epoch: int, save: Callable[[], None], stop: StopRequest) -> tuple[float, float]:
         """Train the rest of an epoch.
@@ -134,18 +148,14 @@ class Trainer:
         frames = len(self.sampler.answers)
         with Progress(f'epoch {epoch}/{recipe.epochs}', len(self.sampler) * frames, self.world.first) as bar:
             for step in self.steps(epoch, at.step):
-                loss = self.gradient(step, epoch)
-                rate = learning_rate(recipe, at.base_lr, at.lr_since, epoch, step.number, steps)
-                gradients = gradients_of(self.model)
-                check.look(loss, gradients, step.number)
-                self._update(gradients, rate)
+                loss, rate = self.take(step, epoch, check)
                 loss_sum += loss.double() * step.whole
                 at.step = step.number + 1
                 bar.step(step.whole * frames, loss)
                 signal = self.world.largest(stop.signal)
                 due = recipe.save_every_steps and at.step % recipe.save_every_steps == 0 and at.step < steps
                 if signal or due or at.step % CHECK_EVERY == 0 or at.step == steps:
-                    self._raise_if_failed(check, epoch)
+                    self.raise_if_failed(check, epoch)
                 if signal or due:
                     at.loss_sum = loss_sum.item()
                     save()
@@ -175,7 +185,7 @@ class Trainer:
         if self.average:
             self.average.update(self.model)
 
-    def _raise_if_failed(self, check: FiniteCheck, epoch: int) -> None:
+    def raise_if_failed(self, check: FiniteCheck, epoch: int) -> None:
         """Raise DivergedError, naming the step and the first parameter with a bad gradient, if a step failed.
 
         The optimizer has skipped since, so doing the step again finds the gradients it had.
@@ -247,12 +257,12 @@ def fit(trainer: Trainer, judges: Judges, log: RunLog | None, folder: Path, abou
             checkpoint.save_last(folder, content, also)
             delete_stale(stale, (checkpoint.LAST, *also))
 
-    judged = _judged(trainer, judges)
+    judged = judged_by(trainer, judges)
     for epoch in range(at.epoch + 1, recipe.epochs + 1):
         begun, first_step = time.perf_counter(), at.step
         loss, rate = trainer.epoch(epoch, save, stop)
         trained = (at.step - first_step) * recipe.windows * len(trainer.sampler.answers) / (time.perf_counter() - begun)
-        figures = _judge_all(trainer, judged, epoch)
+        figures = judge(trainer, judged, epoch)
         at.metrics = {'epoch': epoch, 'lr': rate, 'train_loss': loss, **figures,
                       'seconds': round(time.perf_counter() - begun, 3), 'frames_per_second': round(trained)}
         at.epoch, at.step, at.loss_sum = epoch, 0, 0.0
@@ -279,15 +289,15 @@ def _check_weights(weights: dict[str, torch.Tensor], at: Progression) -> None:
                             f'checkpoints stay as they were, try a lower -lr or --clip 1')
 
 
-def _judged(trainer: Trainer, judges: Judges) -> dict[str, tuple[SequenceStore, TestWindows]]:
+def judged_by(trainer: Trainer, judges: Judges) -> dict[str, tuple[SequenceStore, TestWindows]]:
     """Return the sequences that epochs are judged on, and this process's windows of them, by name of the judge."""
     stores = {'valid': judges.valid, 'train': judges.train}
     return {name: (store, windows_for(trainer.model, store, usual_target(store)).part(store, trainer.world))
             for name, store in stores.items() if store is not None}
 
 
-def _judge_all(trainer: Trainer, judged: dict[str, tuple[SequenceStore, TestWindows]],
-               epoch: int) -> dict[str, float | None]:
+def judge(trainer: Trainer, judged: dict[str, tuple[SequenceStore, TestWindows]],
+          epoch: int) -> dict[str, float | None]:
     """Return the figures of an epoch by name; those of validation are None where nothing validates.
 
     Raises DivergedError where one is not finite.
@@ -296,15 +306,15 @@ def _judge_all(trainer: Trainer, judged: dict[str, tuple[SequenceStore, TestWind
     with trainer.evaluated_weights() as model, computing_in(model, trainer.judged_in):
         for name, (store, windows) in judged.items():
             predicted = predictions(model, store, windows, trainer.root, trainer.flip)
-            figures |= _judge(predicted, store, windows, trainer.world, name)
+            figures |= _figures(predicted, store, windows, trainer.world, name)
     if not all(np.isfinite(value) for value in figures.values() if value is not None):
         raise DivergedError(f'training diverged in epoch {epoch}: {figures}; checkpoints of earlier epochs stay, try a '
                             f'lower -lr')
     return figures
 
 
-def _judge(predicted: dict[str, torch.Tensor], store: SequenceStore, windows: TestWindows, world: World,
-           name: str) -> dict[str, float | None]:
+def _figures(predicted: dict[str, torch.Tensor], store: SequenceStore, windows: TestWindows, world: World,
+             name: str) -> dict[str, float | None]:
     """Return the figures of an epoch on some sequences, in millimetres.
 
     They are those of the headline prediction, and the MPJPE of each other one under its name.
