@@ -37,4 +37,5 @@ def test_they_resume_with_the_settings_they_hold(run, tmp_path, name):
     assert (status, err) == (0, '')
     (epoch,) = metrics_of(tmp_path / 'l')
     for figure, value in EXPECTED[name]['third_epoch'].items():
-        assert epoch[figure] == pytest.approx(value, rel=1e-4), figure
+        # Kernels of AVX2 and AVX-512 add in other orders: 2e-4 apart after an epoch in single precision.
+        assert epoch[figure] == pytest.approx(value, rel=1e-3), figure

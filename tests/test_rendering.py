@@ -79,7 +79,7 @@ def test_a_page_is_written(run, render, monkeypatch, tmp_path):
     flags = [*render, '--viz-compare', 'epoch_1.bin', '--viz-output', tmp_path / 'a.html']
     status, out, err = run(*flags, '--viz-limit', 9)
     assert (status, err) == (0, '')
-    assert re.search(r'wrote .*a\.html: 9 frames, 0\.\d MB; open it in a browser', out) and 'is kept' not in out
+    assert re.search(r'wrote .*a\.html: 9 frames, 0\.\d+ MB; open it in a browser', out) and 'is kept' not in out
     text = (tmp_path / 'a.html').read_text()
     assert '<h1>h36m, keypoints gt: S9 Directions, camera 0</h1>' in text
     for name in ('KTPFormer checkpoint/best.bin', 'KTPFormer checkpoint/epoch_1.bin', 'ground truth'):

@@ -74,7 +74,7 @@ def test_what_was_trained_is_accepted(saved, tmp_path):
     ('subjects_train', ['a\nb']), ('subset', 0.0), ('subset', 2), ('subset', float('nan')), ('seed', -1), ('seed', 1.0),
     ('seed', 2 ** 32), ('lr', 0.0), ('lr', float('inf')), ('lr', '1e-3'), ('lr_decay', None), ('epochs', 0),
     ('augment', 1), ('augment', None), ('eval', 'yes'), ('ema', 1.0), ('clip', -1.0), ('drop_path', 1.0),
-    ('warmup', -1), ('keypoints', ''), ('keypoints', 'a\x1b[31m'), ('keypoints', None), ('window_step', 0),
+    ('warmup', -1), ('keypoints', ''), ('keypoints', 'a\x1b[31m'), ('window_step', 0),
     ('compile', 'no'), ('model', 'x'), ('refine', 1), ('checkpoint_frequency', 0), ('save_every_steps', 'x' * 10 ** 5),
     ('lr_drop_every', [1]), ('weight_decay', -0.1), ('subjects_valid', torch.zeros(2)),
 ])
