@@ -253,9 +253,13 @@ class Evaluate:
     flip: bool = flag('--test-time-augmentation', '-no-tta', '--no-test-time-augmentation', default=True, kind='either',
                       stored=True, commands=(TRAIN, *LIFTING), help='lift mirrored keypoints too and average, or not '
                       '(default: as the model was published)')
-    target: str | None = flag('--target', choices=('centre', 'all'), needs='eval', excludes=('causal',),
-                              commands=(TRAIN, EVALUATE), help='3dhp: the table of a window around each frame that '
-                              'counts, as published numbers have it (default), or of windows back to back')
+    target: str | None = flag('--target', choices=('centre', 'all', 'overlap'), needs='eval', excludes=('causal',),
+                              commands=(TRAIN, EVALUATE), help='the table of the mean of windows that overlap, each '
+                              'frame once (overlap), or for 3dhp of a window around each frame that counts, as '
+                              'published numbers have it (default: centre), or of windows back to back (all)')
+    overlap: int | None = flag('--overlap', read=number(int, 0), metavar='N', needs='eval', excludes=('causal',),
+                               commands=(TRAIN, EVALUATE, PREDICT), help='frames that neighbouring windows share and '
+                               'blend, in --predict and --target overlap (default a quarter of a window)')
     hypotheses: int | None = flag('--hypotheses', read=number(int, 1, 1000), metavar='P', needs='eval',
                                   commands=(TRAIN, *LIFTING), help='of each pose, for a model trained with '
                                   '--diffusion (default 5)')

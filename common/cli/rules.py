@@ -139,6 +139,8 @@ def _lacking_details(config: Config) -> str | None:
         return '--trajectory needs the lens: --intrinsics FX FY CX CY in pixels, or --fov DEGREES'
     if config.model.refine and not (config.evaluate.evaluate or train.resume or train.init):
         return '--refine needs a trained model to stand behind: name its checkpoint with --init FILE'
+    if config.has('evaluate.overlap') and config.command != PREDICT and config.evaluate.target != 'overlap':
+        return '--overlap needs --target overlap, the table of windows that overlap'
     return None
 
 
