@@ -36,6 +36,7 @@ from common.flag import (
     text,
 )
 from common.models import DEFAULT_MODEL, MODELS
+from common.models.recipes import PUBLISHED, RECIPES
 from common.recipe import KEYPOINTS, ROOTS
 from common.skeleton import BODIES, VIEWED
 
@@ -149,6 +150,9 @@ class Model:
 class Train:
     """training"""
 
+    recipe: str = flag('--recipe', default=PUBLISHED, choices=(PUBLISHED, *RECIPES), stored=True, commands=(TRAIN,),
+                       excludes=('resume', 'refine'), help="values for flags that are not given, by name: the model's "
+                       'publication, or lifter, the training of the shipped lifter')
     epochs: int = flag('-e', '--epochs', read=count, metavar='N', stored=True, commands=(TRAIN,),
                        help='train up to this epoch')
     batch: int = flag('-b', '--batch', read=count, metavar='N', stored=True, commands=(TRAIN,),
