@@ -36,6 +36,7 @@ from common.flag import (
     text,
 )
 from common.models import DEFAULT_MODEL, MODELS
+from common.models.recipes import PUBLISHED, RECIPES
 from common.recipe import KEYPOINTS, ROOTS
 from common.skeleton import BODIES, VIEWED
 
@@ -149,6 +150,9 @@ class Model:
 class Train:
     """training"""
 
+    recipe: str = flag('--recipe', default=PUBLISHED, choices=(PUBLISHED, *RECIPES), stored=True, commands=(TRAIN,),
+                       excludes=('resume', 'refine'), help="values for flags that are not given, by name: the model's "
+                       'publication, or lifter, the training of the shipped lifter')
     epochs: int = flag('-e', '--epochs', read=count, metavar='N', stored=True, commands=(TRAIN,),
                        help='train up to this epoch')
     batch: int = flag('-b', '--batch', read=count, metavar='N', stored=True, commands=(TRAIN,),
@@ -256,9 +260,13 @@ class Evaluate:
     flip: bool = flag('--test-time-augmentation', '-no-tta', '--no-test-time-augmentation', default=True, kind='either',
                       stored=True, commands=(TRAIN, *LIFTING), help='lift mirrored keypoints too and average, or not '
                       '(default: as the model was published)')
-    target: str | None = flag('--target', choices=('centre', 'all'), needs='eval', excludes=('causal',),
-                              commands=(TRAIN, EVALUATE), help='3dhp: the table of a window around each frame that '
-                              'counts, as published numbers have it (default), or of windows back to back')
+    target: str | None = flag('--target', choices=('centre', 'all', 'overlap'), needs='eval', excludes=('causal',),
+                              commands=(TRAIN, EVALUATE), help='the table of the mean of windows that overlap, each '
+                              'frame once (overlap), or for 3dhp of a window around each frame that counts, as '
+                              'published numbers have it (default: centre), or of windows back to back (all)')
+    overlap: int | None = flag('--overlap', read=number(int, 0), metavar='N', needs='eval', excludes=('causal',),
+                               commands=(TRAIN, EVALUATE, PREDICT), help='frames that neighbouring windows share and '
+                               'blend, in --predict and --target overlap (default a quarter of a window)')
     hypotheses: int | None = flag('--hypotheses', read=number(int, 1, 1000), metavar='P', needs='eval',
                                   commands=(TRAIN, *LIFTING), help='of each pose, for a model trained with '
                                   '--diffusion (default 5)')

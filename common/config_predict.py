@@ -62,8 +62,6 @@ class Predict:
                                     'best); all: everybody, a clip_N.npz each')
     min_score: float | None = flag('--min-score', read=number(float, 0), metavar='X', commands=(PREDICT,),
                                    help='keypoints with less are interpolated in time (default 0.3; 0 for Detectron2)')
-    overlap: int | None = flag('--overlap', read=number(int, 0), metavar='N', excludes=('causal',), commands=(PREDICT,),
-                               help='frames that neighbouring windows share and blend (default a quarter of a window)')
     zoom: float | None = flag('--zoom', read=number(float, 0.001, 1000), metavar='X', commands=(PREDICT,),
                               help='scale the person in the picture (default: to a usual size, where far from it)')
     smooth: float | None = flag('--smooth', read=number(float, 0.1, 1e5), metavar='HZ', commands=(PREDICT,),

@@ -195,6 +195,7 @@ class TestWindows:
         last: (W,) the frame after which a window reads nothing, replicating that one; None for its sequence's end.
         spacing: frames of the video from one frame of a window to the next.
         once: whether a frame never counts again that a later window covers again.
+        overlap: frames that neighbouring windows share, of which each is the blended mean; 0 for none.
     """
 
     __test__ = False  # not a test, whatever pytest makes of its name
@@ -211,6 +212,7 @@ class TestWindows:
     last: torch.Tensor | None = None
     spacing: int = 1
     once: bool = False
+    overlap: int = 0
 
     @property
     def counted(self) -> torch.Tensor:
@@ -254,10 +256,11 @@ class TestWindows:
     @classmethod
     def overlapping(cls, store: SequenceStore, frames: int, overlap: int,
                     answers: range | None = None, spacing: int = 1) -> 'TestWindows':
-        """Return windows over the one sequence of a store whose answers share `overlap` frames with the next."""
+        """Return windows whose answers share `overlap` frames with the next one's, over each sequence."""
         answers = range(frames) if answers is None else answers
-        start = overlapping_starts(len(store), len(answers), overlap)
-        return cls._taking(store, frames, answers, answers, np.zeros_like(start), start, None, spacing)
+        sequence, start = windows_of(store.lengths, len(answers), partial(overlapping_starts, overlap=overlap))
+        windows = cls._taking(store, frames, answers, answers, sequence, start, None, spacing)
+        return replace(windows, overlap=overlap)
 
     @classmethod
     def _taking(cls, store: SequenceStore, frames: int, answers: range, taken: range, sequence: np.ndarray,

@@ -336,7 +336,7 @@ def test_the_table_is_the_naive_one(dataset, model):
     store = store_of(dataset.sequences(['S9', 'S11']))
     windows = windows_for(model, store, usual_target(store))
     predicted = predictions(model, store, windows, root='zero')['predicted']
-    figures = summarise(tally(predicted, store, windows), False, store.units is not None)
+    figures = summarise(tally(predicted, store, windows), False, '2.5d')
     assert list(figures) == ['2.5d']
     expected = naive.table(model, content()['test'], 9)
     got = figures['2.5d']['actions'] | {'average': figures['2.5d']['average']}
@@ -353,10 +353,10 @@ def test_a_frame_without_an_error_does_not_count(dataset):
     truth = store.truth[windows.rows]
     predicted = truth + torch.tensor([0.03, 0, 0.04])
     predicted[1, 2:5] = truth[1, 2:5]
-    row = summarise(tally(predicted, store, windows), False, True)['2.5d']['actions']['Walking']
+    row = summarise(tally(predicted, store, windows), False, '2.5d')['2.5d']['actions']['Walking']
     assert row['mpjpe'] == pytest.approx(50, rel=1e-4)
     exact = truth.clone()
-    assert summarise(tally(exact, store, windows), False, True)['2.5d']['actions']['Walking']['mpjpe'] is None
+    assert summarise(tally(exact, store, windows), False, '2.5d')['2.5d']['actions']['Walking']['mpjpe'] is None
 
 
 def test_the_mean_pose_is_scaled_as_predictions_are(dataset):

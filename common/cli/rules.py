@@ -8,6 +8,8 @@ from common.config import CHECK_DATA, EVALUATE, PREDICT, RENDER, TRAIN, Config, 
 from common.datasets import DATASETS
 from common.detectors import camera_of, videos_in
 from common.flag import Flag, files_named
+from common.models.recipes import usual_model, values_of
+from common.settings import of_a_run
 
 # Files that are read, and those that are written: none of these may be written over one of the others.
 READ = ('predict.predict', 'render.video', 'render.compare', 'evaluate.evaluate', 'train.init')
@@ -18,7 +20,7 @@ WITHOUT_EVALUATION = 'the evaluation that --no-eval leaves out'
 
 def problem(config: Config) -> str | None:
     """Return what is wrong with a command line, in one sentence with the remedy; None where nothing is."""
-    for rule in (_not_for_this_command, _excluded, _needed, _lacking, _written_over):
+    for rule in (_not_for_this_command, _excluded, _by_recipe, _needed, _lacking, _written_over):
         if found := rule(config):
             return found
     return None
@@ -78,6 +80,21 @@ def _excluded(config: Config) -> str | None:
             other, its_flag = _field(excluded, name)
             if config.has(other):
                 return f'{flag.name} and {its_flag.name} exclude each other'
+    return None
+
+
+def _by_recipe(config: Config) -> str | None:
+    """Return which flag a recipe contradicts, which model or which other flag."""
+    recipe = config.train.recipe
+    try:
+        values = values_of(recipe, config.model.model or usual_model(recipe))
+    except ValueError as error:
+        return str(error)
+    for section, name, flag in of_a_run():
+        for excluded in flag.excludes if name in values else ():
+            other, its_flag = _field(excluded, f'{section}.{name}')
+            if config.has(other):
+                return f'{flag.name}, which --recipe {recipe} says, and {its_flag.name} exclude each other'
     return None
 
 
@@ -143,6 +160,8 @@ def _lacking_details(config: Config) -> str | None:
         return '--trajectory needs the lens: --intrinsics FX FY CX CY in pixels, or --fov DEGREES'
     if config.model.refine and not (config.evaluate.evaluate or train.resume or train.init):
         return '--refine needs a trained model to stand behind: name its checkpoint with --init FILE'
+    if config.has('evaluate.overlap') and config.command != PREDICT and config.evaluate.target != 'overlap':
+        return '--overlap needs --target overlap, the table of windows that overlap'
     return None
 
 

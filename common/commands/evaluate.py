@@ -40,7 +40,7 @@ from common.evaluation.sums import join_shares
 from common.flag import listed
 from common.models import computing, model_class, recipe_of
 from common.models.lifter import Lifter, describe_needs
-from common.models.lifting import windows_for
+from common.models.lifting import widens, windows_for
 from common.recipe import KEYPOINTS
 from common.settings import resolve
 from common.skeleton import H36M, H36M16
@@ -93,8 +93,21 @@ def _measure(session: Session, config: Config, model: Lifter) -> None:
     session.say(f'the statistics that its file lacks are those of {describe_store(store)}')
 
 
-def check_causal(config: Config, model: Lifter) -> None:
-    """Raise FlagError for --causal where a model's windows do not end with a frame that they answer for."""
+def check_windows(config: Config, model: Lifter) -> None:
+    """Raise FlagError where a model's windows cannot be as asked for.
+
+    They do not end with a frame that they answer for, as --causal needs it, or there is nothing in which they overlap.
+    """
+    asked, answered = config.evaluate, len(model.answers)
+    if asked.overlap is not None and asked.overlap >= answered:
+        raise FlagError(f'--overlap {asked.overlap}: windows answer for {answered} frame{"" if answered == 1 else "s"} '
+                        f'and must share fewer')
+    if asked.target == 'overlap' and (answered == 1 or widens(model)):
+        raise FlagError(f'--target overlap: {model.title} answers for each frame from one window around it, and so '
+                        f'there is nothing to take the mean of: leave it out')
+    if asked.target == 'overlap' and model.samples:
+        raise FlagError(f'--target overlap: {model.title} makes several hypotheses, and those of two windows have '
+                        f'nothing to do with each other: leave it out')
     if config.model.causal and model.answers.stop < model.frames:
         raise FlagError(f'--causal: {model.title} answers for frame {model.answers.stop} of the {model.frames} that it '
                         f'reads, and so needs frames that come after; train a model that answers for the last one')
@@ -143,9 +156,10 @@ def close(session: Session, config: Config, model: Lifter, name: str, path: Path
     Raises DivergedError when it predicts what is not finite, and FileError when a file cannot be written.
     """
     asked, world = config.evaluate, session.world
-    check_causal(config, model)
+    check_windows(config, model)
     set_sampling(config, model)
-    windows = windows_for(model, store, target_of(config, dataset, store)).part(store, world)
+    everything = windows_for(model, store, target_of(config, dataset, store), asked.overlap)
+    windows = everything.part(store, world)
     keep = bool(asked.export_predictions or asked.plots)
     sums, frames = add_up(config, model, path, store, windows, dataset, keep)
     sums = [{kind: world.sum(total) for kind, total in each.items()} for each in sums]
@@ -153,8 +167,12 @@ def close(session: Session, config: Config, model: Lifter, name: str, path: Path
     _say_how(session, config, store, dataset, reads)
     if left := len(store) - int(world.sum(windows.first.sum())) if store.units is not None else 0:
         session.say(f'{left:,} frames at the ends of sequences, where no whole window fits, are left out')
+    if asked.target == 'overlap':
+        passes = len(everything) / len(windows_for(model, store))
+        session.say(f'windows answer for {len(model.answers)} frames and overlap by {windows.overlap}: each frame is '
+                    f'their blended mean and counts once, at {passes:.2f} times the passes of windows back to back')
     say_sampling(session, config, model, windows, dataset, sums[-1])
-    tested = lay_out(session, config, sums, store, dataset)
+    tested = lay_out(session, config, sums, store, dataset, windows.overlap)
     if config.model.causal and world.first:
         session.say(latency(model, store, asked.flip))
     if asked.results and world.first:
@@ -205,6 +223,8 @@ def _results(tested: Tested, reads: dict[str, str], causal: bool) -> dict[str, A
     results: dict[str, Any] = {}
     if causal:
         results['causal'] = True
+    if tested.overlap is not None:
+        results['overlap'] = tested.overlap
     if reads:
         results['reads'] = reads
     least = min((reads.get(kind, '') for kind in tested.summaries), key=len)
@@ -224,7 +244,7 @@ def _write_frames(session: Session, config: Config, rows: dict[str, np.ndarray],
     """Write the predictions by frame and the plots that flags ask for. Raises FileError."""
     asked = config.evaluate
     if asked.export_predictions:
-        _export(Path(asked.export_predictions), rows, reads, dataset, ROOT_IN_WORDS[asked.root])
+        _export(Path(asked.export_predictions), rows, reads, tested, dataset, ROOT_IN_WORDS[asked.root])
     if asked.plots:
         bars = figures.bars(tested.rows, tested.average, published)
         note = '; '.join(f'{kind} reads {words}' for kind, words in reads.items())
@@ -251,11 +271,14 @@ def _plot(folder: Path, bars: dict[str, Any], title: str, rows: dict[str, np.nda
                    folder / 'pck.png', note)
 
 
-def _export(path: Path, rows: dict[str, np.ndarray], reads: dict[str, str], dataset: PoseDataset, root: str) -> None:
+def _export(path: Path, rows: dict[str, np.ndarray], reads: dict[str, str], tested: Tested, dataset: PoseDataset,
+            root: str) -> None:
     """Write predictions and truth by frame. Raises FileError."""
     if path.suffix == '.mat':
         marked.write_inference_data(path, rows, dataset.skeleton.root)
         return
     told = {'reads': np.array([f'{kind}: {words}' for kind, words in reads.items()])} if reads else {}
+    if tested.overlap is not None:
+        told['overlap'] = np.array(tested.overlap)
     write_npz(path, **rows, **told, joints=list(dataset.skeleton.joints), units='metres', axes='camera: x right, '
               f'y down, z forward; target relative to the root joint, predicted root {root}')

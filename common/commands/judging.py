@@ -19,7 +19,7 @@ from common.evaluation.sums import FRAMES_AT_ONCE, by_action, predictions_by_fra
 from common.metrics import METRICS
 from common.models.diffusion import COUNT
 from common.models.lifter import Lifter, describe_needs
-from common.models.lifting import predictions, usual_target
+from common.models.lifting import blended, predictions, usual_target
 from common.recipe import KEYPOINTS
 from common.sampler import TestWindows
 from common.store import SequenceStore
@@ -28,10 +28,10 @@ OF_KEYPOINTS = 'thousandths of half the width'  # the unit of figures where keyp
 
 
 def target_of(config: Config, dataset: PoseDataset, store: SequenceStore) -> str:
-    """Return which windows the test is made of, and which of their frames are taken, as `TestWindows.of` calls it."""
+    """Return which windows the test is made of, and which of their frames are taken, as `windows_for` calls it."""
     if config.model.causal:
         return 'last'
-    return (config.evaluate.target or 'centre') if dataset.marks else usual_target(store)
+    return config.evaluate.target or ('centre' if dataset.marks else usual_target(store))
 
 
 def set_sampling(config: Config, model: Lifter) -> None:
@@ -43,13 +43,16 @@ def set_sampling(config: Config, model: Lifter) -> None:
 
 def _lifted(config: Config, model: Lifter, store: SequenceStore, windows: TestWindows) -> Iterator[
         tuple[TestWindows, list[Judged]]]:
-    """Yield windows and what is judged of them, by iteration; of a model that samples in pieces, and else all at once.
+    """Yield windows and what is judged of them, by iteration.
 
-    Four poses of each window and iteration would take the memory of many windows.
+    In pieces, where four poses of each window and iteration, or a frame in each of many windows, would take the memory
+    of many windows; else all at once.
     """
     asked = config.evaluate
     if not model.samples:
-        yield windows, [Judged(predictions(model, store, windows, asked.root, asked.flip), {})]
+        for piece in windows.pieces(store, FRAMES_AT_ONCE) if windows.overlap else [windows]:
+            predicted = predictions(model, store, piece, asked.root, asked.flip)
+            yield piece, [Judged({name: blended(poses, store, piece) for name, poses in predicted.items()}, {})]
         return
     for piece in windows.pieces(store, FRAMES_AT_ONCE):
         yield piece, hypotheses.hypotheses(model, store, piece, asked.root, asked.flip, together(config),
@@ -129,6 +132,7 @@ class Tested:
         rows: name of a prediction -> row of a plot -> figures. average: likewise, of the last row.
         shown: the protocol or target of the table. title: of the plot. table: in words.
         by_iteration: name of a prediction -> its averages after each iteration, if asked for.
+        overlap: frames that neighbouring windows share, where each frame is the mean of them; None elsewhere.
     """
 
     key: str
@@ -139,13 +143,19 @@ class Tested:
     title: str
     table: str
     by_iteration: dict[str, list[tables.Figures]] = field(default_factory=dict)
+    overlap: int | None = None
 
 
 def lay_out(session: Session, config: Config, sums: list[dict[str, torch.Tensor]], store: SequenceStore,
-          dataset: PoseDataset) -> Tested:
-    """Say the table of the last iteration, and of each iteration if asked for; return the figures of the last one."""
+          dataset: PoseDataset, overlap: int) -> Tested:
+    """Say the table of the last iteration, and of each iteration if asked for; return the figures of the last one.
+
+    Args:
+        overlap: frames that neighbouring windows share.
+    """
     test = _test_marked if dataset.marks else _test_by_action
-    tested = [test(config, each, store, dataset) for each in sums]
+    shared = overlap if config.evaluate.target == 'overlap' else None
+    tested = [test(config, each, store, dataset, shared) for each in sums]
     session.say(tested[-1].table)
     if not config.evaluate.by_iteration:
         return tested[-1]
@@ -156,24 +166,29 @@ def lay_out(session: Session, config: Config, sums: list[dict[str, torch.Tensor]
     return replace(tested[-1], by_iteration=figures)
 
 
-def _test_marked(config: Config, sums: dict[str, torch.Tensor], store: SequenceStore, dataset: PoseDataset) -> Tested:
+def _test_marked(config: Config, sums: dict[str, torch.Tensor], store: SequenceStore, dataset: PoseDataset,
+                 overlap: int | None) -> Tested:
     """Return the table of marked frames, and its figures."""
     target = target_of(config, dataset, store)
+    shown = target if overlap is None else f'{target} {overlap}'
     summaries = {kind: marked.summarise_marked(marked.by_activity(total, store)) for kind, total in sums.items()}
     return Tested('targets', {kind: {target: summary} for kind, summary in summaries.items()},
                    {kind: summary['sequences'] for kind, summary in summaries.items()},
                    {kind: summary['averages']['C'] for kind, summary in summaries.items()},
-                   target, f'Error by sequence, target {target}', marked.table_marked(summaries, target))
+                   target, f'Error by sequence, target {shown}', marked.table_marked(summaries, shown), overlap=overlap)
 
 
 def _test_by_action(config: Config, sums: dict[str, torch.Tensor], store: SequenceStore,
-                    dataset: PoseDataset) -> Tested:
+                    dataset: PoseDataset, overlap: int | None) -> Tested:
     """Return the table by action, and its figures."""
-    protocol = config.evaluate.protocol or DATASETS[dataset.name].protocol or 'paper'
-    summaries = {kind: tables.summarise(by_action(total, store), config.evaluate.by_subject, store.units is not None)
+    alone = DATASETS[dataset.name].protocol or (None if overlap is None else 'exact')
+    protocol = alone or config.evaluate.protocol or 'paper'
+    shown = protocol if overlap is None else f'{protocol}, overlap {overlap}'
+    summaries = {kind: tables.summarise(by_action(total, store), config.evaluate.by_subject, alone)
                  for kind, total in sums.items()}
     return Tested('protocols', summaries,
                    {kind: protocols[protocol]['actions'] for kind, protocols in summaries.items()},
                    {kind: protocols[protocol]['average'] for kind, protocols in summaries.items()},
-                   protocol, f'Error by action, protocol {protocol}',
-                   tables.table(summaries, protocol, OF_KEYPOINTS if config.data.joints == KEYPOINTS else None))
+                   protocol, f'Error by action, protocol {shown}',
+                   tables.table(summaries, protocol, OF_KEYPOINTS if config.data.joints == KEYPOINTS else None, shown),
+                   overlap=overlap)

@@ -49,7 +49,7 @@ NOT_LIVE = {
     'predict.image_size': 'the pictures say it themselves',
     'predict.fps': 'pictures come when they come',
     'predict.person': 'it follows the most central person',
-    'predict.overlap': 'each pose comes from the one window that ends at it',
+    'evaluate.overlap': 'each pose comes from the one window that ends at it',
     'predict.trajectory': 'where the person stands is found from a whole clip',
     'predict.upright': 'how the camera stands is found from a whole clip',
     'predict.intrinsics': 'it is for --trajectory and for models that read the lens, which want a clip',

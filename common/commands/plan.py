@@ -17,12 +17,13 @@ from common.commands.session import (
     read_checkpoint,
     said,
 )
-from common.config import DEFAULT_MODEL, Config
+from common.config import Config
 from common.errors import FileError, FlagError
 from common.models import computing, make_config, model_class, recipe_of
 from common.models.loading import identify
+from common.models.recipes import PUBLISHED, usual_model, values_of
 from common.recipe import KEYPOINTS
-from common.settings import resolve
+from common.settings import in_flags, resolve
 from common.storage.checkpoint import Checkpoint, OwnCheckpoint
 from common.training.folder import check_folder, load_resumed
 
@@ -78,13 +79,14 @@ def make_plan(session: Session) -> Plan:
     resumed = load_resumed(given.train.resume, folder, session.say) if given.train.resume else None
     initial = read_checkpoint(given, given.train.init) if given.train.init else None
     source = resumed or initial
+    recipe = resumed.settings.get('recipe', PUBLISHED) if resumed else given.train.recipe
     begun, known = _begun(given, initial)
     if source is None or begun:
         if begun and given.model.refine:
             raise FlagError(f'--refine starts from a trained model, and {given.train.init} holds a part of one')
-        name = given.model.model or DEFAULT_MODEL
+        name = given.model.model or usual_model(recipe)
         check_model_flags(given, name)
-        sizes = _fresh_sizes(given, name, known)
+        sizes = _fresh_sizes(given, name, _named(recipe, name) | known)
     else:
         name, sizes, _ = identify_for(given, source)
         if given.model.refine and initial and model_class(name).recipe.joints == KEYPOINTS:
@@ -94,14 +96,26 @@ def make_plan(session: Session) -> Plan:
     check_sampling_flags(given, name, sizes)
     refined = bool(sizes.get('refine'))
     _, answers = model_class(name).window(make_config(name, sizes))
-    config = resolve(given, recipe_of(name, sizes), len(answers), resumed.settings if resumed else None)
+    named = _named(recipe, name)
+    config = resolve(given, recipe_of(name, sizes), len(answers), resumed.settings if resumed else None, named)
     run_id = session.world.told(uuid.uuid4().hex) if resumed is None or resumed.public else resumed.run_id
     if sizes.get('trajectory') and not config.train.unlabelled:
         raise FlagError(f'{given.train.resume} learns from subjects whose 2D alone is used: name those of '
                         f'-d {config.data.dataset} with --unlabelled')
     plan = Plan(config, name, sizes, resumed, initial, folder, run_id, begun)
     _check(session, plan, refined)
+    if named:
+        decided = sizes | config.settings()
+        session.say(f'recipe {recipe}: {in_flags({field: v for field, v in named.items() if decided[field] == v})}')
     return plan
+
+
+def _named(recipe: str, model: str) -> dict[str, Any]:
+    """Return the values of a recipe for a model. Raises FlagError for that of another one."""
+    try:
+        return values_of(recipe, model)
+    except ValueError as error:
+        raise FlagError(str(error)) from None
 
 
 def _with_parts(given: Config, sizes: dict[str, Any], resumed: Checkpoint | None,

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from common.commands.evaluate import check_causal, resolve_for
+from common.commands.evaluate import check_windows, resolve_for
 from common.commands.judging import in_words, set_sampling
 from common.commands.outputs import check_outputs
 from common.commands.people import check_files, config_of, refuse_folder
@@ -201,13 +201,9 @@ def lift(lifter: LoadedLifter, clip: Clip, session: Session) -> tuple[np.ndarray
                         'models that read the lens')
     set_sampling(session.config, model)
     store = clip_store(lifter, clip.screen, clip.confidence, None if lens is None else clip.intrinsic(lens))
-    check_causal(session.config, model)
-    answered = len(model.answers)
-    if asked.overlap is not None and asked.overlap >= answered:
-        raise FlagError(f'--overlap {asked.overlap}: windows answer for {answered} frame{"" if answered == 1 else "s"} '
-                        f'and must share fewer')
+    check_windows(session.config, model)
     flip = lifter.settings['flip']
-    how, hypotheses = (lifter, store, lifter.settings['root'], asked.overlap, causal, flip), None
+    how, hypotheses = (lifter, store, lifter.settings['root'], session.config.evaluate.overlap, causal, flip), None
     if model.samples:
         poses, hypotheses, windows = lift_hypotheses(*how)
         hypotheses = hypotheses - hypotheses[..., lifter.skeleton.root, None, :]

@@ -309,7 +309,13 @@ def check_test_flags(config: Config) -> None:
     if asked and asked != only and (of := [name for name in IN_THE_PICTURE if asked == DATASETS[name].protocol]):
         raise FlagError(f'--protocol {asked} is for -d {of[0]}: {dataset} tells no pose in the picture and no factor '
                         f'to its size; data/prepare_data_{of[0]}.py makes such a file of npz files with cameras')
-    for name in ('protocol', 'by_subject') if marked else ('target',):
+    overlapping = config.evaluate.target == 'overlap'
+    if overlapping and only:
+        raise FlagError(f'--target overlap: -d {dataset} is tested on the windows that {only} has: leave it out')
+    if overlapping and asked == 'paper':
+        raise FlagError('--target overlap takes the mean of what windows say of a frame, and --protocol paper counts '
+                        'each of them: leave --protocol out')
+    for name in ('protocol', 'by_subject') if marked else () if overlapping else ('target',):
         if config.has(f'evaluate.{name}'):
             instead = 'its table has the rows of its own test, see --target' if marked else 'see --protocol'
             raise FlagError(f'{spelling("evaluate", name)} means nothing for -d {dataset}: {instead}')

@@ -13,7 +13,7 @@ import torch
 
 from common import distributed
 from common.commands.dry_run import check_folders, dry_run
-from common.commands.evaluate import close
+from common.commands.evaluate import check_windows, close
 from common.commands.judging import OF_KEYPOINTS
 from common.commands.plan import JUDGE_SETTINGS, STEP_SETTINGS, Plan, changed_settings, make_plan
 from common.commands.session import (
@@ -79,6 +79,7 @@ def _run(session: Session, plan: Plan) -> None:
         check_layouts(plan.source, plan.begun or plan.name, dataset, joints=plan.begun is None)
     torch.manual_seed(config.train.seed)
     model = _build(session, plan, dataset.skeleton, dataset.layout)
+    check_windows(config, model)
     split = _split(session, config, dataset, model)
     _start(session, plan, model, split.train, dataset.skeleton)
     trainer = _trainer(session, plan, model, split, dataset)

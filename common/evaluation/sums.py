@@ -24,7 +24,6 @@ from common.sampler import TestWindows
 from common.store import SequenceStore
 
 PROTOCOL_NAMES = ('paper', 'exact')
-OF_THE_PICTURE = '2.5d'
 BY_ACTION = tuple(metric for metric in METRICS if metric.by_action)
 FRAMES_AT_ONCE = 1 << 16
 

@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from common.evaluation.sums import BY_ACTION, OF_THE_PICTURE, PROTOCOL_NAMES, add_up
+from common.evaluation.sums import BY_ACTION, PROTOCOL_NAMES, add_up
 from common.metrics import Metric
 from common.models.lifter import ONLY
 from common.storage.files import atomic_path
@@ -21,20 +21,21 @@ Figures: TypeAlias = dict[str, float | None]  # name of a metric -> figure in it
 
 
 def summarise(totals: dict[tuple[str, str], np.ndarray], by_subject: bool,
-              in_the_picture: bool = False) -> dict[str, dict[str, Any]]:
-    """Return the figures of both protocols, laid out as the results file has them.
+              alone: str | None = None) -> dict[str, dict[str, Any]]:
+    """Return the figures of both protocols, or of one alone, laid out as the results file has them.
 
     Args:
         totals: (subject, action) -> (2 protocols, M metrics, [sum, weight]), as `sums.tally` gives them.
         by_subject: also a table for each subject.
-        in_the_picture: whether they are those of poses learned in the picture, which have a protocol of their own.
+        alone: the one protocol that there is of them, in which each frame counts once: `exact` where windows overlap,
+            or that of poses learned in the picture.
 
     Returns {protocol: {"actions": {name: figures}, "average": figures[, "subjects": {name: ...}]}}; a figure is None
     where nothing was weighed. An average is the plain mean over actions.
     """
     protocols = {}
     exact = PROTOCOL_NAMES.index('exact')
-    for index, protocol in [(exact, OF_THE_PICTURE)] if in_the_picture else enumerate(PROTOCOL_NAMES):
+    for index, protocol in [(exact, alone)] if alone else enumerate(PROTOCOL_NAMES):
         sums = {key: total[index] for key, total in totals.items()}
         protocols[protocol] = _by_action(sums)
         if by_subject:
@@ -71,7 +72,8 @@ def write_results(path: Path, results: dict[str, Any]) -> None:
         temporary.write_text(json.dumps(results, indent=1) + '\n')
 
 
-def table(summaries: dict[str, dict[str, Any]], protocol: str, unit: str | None = None) -> str:
+def table(summaries: dict[str, dict[str, Any]], protocol: str, unit: str | None = None,
+          shown: str | None = None) -> str:
     """Return the table of one protocol: a row per action and the average, then the other subjects' tables if any.
 
     It closes with the averages of all protocols, and a warning where they look like wrong data.
@@ -79,11 +81,13 @@ def table(summaries: dict[str, dict[str, Any]], protocol: str, unit: str | None 
     Args:
         summaries: name of a prediction -> its figures as `summarise` lays them out; they stand side by side.
         unit: of figures that are not of poses in millimetres.
+        shown: the protocol in words, where there is more to say than its name.
     """
+    shown = shown or protocol
     chosen = {name: protocols[protocol] for name, protocols in summaries.items()}
-    parts = [_rows(f'Protocol {protocol}, {unit or "mm"}', chosen)]
+    parts = [_rows(f'Protocol {shown}, {unit or "mm"}', chosen)]
     for subject in next(iter(chosen.values())).get('subjects', {}):
-        parts.append(_rows(f'{subject}, protocol {protocol}, {unit or "mm"}',
+        parts.append(_rows(f'{subject}, protocol {shown}, {unit or "mm"}',
                            {name: figures['subjects'][subject] for name, figures in chosen.items()}))
     for kind, protocols in summaries.items():
         for name, figures in protocols.items():

@@ -24,7 +24,7 @@ PIECE = 2048  # frames that a window answers for at most where it can answer for
 RESERVED = frozenset({
     'checkpoint', 'model', 'dataset', 'keypoints', 'frames', 'causal', 'reads', 'protocols', 'targets', 'predictions',
     'headline', 'by_iteration', 'hypotheses', 'iterations', 'windows_per_choice', 'prediction', 'truth', 'subject',
-    'action', 'camera', 'frame', 'joints', 'units', 'axes'})
+    'action', 'camera', 'frame', 'joints', 'units', 'axes', 'overlap'})
 LARGEST_SCREEN = 20  # screen coordinates reach from -1 to 1 across a picture; nobody is seen so far outside it
 
 
@@ -47,15 +47,27 @@ def usual_target(store: SequenceStore) -> str:
     return 'all' if store.units is None else 'whole'
 
 
-def windows_for(model: Lifter, store: SequenceStore, target: str = 'all') -> TestWindows:
-    """Return the windows that a model is tested on: `TestWindows.of`, whose targets these are.
+def windows_for(model: Lifter, store: SequenceStore, target: str = 'all', overlap: int | None = None) -> TestWindows:
+    """Return the windows that a model lifts a store by: `TestWindows.of`, whose targets these are, or `overlap`.
 
     A model whose windows can be wider lifts long pieces at once, whatever the target: each frame comes out as from a
     window of its own, at a fraction of the arithmetic, and counts once.
+
+    Args:
+        overlap: of the target of this name, frames that neighbouring windows share, and blend; a quarter of what they
+            answer for by default.
+
+    Raises ValueError for an overlap as long as what a window answers for.
     """
+    answered = len(model.answers)
+    shared = answered // 4 if overlap is None else overlap
+    if target == 'overlap' and shared >= answered:
+        raise ValueError(f'windows answer for {answered} frame{"" if answered == 1 else "s"} and must share fewer')
     if widens(model):
         frames, answers = model.window_for(piece(model, store.lengths))
         return TestWindows.of(store, frames, answers=answers, once=True)
+    if target == 'overlap':
+        return TestWindows.overlapping(store, model.frames, shared, model.answers, model.spacing)
     return TestWindows.of(store, model.frames, target=target, answers=model.answers, spacing=model.spacing)
 
 
@@ -229,32 +241,21 @@ def clip_store(lifter: LoadedLifter, screen: np.ndarray, confidence: np.ndarray 
     return store
 
 
-def clip_windows(model: Lifter, store: SequenceStore, overlap: int | None = None,
-                 causal: bool = False) -> tuple[TestWindows, int]:
-    """Return the windows that the one clip of a store is lifted by, and how many frames neighbours share and blend.
-
-    Args:
-        overlap: frames that neighbouring windows share; a quarter of what they answer for by default.
-        causal: take each frame from a window that ends at it.
-
-    Raises ValueError for an overlap as long as what a window answers for.
-    """
-    if causal:
-        return windows_for(model, store, target='last'), 0
-    answered = len(model.answers)
-    overlap = answered // 4 if overlap is None else overlap
-    if overlap >= answered:
-        raise ValueError(f'windows answer for {answered} frame{"" if answered == 1 else "s"} and must share fewer')
-    if widens(model):
-        return windows_for(model, store), 0
-    return TestWindows.overlapping(store, model.frames, overlap, model.answers, model.spacing), overlap
+def blended(poses: torch.Tensor, store: SequenceStore, windows: TestWindows) -> torch.Tensor:
+    """Return poses (W, A, ...) in which all that windows say of a frame is the blended mean of it."""
+    if not windows.overlap:
+        return poses
+    sequence, counts = windows.sequence.unique_consecutive(return_counts=True)
+    parts = [torch.from_numpy(blend(said.cpu().numpy(), frame[:, 0].cpu().numpy(), store.lengths[index],
+                                    windows.overlap)).to(poses.device)[frame]
+             for index, said, frame in zip(sequence.tolist(), poses.split(counts.tolist()),
+                                           windows.frame.split(counts.tolist()), strict=True)]
+    return torch.cat(parts) if parts else poses
 
 
-def _joined(poses: torch.Tensor, windows: TestWindows, length: int, overlap: int) -> np.ndarray:
-    """Return the frames (T, ...) of windows (W, A, ...) over a clip of T frames, blended where they overlap."""
-    if not overlap:
-        return poses[windows.first].cpu().numpy()
-    return blend(poses.cpu().numpy(), windows.frame[:, 0].cpu().numpy(), length, overlap)
+def _joined(poses: torch.Tensor, store: SequenceStore, windows: TestWindows) -> np.ndarray:
+    """Return the frames (T, ...) of windows (W, A, ...) over the one clip of a store, blended where they overlap."""
+    return blended(poses, store, windows)[windows.first].cpu().numpy()
 
 
 def lift_store(lifter: LoadedLifter, store: SequenceStore, root: str, overlap: int | None = None,
@@ -262,13 +263,14 @@ def lift_store(lifter: LoadedLifter, store: SequenceStore, root: str, overlap: i
     """Return the predictions (T, J, 3) of the one clip of a store, by name, and the windows that they come from.
 
     Args:
-        overlap, causal: as `clip_windows` takes them. flip: whether mirrored keypoints are lifted too.
+        overlap: as `windows_for` takes it. flip: whether mirrored keypoints are lifted too.
+        causal: take each frame from a window that ends at it.
 
     Raises ValueError for an overlap as long as what a window answers for.
     """
-    windows, overlap = clip_windows(lifter.model, store, overlap, causal)
+    windows = windows_for(lifter.model, store, 'last' if causal else 'overlap', overlap)
     predicted = predictions(lifter.model, store, windows, root, flip)
-    return {name: _joined(poses, windows, len(store), overlap) for name, poses in predicted.items()}, windows
+    return {name: _joined(poses, store, windows) for name, poses in predicted.items()}, windows
 
 
 def lift_hypotheses(lifter: LoadedLifter, store: SequenceStore, root: str, overlap: int | None = None,
@@ -279,9 +281,9 @@ def lift_hypotheses(lifter: LoadedLifter, store: SequenceStore, root: str, overl
     and their own mean would lie between them: each frame has those of the window in which it lies nearest to the
     middle, moved so that their mean is the blended one. Arguments as `lift_store` takes them.
     """
-    windows, overlap = clip_windows(lifter.model, store, overlap, causal)
+    windows = windows_for(lifter.model, store, 'last' if causal else 'overlap', overlap)
     samples = hypotheses_of(lifter.model, store, windows, root, flip)
-    mean = _joined(samples.mean(dim=1), windows, len(store), overlap)
+    mean = _joined(samples.mean(dim=1), store, windows)
     edge = np.minimum(np.arange(len(windows.taken)), np.arange(len(windows.taken))[::-1])
     frames = windows.frame.cpu().numpy()
     order = np.lexsort((np.broadcast_to(-edge, frames.shape).ravel(), frames.ravel()))
