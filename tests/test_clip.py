@@ -170,3 +170,18 @@ def test_sides_that_change_places_are_said(tmp_path):
     pixels[::3] = pixels[::3][:, H36M.mirror]
     _, said = load(tmp_path, pixels)
     assert 'left and right change places 39 times, first at frame 1' in said
+
+
+@pytest.mark.parametrize('fps, told', [(240, True), (100, True), (60, False)])
+def test_slow_motion_is_told(tmp_path, fps, told):
+    _, said = load(tmp_path, standing(height=600, at=(500, 500)), fps=fps)
+    assert ('poses a second are more than lifters are trained at' in said) == told
+
+
+def test_lifters_that_know_people_of_any_size_get_them_as_they_are(tmp_path):
+    as_seen, said = load(tmp_path, standing(height=300, at=(600, 400)), any_size=True)
+    assert as_seen.zoom == 1 and 'scaled by' not in said
+    np.testing.assert_allclose(as_seen.screen[..., 0], as_seen.pixels[..., 0] / 500 - 1, atol=1e-5)
+    far, said = load(tmp_path, standing(height=75, at=(600, 400)), any_size=True)
+    assert 1.5 < far.zoom < 2.5 and 'people trained on are from 0.3 to 3.0: scaled by' in said
+    assert [usual_zoom(tall, any_size=True) for tall in (0.15, 0.3, 1.0, 3.0, 6.0, np.nan)] == [2, 1, 1, 1, 0.5, 1]

@@ -444,6 +444,14 @@ def test_contradicting_flags_are_refused(refused, flags, message):
     assert message in refused(2, *flags)
 
 
+@pytest.mark.parametrize('flags', [('-d', 'cmu'), ('-k', 'foo')])
+def test_what_a_checkpoint_of_ours_says_itself_is_refused(refused, trained, tmp_path, flags):
+    files.npz(tmp_path / 'in.npz', clip(20)[1])
+    line = refused(2, '-c', trained[0], '--evaluate', 'best.bin', '--predict', tmp_path / 'in.npz', '--output',
+                   tmp_path / 'out.npz', *flags)
+    assert f'{flags[0]} is for public files' in line and not (tmp_path / 'out.npz').exists()
+
+
 @pytest.mark.parametrize('frames', [3_000, pytest.param(30_000, marks=pytest.mark.slow)])
 def test_many_frames_take_bounded_time_and_memory(lift, tmp_path, frames):
     _, pixels = clip(300)

@@ -23,7 +23,7 @@ from common.commands.session import (
     read_evaluated,
 )
 from common.commands.videos import check_unsaid, keypoints_in, lift_each
-from common.config import Config
+from common.config import Config, flag_of
 from common.config_predict import EVERYBODY
 from common.datasets import DATASETS
 from common.datasets.poses import keypoint_layout
@@ -163,6 +163,10 @@ def load_lifter(session: Session) -> LoadedLifter:
         raise FileError(f'{saved.path} tells keypoints in the picture, and no poses: take a model that was trained on '
                         f'poses')
     layout = skeleton = None
+    for name_of_flag in ('data.dataset', 'data.keypoints'):
+        if not saved.public and given.has(name_of_flag):
+            raise FlagError(f'{flag_of(*name_of_flag.split(".")).name} is for public files, which do not say what they '
+                            f'were trained on; {saved.path} does: leave it out')
     if saved.public:
         dataset = config.data.dataset
         kind, weights = model_class(name), base_state(saved)
@@ -264,7 +268,8 @@ def _by_trajectory(poses: np.ndarray, clip: Clip, lifter: LoadedLifter,
     try:
         return root_by_reprojection(poses, pixels, seen, lens).astype(np.float32)
     except ValueError as error:
-        raise FileError(f'{clip.source}: no trajectory can be estimated, {error}') from None
+        who = '' if clip.person is None else f' of person {clip.person}'
+        raise FileError(f'{clip.source}: no trajectory{who} can be estimated, {error}') from None
 
 
 def write(lifted: Lifted, lifter: LoadedLifter, config: Config) -> None:

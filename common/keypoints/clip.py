@@ -30,6 +30,7 @@ USUAL_STATURE, SMALLEST, LOW, HIGH, LARGEST = 0.82, 0.6, 0.72, 0.93, 1.1
 ANY_SIZE = 0.3, 3.0
 PATH = 0.6  # seconds over which the mean of the hips is the path that a person takes: about a step
 BRIEF = 0.5  # seconds, or half of a short clip: who is seen in fewer frames is left out where everybody is lifted
+FAST = 100.0  # frames a second, twice what lifters are trained at and more
 MOST_TOLD = 8  # doubts that are named one by one
 ROOM = 0.5  # half-widths to either side that an enlarged path may reach and stay; one of twice as many is left out
 
@@ -222,6 +223,9 @@ def _file(asked: Asked, everybody: list[_Seen], say: Callable[[str], None]) -> _
     source = f'{asked.path}: {track.kind}, layout {layout.name}'
     say(f'{source}, {how}; {len(track):,} frames, numbers {track.frames[0]} to {track.frames[-1]}, {how_fast}, '
         f'{size[0]:g}×{size[1]:g} pixels')
+    if rate / step >= FAST:
+        say(f'{rate / step:g} poses a second are more than lifters are trained at, 25 to 50: what a window of many '
+            f'frames sees is nearly still; fewer frames would do better (ffmpeg -i clip.mp4 -r 50 slower.mp4)')
     return _File(layout, size, rate, step, source)
 
 
