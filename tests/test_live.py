@@ -358,4 +358,4 @@ def test_a_window_on_a_screen(trained, clip):
 def test_a_real_person_is_followed(lift):
     got, out = lift('live.npz', REAL, '--live')
     assert len(got['poses']) and 'scaled by' in out
-    assert np.isfinite(got['poses']).all() and got['keypoints_seen'].mean() > 0.8
+    assert np.isfinite(got['poses']).all() and got['keypoints_seen'].mean() > 0.6  # 5 of 17 are made of others
