@@ -389,6 +389,11 @@ class Config:
         """Return True if the command line gave the field called `section.field`."""
         return name in self.given
 
+    def value(self, name: str) -> Any:
+        """Return the value of the field called `section.field`."""
+        section, _, field_name = name.partition('.')
+        return getattr(getattr(self, section), field_name)
+
     def settings(self) -> dict[str, Any]:
         """Return what a checkpoint stores of a run: field -> value, JSON's kinds alone."""
         return {name: getattr(getattr(self, section), name) for section, name, flag in all_flags() if flag.stored}

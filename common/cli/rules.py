@@ -2,7 +2,6 @@
 
 import os
 from pathlib import Path
-from typing import Any
 
 from common.config import CHECK_DATA, EVALUATE, PREDICT, RENDER, TRAIN, Config, all_flags, flag_of
 from common.datasets import DATASETS
@@ -26,15 +25,9 @@ def problem(config: Config) -> str | None:
     return None
 
 
-def value_of(config: Config, name: str) -> Any:
-    """Return the value of a field named `section.field`."""
-    section, _, field = name.partition('.')
-    return getattr(getattr(config, section), field)
-
-
 def spelled(config: Config, name: str, flag: Flag) -> str:
     """Return how the command line said a flag: by its opposite, where it has one, if it was that."""
-    return flag.names[1] if flag.kind == 'either' and not value_of(config, name) else flag.name
+    return flag.names[1] if flag.kind == 'either' and not config.value(name) else flag.name
 
 
 def _given(config: Config) -> list[tuple[str, Flag]]:
@@ -104,7 +97,7 @@ def _needed(config: Config) -> str | None:
         if flag.needs is None or (flag.needs == 'eval' and config.command != TRAIN):
             continue
         other, its_flag = _field(flag.needs, name)
-        if not value_of(config, other):
+        if not config.value(other):
             return f'{flag.name} needs {WITHOUT_EVALUATION if flag.needs == "eval" else its_flag.name}'
     return None
 
@@ -171,7 +164,7 @@ def _written_over(config: Config) -> str | None:
     for name in (*READ, *WRITTEN):
         section, _, field = name.partition('.')
         spelled = flag_of(section, field).name
-        for value in files_named(value_of(config, name)):
+        for value in files_named(config.value(name)):
             path = os.path.realpath(value)
             if path in seen and name in WRITTEN:
                 return f'{spelled} {value} is also {seen[path]}: choose another name'

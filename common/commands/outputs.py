@@ -4,7 +4,6 @@ import errno
 import os
 import stat
 from pathlib import Path
-from typing import Any
 
 from common.config import TRAIN, Config, flag_of
 from common.datasets import files_of
@@ -27,7 +26,7 @@ def check_outputs(config: Config) -> None:
     Nor can one be written whose package is missing.
     """
     read = {name: told for path, told in _inputs(config) for name in _identities(path)}
-    for written, value in ((name, value) for name in WRITTEN for value in files_named(_value(config, name))):
+    for written, value in ((name, value) for name in WRITTEN for value in files_named(config.value(name))):
         try:
             check_writable(value)
         except FileError as error:
@@ -79,19 +78,14 @@ def _check_folder(name: str) -> None:
         raise FileError(f'cannot write to {name}: it, or the folder it is to lie in, is missing or read-only')
 
 
-def _value(config: Config, name: str) -> Any:
-    section, _, field = name.partition('.')
-    return getattr(getattr(config, section), field)
-
-
 def _inputs(config: Config) -> list[tuple[Path, str]]:
     """Return (file, what it is) of all that a command reads, and of a run's own checkpoints."""
     folder = Path(config.run.checkpoint)
     found = []
     for name in CHECKPOINTS:
-        if value := _value(config, name):
+        if value := config.value(name):
             found += [(folder / value, f'the checkpoint {value}'), (Path(value), f'the checkpoint {value}')]
-    found += [(Path(value), value) for name in READ if (value := _value(config, name))]
+    found += [(Path(value), value) for name in READ if (value := config.value(name))]
     if config.predict.predict is None:
         dataset = config.data.dataset
         found += [(path, f'the data file {path}') for path in files_of(dataset, Path(config.data.folder),
