@@ -61,6 +61,11 @@ class Skeleton:
         return tuple(self.joints.index('right_' + self.joints[j].removeprefix('left_')) for j in self.left)
 
     @property
+    def feet(self) -> tuple[int, int]:
+        """Return the indices of the joints that a body stands on, left and right. Raises ValueError for one without."""
+        return self.joints.index('left_ankle'), self.joints.index('right_ankle')
+
+    @property
     def mirror(self) -> tuple[int, ...]:
         """Return the permutation that swaps left and right: mirrored = x[mirror]."""
         order = list(range(len(self)))

@@ -279,8 +279,7 @@ def _people(detector: Detector, pictures: Iterator[Picture]) -> Iterator[tuple[P
 
 def _world(poses: np.ndarray, lifter: LoadedLifter) -> np.ndarray:
     """Return poses (T, J, 3) in camera axes with z up and the feet on the floor."""
-    joints = lifter.skeleton.joints
-    return feet_on_floor(upright(poses), (joints.index('left_ankle'), joints.index('right_ankle')))
+    return feet_on_floor(upright(poses), lifter.skeleton.feet)
 
 
 def _window(session: Session, lifter: LoadedLifter, film: Film) -> 'Window | None':

@@ -72,8 +72,8 @@ def placed(people: list[Lifted], config: Config) -> list[Lifted]:
     Raises FlagError for people who cannot be taken to stand.
     """
     skeleton = people[0].skeleton
-    feet = tuple(skeleton.joints.index(f'{side}_ankle') for side in ('left', 'right'))
-    tilt, stance = _tilt(people, feet, config)
+    feet = skeleton.feet
+    tilt, stance = _tilt(people, config)
     if all(one.root is not None for one in people):
         together = np.concatenate([upright(one.poses + one.root[:, None], tilt) for one in people
                                    if one.root is not None])
@@ -93,13 +93,13 @@ def placed(people: list[Lifted], config: Config) -> list[Lifted]:
             for one, world in zip(people, worlds, strict=True)]
 
 
-def _tilt(people: list[Lifted], feet: tuple[int, ...], config: Config) -> tuple[np.ndarray, str]:
+def _tilt(people: list[Lifted], config: Config) -> tuple[np.ndarray, str]:
     """Return the tilt of the camera that --upright asks for, and how the camera stands in words. Raises FlagError."""
     if not config.predict.upright:
         return LEVEL, 'the camera taken as level'
-    seen = np.concatenate([one.poses[one.clip.present] for one in people])
+    skeleton, seen = people[0].skeleton, np.concatenate([one.poses[one.clip.present] for one in people])
     try:
-        tilt, degrees = tilt_of(seen, people[0].skeleton.joints.index('thorax'), feet)
+        tilt, degrees = tilt_of(seen, skeleton.joints.index('thorax'), skeleton.feet)
     except ValueError as error:
         raise FlagError(f'--upright: {error}: leave it out for people who lie, bend or hang') from None
     return tilt, f'the camera taken as tilted by {degrees:.0f} degrees, after which bodies are upright on average'
