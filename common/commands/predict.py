@@ -35,7 +35,7 @@ from common.exports.motion import of_world
 from common.geometry.placement import lens_of_view, root_by_reprojection
 from common.geometry.smoothing import Smoother, smoother
 from common.keypoints.bones import AVERAGE_HEIGHT
-from common.keypoints.clip import Asked, Clip, load_clip, load_clips
+from common.keypoints.clip import Asked, Clip, about_person, load_clip, load_clips
 from common.models import computing, model_class
 from common.models.lifter import describe_model, describe_needs
 from common.models.lifting import average_scale, clip_store, lift_hypotheses, lift_store
@@ -98,7 +98,7 @@ def lift_to_file(session: Session, lifter: LoadedLifter) -> None:
     if asked.person == EVERYBODY:
         clips = load_clips(question, lifter.layout, say)
         check_files(config, clips)
-        lifted = [lift_clip(_about(session, clip), clip, lifter) for clip in clips]
+        lifted = [lift_clip(replace(session, say=about_person(say, clip.person)), clip, lifter) for clip in clips]
     else:
         lifted = [lift_clip(session, load_clip(question, lifter.layout, say), lifter)]
     lifted = placed(lifted, config)
@@ -111,11 +111,6 @@ def lift_to_file(session: Session, lifter: LoadedLifter) -> None:
     if config.render.output:
         from common.commands.render import render_lifted  # Pillow takes a moment to import
         render_lifted(session, lifted)
-
-
-def _about(session: Session, clip: Clip) -> Session:
-    """Return the session that says whom of many people its lines are about."""
-    return replace(session, say=lambda line: session.say(f'person {clip.person}: {line}'))
 
 
 def lift_clip(session: Session, clip: Clip, lifter: LoadedLifter) -> Lifted:

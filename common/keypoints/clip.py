@@ -150,14 +150,14 @@ def load_clips(asked: Asked, wanted: Skeleton, say: Callable[[str], None]) -> li
     seen = _able(tracks, [partial(_seen, asked, track) for track in tracks], say)
     file = _file(asked, seen, say)
     clips = _able([one.track for one in seen],
-                  [partial(_clip, asked, file, one, wanted, _begun(say, one.track)) for one in seen], say)
+                  [partial(_clip, asked, file, one, wanted, about_person(say, one.track.number)) for one in seen], say)
     _say_mixed_up(everybody, {clip.person for clip in clips}, say)
     return clips
 
 
-def _begun(say: Callable[[str], None], track: Track) -> Callable[[str], None]:
-    """Return what says lines about one person of many."""
-    return lambda line: say(f'person {track.number}: {line}')
+def about_person(say: Callable[[str], None], number: int | None) -> Callable[[str], None]:
+    """Return what says lines about one person of many, who has this number."""
+    return lambda line: say(f'person {number}: {line}')
 
 
 def _able(tracks: list[Track], loads: list[Callable[[], Any]], say: Callable[[str], None]) -> list[Any]:
@@ -168,7 +168,7 @@ def _able(tracks: list[Track], loads: list[Callable[[], Any]], say: Callable[[st
             done.append(load())
         except FileError as error:
             errors.append(error)
-            _begun(say, track)(f'left out: {error}')
+            about_person(say, track.number)(f'left out: {error}')
     if not done:
         raise errors[0]
     return done
