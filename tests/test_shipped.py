@@ -8,7 +8,7 @@ from processes import run_alone
 
 from common.models import load_lifter
 from common.storage import checkpoint
-from common.storage.shipped import ship, shipped_lifter
+from common.storage.shipped import main, ship, shipped_lifter
 from data import prepare_data_cmu
 
 HERE = Path(__file__).parent
@@ -49,3 +49,14 @@ def test_shipping_leaves_the_weights_and_drops_the_rest(trained, tmp_path):
     assert small.optimizer == {} and whole.optimizer and small.settings == whole.settings
     assert all((small.state[key] == value).all() for key, value in whole.state.items())
     assert small.state.keys() == whole.state.keys()
+
+
+@pytest.mark.parametrize('name, content', [('none.bin', None), ('text.bin', 'no checkpoint')])
+def test_what_cannot_be_shipped_ends_in_one_line(tmp_path, monkeypatch, name, content):
+    if content:
+        (tmp_path / name).write_text(content)
+    monkeypatch.setattr('sys.argv', ['shipped.py', str(tmp_path / name), str(tmp_path / 'lifter.bin')])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert name in ended.value.code and 'error: ' in ended.value.code and '\n' not in ended.value.code
+    assert not (tmp_path / 'lifter.bin').exists()
