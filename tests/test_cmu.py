@@ -1,7 +1,6 @@
 """CMU motion capture: ASF/AMC to npz by data/prepare_data_cmu.py, and the loader of what it writes."""
 
 import gzip
-import importlib.util
 import re
 import subprocess
 import sys
@@ -14,15 +13,11 @@ from common.datasets import acclaim, load_dataset
 from common.errors import FileError
 from common.skeleton import H36M
 from common.storage.npz import read_npz, write_npz
+from data import prepare_data_cmu as prepare
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = ROOT / 'data' / 'prepare_data_cmu.py'
 NPZ = ('data_3d_cmu.npz', 'data_2d_cmu_gt.npz', 'data_2d_cmu_noisy.npz')
-
-spec = importlib.util.spec_from_file_location('prepare_data_cmu', SCRIPT)
-prepare = importlib.util.module_from_spec(spec)
-sys.modules[spec.name] = prepare
-spec.loader.exec_module(prepare)
 
 # A person in centimetres, y up, facing +z in a T pose: bone -> (parent, direction, length, axis, dof).
 BONES = {

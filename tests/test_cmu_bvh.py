@@ -1,10 +1,8 @@
 """BVH files in data/prepare_data_cmu.py: the CMU database in its other form, and what --export writes."""
 
 import gzip
-import importlib.util
 import re
 import shutil
-import sys
 from itertools import pairwise
 from pathlib import Path
 
@@ -21,14 +19,9 @@ from common.errors import FileError
 from common.exports import export
 from common.exports.motion import of_world
 from common.skeleton import H36M
+from data import prepare_data_cmu as prepare
 
-SCRIPT = Path(__file__).resolve().parents[1] / 'data' / 'prepare_data_cmu.py'
 MOCAP = Path(__file__).resolve().parents[2] / 'shared' / 'mocap'
-
-spec = importlib.util.spec_from_file_location('prepare_data_cmu', SCRIPT)
-prepare = importlib.util.module_from_spec(spec)
-sys.modules[spec.name] = prepare
-spec.loader.exec_module(prepare)
 
 # ASF bone -> the joint that begins with it in the MotionBuilder-friendly conversion.
 NAMES = {'root': 'Hips', 'lowerback': 'LowerBack', 'upperback': 'Spine', 'thorax': 'Spine1', 'lowerneck': 'Neck',

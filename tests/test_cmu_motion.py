@@ -1,21 +1,14 @@
 """The real CMU motion that data/prepare_data_cmu.py makes: human bodies that stand, face and walk as people do."""
 
-import importlib.util
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from common.skeleton import H36M
+from data import prepare_data_cmu as prepare
 
-SCRIPT = Path(__file__).resolve().parents[1] / 'data' / 'prepare_data_cmu.py'
 MOCAP = Path(__file__).resolve().parents[2] / 'shared' / 'mocap'
-
-spec = importlib.util.spec_from_file_location('prepare_data_cmu', SCRIPT)
-prepare = importlib.util.module_from_spec(spec)
-sys.modules[spec.name] = prepare
-spec.loader.exec_module(prepare)
 
 LIMBS = [(f'{side}_{a}', f'{side}_{b}') for side in ('left', 'right')
          for a, b in (('hip', 'knee'), ('knee', 'ankle'), ('shoulder', 'elbow'), ('elbow', 'wrist'))]
