@@ -88,16 +88,17 @@ def main() -> None:
     names = args.only or list(VARIANTS)
     every = ['--model', args.model, '-d', 'cmu', '-k', 'noisy', '--data', str(args.data),
              *([] if args.test else ['--subjects-valid', HELD_OUT]), '-e', str(args.epochs), *args.flags]
+    done = known(args.log)
     for seed in range(args.seeds):  # seed by seed, so that a search that is stopped has whole rows
         for name in names:
             flags = [*every, *variants[name], '--seed', str(seed)]
-            if (args.model, name, seed, tuple(flags)) in known(args.log):
+            if (args.model, name, seed, tuple(flags)) in done:
                 continue
             entry = {'model': args.model, 'variant': name, 'seed': seed, 'flags': flags, **run(flags)}
+            done[args.model, name, seed, tuple(flags)] = entry
             with open(args.log, 'a', encoding='utf-8') as log:
                 log.write(json.dumps(entry) + '\n')
             print(f'{name}, seed {seed}: {entry["valid_mpjpe"]:.2f} mm, {entry["seconds"]:.0f} s', file=sys.stderr)
-    done = known(args.log)
     report({name: [done[args.model, name, seed, (*every, *variants[name], '--seed', str(seed))]
                    for seed in range(args.seeds)] for name in names})
 

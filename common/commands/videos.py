@@ -49,7 +49,7 @@ def keypoints_in(session: Session, video: Path) -> Path:
             raise FileError(f'the keypoints in {video} would be written over {cache}, which is something else: choose '
                             f'another --output')
     with read_video(video) as film:
-        say(f'{video}: {film.size[0]}×{film.size[1]} pixels, {_many(film)}; {detector.name} looks for people')
+        say(f'{video}: {film.size[0]}×{film.size[1]} pixels, {_many(film)}; looking for people with {detector.name}')
         people = list(_detected(film, detector, f'{video}: ', say))
     if not any(len(frame) for frame in people):
         raise FileError(f'{video}: {detector.name} sees nobody in its {len(people):,} '

@@ -48,8 +48,10 @@ def seen_anew(dataset: PoseDataset, layout: Skeleton, noise: bool) -> PoseDatase
     def anew(subject: str, take: str, positions: np.ndarray) -> list[Sequence]:
         # Its own numbers for each take, so that they do not depend on which others are selected.
         numbers = torch.Generator().manual_seed((SEED << 32) + zlib.crc32(f'{subject} {take}'.encode()))
-        joints = cameras.grown(torch.tensor(positions)[None], factors) if lengthened else torch.tensor(positions)[None]
-        return [_sequence(subject, take, number, joints, cameras, detector, numbers) for number in range(CAMERAS)]
+        moving = torch.tensor(positions)[None]
+        if lengthened:
+            moving = cameras.grown(moving, factors)
+        return [_sequence(subject, take, number, moving, cameras, detector, numbers) for number in range(CAMERAS)]
 
     keypoints = f"{layout.name} seen by virtual cameras{', with noise' if noise else ''}"
     return replace(dataset, keypoints=keypoints, layout=layout, anew=anew, source_2d='what virtual cameras see')
