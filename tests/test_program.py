@@ -427,6 +427,20 @@ def test_help_and_bad_flags_need_no_torch():
         assert done.returncode == status, done.stderr
 
 
+def test_neither_training_nor_evaluation_imports_the_compiler(h36m_folder, tmp_path):
+    """Its import takes two seconds: of every start, where an optimizer or a setting of torch asks for it."""
+    code = ('import json, sys, run_ktpformer\n'
+            'for flags in json.loads(sys.argv[1]):\n'
+            '    assert run_ktpformer.main(flags) == 0\n'
+            'assert not {"torch._dynamo", "torch._inductor", "matplotlib", "sympy"} & set(sys.modules)')
+    own = ['-k', 'gt', '--data', h36m_folder, '-ste', 'S9', '-c', tmp_path / 'c']
+    train = [*own, '-str', 'S1', *SMALL, '-l', tmp_path / 'l', '--no-eval']
+    commands = [[*train, '-e', 1], [*train, '-e', 2, '--resume'], [*own, '--device', 'cpu', '--evaluate', 'last.bin']]
+    done = subprocess.run([sys.executable, '-c', code, json.dumps([[str(f) for f in flags] for flags in commands])],
+                          cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 def test_interrupted_training_says_so_and_keeps_the_last_epoch(h36m_folder, tmp_path):
     flags = ['-k', 'gt', '--data', str(h36m_folder), '-str', 'S1', *SMALL, '-c', str(tmp_path / 'c'), '-l',
              str(tmp_path / 'l')]
