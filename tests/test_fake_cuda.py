@@ -33,8 +33,8 @@ CUDA = torch.device('cuda', 0)
 MORE = {
     'refined': ['--model', 'htnet', *SIZES['htnet'], '--refine'],
     'semi-supervised': ['--model', 'videopose3d', *SIZES['videopose3d'], '--unlabelled', 'S11', '--warmup-epochs', 0],
-    'virtual views': ['--model', 'htnet', *SIZES['htnet'], '--views', 'random', '--input', 'coco', '--noise', 'detector',
-                      '--read-confidence'],
+    'virtual views': ['--model', 'htnet', *SIZES['htnet'], '--read-confidence', '--views', 'random', '--input', 'coco',
+                      '--noise', 'detector'],
     'recomputed': ['--model', 'mixste', *SIZES['mixste'], '--activation-checkpointing', '--clip', 1, '--ema', 0.9],
 }
 FLAGS = {name: ['--model', name, *SIZES[name]] for name in MODELS} | {
@@ -217,7 +217,7 @@ pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason='there is a re
                                   lambda x: x.cpu(), lambda x: x[torch.tensor([0])]],
                          ids=['number', 'truth', 'mask', 'copy', 'index'])
 def test_a_step_that_waits_for_the_card_is_refused(wait):
-    with FakeTensorMode(), Watch() as watch, watch.step(), pytest.raises(AssertionError, match='card|CPU'):
+    with FakeTensorMode(), Watch() as watch, watch.step(), pytest.raises(AssertionError, match=r'card|CPU'):
         wait(torch.ones(3, device=CUDA))
 
 
