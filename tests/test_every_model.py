@@ -239,7 +239,7 @@ def test_compiled_code_lifts_as_the_model_does(name):
     with torch.no_grad():
         for p in model.parameters():
             p += 0.05 * torch.randn_like(p)  # some begin at 0, and their outputs too
-        keypoints = torch.rand(4, model.frames, len(body), 2) - 0.5
+        keypoints = torch.rand(4, model.frames, len(body), 3 if 'confidence' in model.needs else 2) - 0.5
         expected = model(keypoints)
         try:
             compile_model(model, torch.device('cpu'))
