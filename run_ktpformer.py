@@ -58,12 +58,14 @@ def _count(name: str, default: int) -> int:
 
 def _run(argv: list[str] | None) -> int:
     """Parse and dispatch; return the exit status, having said why it is not 0."""
+    from common import threads
     from common.cli import parser
     from common.errors import ContractError, DivergedError, FileError, FlagError
     from common.training.signals import Stopped
     config = parser.parse(argv)
     try:
         check_data_is_there(config)
+        threads.limit()
         from common import commands  # torch is imported only for a command line that makes sense
         commands.run(config)
     except Stopped as stopped:

@@ -1,6 +1,7 @@
 """This program against an earlier version of itself: steps, evaluation, memory and start-up, in turns.
 
-    python benchmarks/earlier.py CHECKOUT [--frames 27 243] [--rounds 7] [--channels 512] [--depth 7]
+    python benchmarks/earlier.py CHECKOUT [--parts work start-up] [--frames 27 243] [--rounds 7] [--channels 512]
+                                 [--depth 7]
 
 CHECKOUT is another clone of this repository, at the commit to compare with. Both sides run in processes of their own
 that take turns, with the same threads and allocator; figures are medians, ratios are those of each turn. A ratio
@@ -86,6 +87,7 @@ def main() -> None:
     """Compare with the checkout named on the command line and print the results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('checkout', type=Path, help='another clone of this repository')
+    parser.add_argument('--parts', nargs='+', choices=('work', 'start-up'), default=['work', 'start-up'])
     parser.add_argument('--frames', type=int, nargs='+', default=[27, 243])
     parser.add_argument('--rounds', type=int, default=7)
     parser.add_argument('--channels', type=int, default=512)
@@ -93,9 +95,12 @@ def main() -> None:
     args = parser.parse_args()
     roots = [args.checkout.resolve(), HERE]
     sizes = ['-cs', str(args.channels), '-dep', str(args.depth)]
-    results = {'command': sys.argv, 'work': [turns(roots, frames, work, args.rounds, sizes) for frames in args.frames
-                                             for work in ('step', 'evaluation')],
-               'start_up': [start_up(roots, name, min(args.rounds, 5)) for name in COMMANDS]}
+    results: dict = {'command': sys.argv}
+    if 'work' in args.parts:
+        results['work'] = [turns(roots, frames, work, args.rounds, sizes) for frames in args.frames
+                           for work in ('step', 'evaluation')]
+    if 'start-up' in args.parts:
+        results['start_up'] = [start_up(roots, name, min(args.rounds, 5)) for name in COMMANDS]
     print(json.dumps(results))
 
 

@@ -15,11 +15,15 @@ import numpy as np
 import pytest
 import torch
 from processes import run_alone
+from test_ktpformer import relative
 from test_mpi_inf_3dhp import write_files
 from test_resume import assert_same_run, epochs_of
 
 import run_ktpformer
+from common.cli.parser import parse
+from common.errors import FlagError
 from common.models import MODELS, build_model, load_lifter, make_config, model_class, recipe_of
+from common.models.computing import compile_model
 from common.models.diffusion import Diffusion
 from common.skeleton import H36M, H36M16, SKELETONS
 from common.training import loop
@@ -223,6 +227,25 @@ def test_a_compiled_run_is_the_eager_one(flags, run, tmp_path, name):
         assert status == 0, err  # torch may speak of CUDA there
     (one,), (two,) = (epochs_of(tmp_path / f'{how}-log') for how in ('eager', 'compiled'))
     assert_near(one, two, rel=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', MODELS)
+def test_compiled_code_lifts_as_the_model_does(name):
+    """Forward on the CPU, by the code that torch's compiler writes in C++."""
+    sizes = parse([str(flag) for flag in ['--model', name, *SIZES[name]]]).model.sizes()
+    body = model_class(name).body()
+    model = build_model(name, sizes, body, body).eval()
+    with torch.no_grad():
+        for p in model.parameters():
+            p += 0.05 * torch.randn_like(p)  # some begin at 0, and their outputs too
+        keypoints = torch.rand(4, model.frames, len(body), 3 if 'confidence' in model.needs else 2) - 0.5
+        expected = model(keypoints)
+        try:
+            compile_model(model, torch.device('cpu'))
+        except FlagError as error:
+            pytest.skip(str(error))
+        assert relative(model(keypoints), expected) < 1e-5
 
 
 # ---- what is refused ---------------------------------------------------------------------------------------------

@@ -33,7 +33,8 @@ LAYERS = [
     {'common.store'},
     {'common.windows', 'common.augment', 'common.metrics', 'common.losses', 'common.sequences', 'common.recipe',
      'common.flag', 'common.noise', 'common.views'},
-    {'common.geometry', 'common.skeleton', 'common.storage', 'common.distributed', 'common.errors'},
+    {'common.geometry', 'common.skeleton', 'common.storage', 'common.distributed', 'common.errors',
+     'common.threads'},
 ]
 
 

@@ -427,6 +427,24 @@ def test_help_and_bad_flags_need_no_torch():
         assert done.returncode == status, done.stderr
 
 
+def test_the_program_starts_without_the_compiler_and_within_a_quota(h36m_folder, tmp_path):
+    """Training and evaluation: importing torch's compiler takes two seconds. The quota of cores here is 1."""
+    code = ('import json, sys, run_ktpformer\n'
+            'from common import threads\n'
+            'threads.quota = lambda: 1\n'
+            'for flags in json.loads(sys.argv[1]):\n'
+            '    assert run_ktpformer.main(flags) == 0\n'
+            'assert not {"torch._dynamo", "torch._inductor", "matplotlib", "sympy"} & set(sys.modules)\n'
+            'assert sys.modules["torch"].get_num_threads() == 1')
+    own = ['-k', 'gt', '--data', h36m_folder, '-ste', 'S9', '-c', tmp_path / 'c']
+    train = [*own, '-str', 'S1', *SMALL, '-l', tmp_path / 'l', '--no-eval']
+    commands = [[*train, '-e', 1], [*train, '-e', 2, '--resume'], [*own, '--device', 'cpu', '--evaluate', 'last.bin']]
+    done = subprocess.run([sys.executable, '-c', code, json.dumps([[str(f) for f in flags] for flags in commands])],
+                          cwd=ROOT, capture_output=True, text=True,
+                          env={name: value for name, value in os.environ.items() if name != 'OMP_NUM_THREADS'})
+    assert done.returncode == 0, done.stderr
+
+
 def test_interrupted_training_says_so_and_keeps_the_last_epoch(h36m_folder, tmp_path):
     flags = ['-k', 'gt', '--data', str(h36m_folder), '-str', 'S1', *SMALL, '-c', str(tmp_path / 'c'), '-l',
              str(tmp_path / 'l')]

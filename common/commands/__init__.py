@@ -35,7 +35,8 @@ def run(config: Config) -> None:
                     raise SystemExit(error.exit_status) from None
                 raise
     finally:
-        torch.use_deterministic_algorithms(False)
+        if config.run.deterministic:  # saying False where nothing was said would import torch's compiler, in 2 s
+            torch.use_deterministic_algorithms(False)
 
 
 def say(line: str) -> None:

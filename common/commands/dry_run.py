@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from common import threads
 from common.commands.judging import add_up, counted, set_sampling, target_of
 from common.commands.plan import Plan
 from common.commands.session import Session
@@ -275,6 +276,6 @@ def _by_arithmetic(plan: Plan, trainer: Trainer, validation: float, peak: int, s
         yield '--subset 0.1 trains on a tenth of each take, with about a tenth of the steps; -e N ends earlier'
     if peak > 0.8 * computing.memory_of(trainer.device) and not plan.config.run.activation_checkpointing:
         yield 'memory is nearly full: --activation-checkpointing, or a smaller -b, -f or -cs, leaves more of it'
-    cores, threads = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else 0, torch.get_num_threads()
-    if threads < cores and not _on_cuda(trainer):
-        yield f'{counted(threads, "thread computes", "threads compute")} on {cores} cores: OMP_NUM_THREADS says so'
+    cores, busy = threads.cores(), torch.get_num_threads()
+    if busy < cores and not _on_cuda(trainer):
+        yield f'{counted(busy, "thread computes", "threads compute")} on {cores} cores: OMP_NUM_THREADS says so'

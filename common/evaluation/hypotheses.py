@@ -50,9 +50,10 @@ def judge(samples: torch.Tensor, view: Batch, group: torch.Tensor) -> Judged:
     errors = (samples - truth[:, None]).norm(dim=-1)  # (B, P, A, J)
     aligned = aligned_errors(samples, truth[:, None].expand_as(samples))
     whole, joint, seen = _best_of(errors, group), errors.argmin(dim=1), by_projection(samples, view)
-    poses = {'J-Best': _pick(samples, joint), 'P-Best': samples[torch.arange(len(samples)), whole]}
+    windows = torch.arange(len(samples), device=samples.device)
+    poses = {'J-Best': _pick(samples, joint), 'P-Best': samples[windows, whole]}
     known = {'J-Best': aligned.amin(dim=1).mean(dim=-1),
-             'P-Best': aligned[torch.arange(len(samples)), _best_of(aligned, group)].mean(dim=-1)}
+             'P-Best': aligned[windows, _best_of(aligned, group)].mean(dim=-1)}
     if seen is not None:
         poses['J-Agg'] = _pick(samples, seen)
         known['J-Agg'] = aligned.gather(1, seen[:, None])[:, 0].mean(dim=-1)

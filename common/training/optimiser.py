@@ -1,5 +1,6 @@
 """The parts of a training step: loss, optimizer and learning rate, the finite check, the moving average."""
 
+import inspect
 import math
 from collections.abc import Sequence
 
@@ -20,13 +21,30 @@ def trained_weights(model: nn.Module) -> list[nn.Parameter]:
     return [p for p in model.parameters() if p.requires_grad]
 
 
+class Adam(torch.optim.Adam):
+    """Adam without torch's compiler, which torch's own methods import when they are called: two seconds of every start.
+
+    They are wrapped so that the compiler passes them by; nothing here compiles an optimizer.
+    """
+
+    add_param_group = inspect.unwrap(torch.optim.Adam.add_param_group)
+    load_state_dict = inspect.unwrap(torch.optim.Adam.load_state_dict)
+    state_dict = inspect.unwrap(torch.optim.Adam.state_dict)
+    zero_grad = inspect.unwrap(torch.optim.Adam.zero_grad)
+    step = torch.no_grad()(inspect.unwrap(torch.optim.Adam.step))
+
+
+class AdamW(Adam, torch.optim.AdamW):
+    """AdamW without torch's compiler."""
+
+
 def make_optimizer(model: nn.Module, recipe: Train) -> torch.optim.Optimizer:
     """Return the recipe's optimizer, fused: one kernel for all weights, which skips where the finite check says so."""
     lr, weight_decay = recipe.lr, recipe.weight_decay
     if recipe.optimizer in ('adam', 'amsgrad'):
-        return torch.optim.Adam(trained_weights(model), lr, weight_decay=weight_decay,
-                                amsgrad=recipe.optimizer == 'amsgrad', fused=True)
-    return torch.optim.AdamW(trained_weights(model), lr, weight_decay=weight_decay, fused=True)
+        return Adam(trained_weights(model), lr, weight_decay=weight_decay, amsgrad=recipe.optimizer == 'amsgrad',
+                    fused=True)
+    return AdamW(trained_weights(model), lr, weight_decay=weight_decay, fused=True)
 
 
 def make_criterion(model: Lifter, kind: str, skeleton: Skeleton, device: torch.device,
