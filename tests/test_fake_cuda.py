@@ -39,7 +39,8 @@ MORE = {
 }
 FLAGS = {name: ['--model', name, *SIZES[name]] for name in MODELS} | {
     name: [*flags, *SIZES[name]] for name, flags in AROUND.items()} | MORE
-SHOWN = {*SIBLINGS, 'htnet'}  # what others have nearly all of the code of
+# What others have nearly all of the code of, and what takes longest.
+SHOWN = {*SIBLINGS, 'htnet', 'mhformer', 'strided'}
 
 
 class Generator(torch.Generator):
