@@ -1,106 +1,171 @@
 """The search for a recipe: what each change of the training flags buys, over several seeds, at equal epochs.
 
     python benchmarks/recipes.py --data DIR --log FILE [--model videopose3d] [--seeds 3] [--epochs 8]
-                                 [--only A B ... --test] [-- FLAG ...]
+                                 [--only A B ... --test --curves PICTURE] [-- FLAG ...]
 
 Every variant trains on CMU (`-d cmu -k noisy`) with some training subjects held out, whose error after the last epoch
-is what counts: the test subjects are never looked at. Flags behind `--` are those of every run, such as its sizes. A
+is what counts: the test subjects are not looked at. Flags behind `--` are those of every run, such as its sizes. A
 line of JSON a run goes to --log; what is in it already is not run again, so that a search goes on where it stopped.
 Prints the mean and the standard deviation over seeds of each variant, and its difference from the first, seed by seed.
---test trains on all training subjects and tells the error on the test subjects, for what has been chosen before.
+--test, for what has been chosen before, tells the error on the test subjects too, of the last epoch and by the protocol
+`exact`. --curves draws the error on the held-out subjects against minutes.
 """
 
 import argparse
 import json
-import os
-import subprocess
 import sys
 import tempfile
+from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
-ROOT = Path(__file__).resolve().parents[1]
+if __name__ == '__main__':
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.runs import LOGS, about, add, mean_and_spread, program, read
+
+LOG = LOGS / 'recipes.jsonl'
 HELD_OUT = '07,16,39'  # of the training subjects: walks, jumps and slow walks
-CHOSEN = 'cosine, AdamW, dropout 0.1'
+COSINE = ['--schedule', 'cosine', '--warmup', '100']
+ADAMW = [*COSINE, '-lr', '2e-3', '--optimizer', 'adamw']
+CHOSEN = [*COSINE, '-lr', '4e-3', '-b', '128']
+# Model -> variant -> flags. The first variant is what the others are compared with.
 VARIANTS = {
+    'videopose3d': {
+        'published': [],
+        'cosine': ['--schedule', 'cosine'],
+        'cosine, warm-up': COSINE,
+        'cosine, twice the rate': [*COSINE, '-lr', '2e-3'],
+        'cosine, AdamW': ADAMW,
+        'average of weights': ['--ema', '0.99'],
+        'no dropout': ['--dropout', '0'],
+        'dropout 0.1': ['--dropout', '0.1'],
+        'cosine, AdamW, dropout 0.1': [*ADAMW, '--dropout', '0.1'],
+        'cosine, AdamW, dropout 0.1, average': [*ADAMW, '--dropout', '0.1', '--ema', '0.99'],
+    },
+    'ktpformer': {
+        'published': [],
+        'rate 1e-3': ['-lr', '1e-3'],
+        'cosine, rate 1e-3': [*COSINE, '-lr', '1e-3'],
+        'cosine, rate 2e-3': [*COSINE, '-lr', '2e-3'],
+        'cosine, rate 1e-3, 9 windows': [*COSINE, '-lr', '1e-3', '-b', '256'],
+        'cosine, rate 2e-3, 9 windows': [*COSINE, '-lr', '2e-3', '-b', '256'],
+        'cosine, rate 4e-3, 9 windows': [*COSINE, '-lr', '4e-3', '-b', '256'],
+        'cosine, rate 1e-3, 4 windows': [*COSINE, '-lr', '1e-3', '-b', '128'],
+        'cosine, rate 2e-3, 4 windows': [*COSINE, '-lr', '2e-3', '-b', '128'],
+        'cosine, rate 4e-3, 4 windows': CHOSEN,
+        'cosine, rate 8e-3, 4 windows': [*COSINE, '-lr', '8e-3', '-b', '128'],
+        'chosen': CHOSEN,
+        'chosen, loss plain': [*CHOSEN, '--objective', 'plain'],
+        'chosen, loss MPJPE alone': [*CHOSEN, '--loss', 'mpjpe', '--objective', 'plain'],
+        'chosen, no drop path': [*CHOSEN, '--drop-path', '0'],
+        'chosen, average of weights': [*CHOSEN, '--ema', '0.998'],
+        'chosen, weight decay 0.01': [*CHOSEN, '--weight-decay', '0.01'],
+        'chosen, no warm-up': [*CHOSEN, '--warmup', '0'],
+        'chosen, no cosine': ['--warmup', '100', '-lr', '4e-3', '-b', '128'],
+        'chosen, clip 1': [*CHOSEN, '--clip', '1'],
+    },
+}
+# Of the models that have none of their own.
+OTHERS = {
     'published': [],
-    'cosine': ['--schedule', 'cosine'],
-    'cosine, warm-up': ['--schedule', 'cosine', '--warmup', '100'],
-    'cosine, twice the rate': ['--schedule', 'cosine', '--warmup', '100', '-lr', '2e-3'],
-    'cosine, AdamW': ['--schedule', 'cosine', '--warmup', '100', '-lr', '2e-3', '--optimizer', 'adamw'],
-    'average of weights': ['--ema', '0.99'],
-    'no dropout': ['--dropout', '0'],
-    'dropout 0.1': ['--dropout', '0.1'],
-    CHOSEN: ['--schedule', 'cosine', '--warmup', '100', '-lr', '2e-3', '--optimizer', 'adamw',
-                                   '--dropout', '0.1'],
-    'cosine, AdamW, dropout 0.1, average': ['--schedule', 'cosine', '--warmup', '100', '-lr', '2e-3', '--optimizer',
-                                            'adamw', '--dropout', '0.1', '--ema', '0.99'],
+    'cosine': COSINE,
+    'cosine, AdamW, rate 1e-3': [*COSINE, '--optimizer', 'adamw', '-lr', '1e-3'],
+    'cosine, AdamW, rate 2e-3, 256 frames': [*ADAMW, '-b', '256'],
+    'cosine, AdamW, rate 4e-3, 128 frames': [*CHOSEN, '--optimizer', 'adamw'],
 }
 
 
-def run(flags: list[str]) -> dict:
-    """Train once and return what the last line of its metrics says, with the seconds of all epochs together."""
+def run(flags: list[str], test: bool) -> dict:
+    """Train once and return errors on the held-out subjects by epoch, seconds, and of a test those of its subjects."""
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, str(ROOT / 'run_ktpformer.py'), *flags, '-c', f'{folder}/c', '-l', f'{folder}/l']
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise SystemExit(done.stderr.strip())
+        results = Path(folder, 'results.json')
+        seconds, _ = program([*flags, '-c', f'{folder}/c', '-l', f'{folder}/l', '--select', 'last',
+                              '--results', str(results)])
         (metrics,) = Path(folder).glob('l/*/metrics.jsonl')
-        lines = [json.loads(line) for line in metrics.read_text().splitlines()]
-    return {'valid_mpjpe': lines[-1]['valid_mpjpe'], 'seconds': sum(line['seconds'] for line in lines)}
+        epochs = [json.loads(line) for line in metrics.read_text().splitlines()]
+        average = json.loads(results.read_text())['protocols']['exact']['average']
+    errors = [epoch['valid_mpjpe'] for epoch in epochs]
+    return {'valid_mpjpe': errors[-1], 'epochs': errors, 'seconds': seconds,
+            **({'test': {name: average[name] for name in ('mpjpe', 'p_mpjpe', 'mpjve')}} if test else {})}
 
 
 def known(log: Path) -> dict[tuple, dict]:
     """Return the runs of a log: (model, variant, seed, flags) -> figures."""
-    lines = log.read_text().splitlines() if log.exists() else []
-    entries = [json.loads(line) for line in lines]
-    return {(entry['model'], entry['variant'], entry['seed'], tuple(entry['flags'])): entry for entry in entries}
+    return {(line['model'], line['variant'], line['seed'], tuple(line['flags'])): line for line in read(log)}
 
 
-def report(runs: dict[str, list[dict]]) -> None:
+def report(runs: dict[str, list[dict]], title: str, error: Callable[[dict], float]) -> None:
     """Print a row a variant: runs by variant, in the order of their seeds."""
     first = next(iter(runs))
-    print('| variant | MPJPE, mm | against the first, seed by seed | minutes |\n|---|---|---|---|')
-    base = np.array([entry['valid_mpjpe'] for entry in runs[first]])
+    print(f'\n| variant | {title}, mm | against the first, seed by seed | minutes |\n|---|---|---|---|')
+    base = np.array([error(entry) for entry in runs[first]])
     for name, entries in runs.items():
-        errors = np.array([entry['valid_mpjpe'] for entry in entries])
-        gain = errors - base[:len(errors)]
-        minutes = np.mean([entry['seconds'] for entry in entries]) / 60
-        print(f'| {name} | {errors.mean():.2f} ± {errors.std(ddof=1):.2f} | {gain.mean():+.2f} ± '
-              f'{gain.std(ddof=1):.2f} | {minutes:.2f} |')
+        errors = np.array([error(entry) for entry in entries])
+        seconds = [entry['seconds'] for entry in entries if 'seconds' in entry]
+        minutes = f'{np.mean(seconds) / 60:.1f}' if seconds else '–'
+        print(f'| {name} | {mean_and_spread(errors, 2)} | {mean_and_spread(errors - base[:len(errors)], 2)} | '
+              f'{minutes} |')
+
+
+def draw(runs: dict[str, list[dict]], path: Path) -> None:
+    """Draw the held-out error of each variant against minutes of one core: the mean of its seeds, and all between."""
+    import matplotlib
+    matplotlib.use('Agg')
+    import matplotlib.pyplot as plt
+    figure, axis = plt.subplots(figsize=(7, 4.5), layout='constrained')
+    for name, entries in runs.items():
+        errors = np.array([entry['epochs'] for entry in entries])
+        minutes = np.linspace(0, np.mean([entry['seconds'] for entry in entries]) / 60, errors.shape[1] + 1)[1:]
+        line, = axis.plot(minutes, errors.mean(axis=0), marker='o', markersize=3, label=name)
+        axis.fill_between(minutes, errors.min(axis=0), errors.max(axis=0), color=line.get_color(), alpha=0.2)
+    first = np.mean([entry['valid_mpjpe'] for entry in next(iter(runs.values()))])
+    axis.axhline(first, color='black', linewidth=0.8, linestyle=':')
+    axis.set(xlabel='minutes of one core', ylabel='MPJPE of held-out training subjects (mm)', xlim=(0, None))
+    axis.grid(alpha=0.3)
+    axis.legend()
+    figure.savefig(path, dpi=90)
+    plt.close(figure)
 
 
 def main() -> None:
-    """Run what is missing, and print the table."""
+    """Run what is missing, and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--data', type=Path, required=True)
-    parser.add_argument('--log', type=Path, required=True)
+    parser.add_argument('--log', type=Path, default=LOG)
     parser.add_argument('--model', default='videopose3d')
     parser.add_argument('--seeds', type=int, default=3)
     parser.add_argument('--epochs', type=int, default=8)
     parser.add_argument('--only', nargs='+')
     parser.add_argument('--test', action='store_true')
+    parser.add_argument('--curves', type=Path, help='a picture of errors against minutes')
     parser.add_argument('flags', nargs='*')
     args = parser.parse_args()
-    os.environ.setdefault('OMP_WAIT_POLICY', 'passive')
-    variants = VARIANTS | {f'{CHOSEN}, half of the epochs': [*VARIANTS[CHOSEN], '-e', str(args.epochs // 2)]}
-    names = args.only or list(VARIANTS)
-    every = ['--model', args.model, '-d', 'cmu', '-k', 'noisy', '--data', str(args.data),
-             *([] if args.test else ['--subjects-valid', HELD_OUT]), '-e', str(args.epochs), *args.flags]
+    recipes = {'best': ['--recipe', 'best'], 'fast': ['--recipe', 'fast', '-e', str(args.epochs // 4)]}
+    variants = VARIANTS.get(args.model, OTHERS) | recipes
+    names = args.only or list(variants)
+    every = ['--model', args.model, '-d', 'cmu', '-k', 'noisy', '--subjects-valid', HELD_OUT, '-e', str(args.epochs),
+             *args.flags]
     done = known(args.log)
+    runs = defaultdict(list)
     for seed in range(args.seeds):  # seed by seed, so that a search that is stopped has whole rows
         for name in names:
             flags = [*every, *variants[name], '--seed', str(seed)]
-            if (args.model, name, seed, tuple(flags)) in done:
-                continue
-            entry = {'model': args.model, 'variant': name, 'seed': seed, 'flags': flags, **run(flags)}
-            done[args.model, name, seed, tuple(flags)] = entry
-            with open(args.log, 'a', encoding='utf-8') as log:
-                log.write(json.dumps(entry) + '\n')
-            print(f'{name}, seed {seed}: {entry["valid_mpjpe"]:.2f} mm, {entry["seconds"]:.0f} s', file=sys.stderr)
-    report({name: [done[args.model, name, seed, (*every, *variants[name], '--seed', str(seed))]
-                   for seed in range(args.seeds)] for name in names})
+            key = args.model, name, seed, tuple(flags)
+            if key not in done or (args.test and 'test' not in done[key]):
+                done[key] = {'model': args.model, 'variant': name, 'seed': seed, 'flags': flags,
+                             **run([*flags, '--data', str(args.data)], args.test), **about()}
+                add(args.log, done[key])
+                print(f'{name}, seed {seed}: {done[key]["valid_mpjpe"]:.2f} mm', file=sys.stderr)
+            runs[name].append(done[key])
+    report(runs, 'held-out MPJPE', lambda entry: entry['valid_mpjpe'])
+    if args.test:
+        report(runs, 'test MPJPE', lambda entry: entry['test']['mpjpe'])
+        report(runs, 'test P-MPJPE', lambda entry: entry['test']['p_mpjpe'])
+    if args.curves:
+        draw(runs, args.curves)
 
 
 if __name__ == '__main__':

@@ -152,7 +152,8 @@ class Train:
 
     recipe: str = flag('--recipe', default=PUBLISHED, choices=(PUBLISHED, *RECIPES), stored=True, commands=(TRAIN,),
                        excludes=('resume', 'refine'), help="values for flags that are not given, by name: the model's "
-                       'publication, or lifter, the training of the shipped lifter')
+                       'publication, what was best in a search, the same in a quarter of the epochs, or lifter, the '
+                       'training of the shipped lifter')
     epochs: int = flag('-e', '--epochs', read=count, metavar='N', stored=True, commands=(TRAIN,),
                        help='train up to this epoch')
     batch: int = flag('-b', '--batch', read=count, metavar='N', stored=True, commands=(TRAIN,),

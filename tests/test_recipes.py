@@ -5,7 +5,7 @@ import torch
 
 from common.cli.parser import parse
 from common.models import make_config, model_class, recipe_of
-from common.models.recipes import PUBLISHED, RECIPES, usual_model, values_of
+from common.models.recipes import PUBLISHED, RECIPES, ByWidth, usual_model, values_of
 from common.settings import in_flags, of_a_run, resolve
 from common.storage.shipped import shipped_lifter
 
@@ -51,6 +51,38 @@ def test_a_recipe_is_its_flags():
     short, long = decided('-d', 'cmu', '--recipe', 'lifter'), decided('-d', 'cmu', *COMMAND.split())
     assert short[:2] == long[:2]
     assert short[2] == long[2] | {'recipe': 'lifter'}
+
+
+def test_rates_are_for_a_width_and_fall_for_larger_ones():
+    rate = ByWidth(4e-3, 64)
+    assert [rate.at(channels) for channels in (8, 64, 128, 512, 192)] == [4e-3, 4e-3, 2e-3, 5e-4, 1.33e-3]
+    found = next(value for value in RECIPES['best']['ktpformer'].values() if isinstance(value, ByWidth))
+    assert values_of('best', 'ktpformer')['lr'] == found.rate
+    assert values_of('best', 'ktpformer', 4 * found.channels)['lr'] == found.rate / 4
+
+
+def test_the_rate_of_a_run_is_that_of_its_width(run, tmp_path):
+    """In what is said, in what is stored, and beside a rate of one's own."""
+    found, tiny = RECIPES['best']['ktpformer']['lr'], ['-d', 'synthetic', '-f', '9', '-dep', '1', '--subset', '0.02']
+
+    def train(*flags):
+        status, out, err = run(*tiny, '--no-eval', '--recipe', 'best', *flags, '-e', 1, '-c', tmp_path, '-l',
+                               tmp_path / 'l', '--overwrite', '--device', 'cpu')
+        assert (status, err) == (0, '')
+        return out, torch.load(tmp_path / 'last.bin', weights_only=True)['settings']['lr']
+    out, lr = train('-cs', 2 * found.channels)
+    assert lr == found.rate / 2
+    assert f'-lr {lr:g}' in out.splitlines()[0]
+    out, lr = train('-cs', 16, '-lr', 0.25)
+    assert lr == 0.25
+    assert '-lr' not in out.splitlines()[0]
+
+
+def test_fast_is_best_in_a_quarter_of_the_published_epochs():
+    assert RECIPES['fast'].keys() == RECIPES['best'].keys()
+    for model, values in RECIPES['fast'].items():
+        published = recipe_of(model).epochs
+        assert values == {**RECIPES['best'][model], 'epochs': round(published / 4)}
 
 
 def test_who_decides():
@@ -108,7 +140,7 @@ def test_a_run_by_its_recipe_is_the_run_by_its_flags(run, tmp_path):
     (['--resume'], '--recipe and -r exclude each other'),
     (['--refine', '--init', 'x.bin'], '--recipe and --refine exclude each other'),
     (['--evaluate', 'x.bin'], '--recipe is not for --evaluate'),
-    (['--recipe', 'fast'], "invalid choice: 'fast' (choose from"),
+    (['--recipe', 'quick'], "invalid choice: 'quick' (choose from"),
     (['-f', '26'], '-f 26'),
 ], ids=' '.join)
 def test_what_a_recipe_cannot_be_is_refused(refused, flags, words):

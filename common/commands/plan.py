@@ -95,8 +95,9 @@ def make_plan(session: Session) -> Plan:
     sizes = _with_parts(given, sizes, resumed, initial)
     check_sampling_flags(given, name, sizes)
     refined = bool(sizes.get('refine'))
-    _, answers = model_class(name).window(make_config(name, sizes))
-    named = _named(recipe, name)
+    model = make_config(name, sizes)
+    _, answers = model_class(name).window(model)
+    named = _named(recipe, name, model.channels)
     config = resolve(given, recipe_of(name, sizes), len(answers), resumed.settings if resumed else None, named)
     run_id = session.world.told(uuid.uuid4().hex) if resumed is None or resumed.public else resumed.run_id
     if sizes.get('trajectory') and not config.train.unlabelled:
@@ -110,10 +111,10 @@ def make_plan(session: Session) -> Plan:
     return plan
 
 
-def _named(recipe: str, model: str) -> dict[str, Any]:
-    """Return the values of a recipe for a model. Raises FlagError for that of another one."""
+def _named(recipe: str, model: str, channels: int | None = None) -> dict[str, Any]:
+    """Return the values of a recipe for a model of a width. Raises FlagError for that of another one."""
     try:
-        return values_of(recipe, model)
+        return values_of(recipe, model, channels)
     except ValueError as error:
         raise FlagError(str(error)) from None
 
