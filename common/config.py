@@ -127,10 +127,10 @@ class Model:
                                         commands=(TRAIN, *LIFTING), help='keypoints of each frame that are hidden')
     dense: bool | None = flag('--dense', kind='yes', commands=(TRAIN, *LIFTING),
                               help='wide convolutions in place of dilated ones')
-    causal: bool | None = flag('--causal', kind='yes', commands=(TRAIN, EVALUATE, PREDICT, EXPORT_MODEL), help='train a model that '
-                               'reads nothing after the frame it answers for, where it can be one; with --evaluate '
-                               'and --predict, take the last frame of a window that ends at it, as live footage has '
-                               'to, and say how long one frame takes')
+    causal: bool | None = flag('--causal', kind='yes', commands=(TRAIN, EVALUATE, PREDICT, EXPORT_MODEL),
+                               help='train a model that reads nothing after the frame it answers for, where it can be '
+                               'one; with --evaluate and --predict, take the last frame of a window that ends at it, '
+                               'as live footage has to, and say how long one frame takes')
     refine: bool | None = flag('--refine', kind='yes', commands=(TRAIN, EVALUATE, RENDER), help='put a refinement '
                                'behind the trained model of --init and train both; it reads the camera and the true '
                                'depth of the root')

@@ -20,10 +20,9 @@ def run(session: Session) -> None:
     check_replaceable(path)
     lifter = load_lifter(session)
     about, difference = export_model(path, lifter, lifter.settings['root'], lifter.settings['flip'])
-    first, last = about['answers']
-    answers = f'frame {first}' if last - first == 1 else f'frames {first} to {last - 1}'  # of the window, from 0
+    (first, end), flip = about['answers'], 'lifted too and averaged inside' if about['flip'] else 'not lifted'
+    frames = f'frame {first}' if end - first == 1 else f'frames {first} to {end - 1}'
     session.say(f'{path}: reads keypoints (batch, {about["frames"]}, {len(about["keypoints"])}, '
-                f'{len(about["values"])}), gives poses (batch, {last - first}, {len(about["joints"])}, 3) of {answers}, '
-                f'{about["unit"]}; root {about["root_is"]}; mirrored keypoints '
-                f'{"lifted too and averaged inside" if about["flip"] else "not lifted"}')
+                f'{len(about["values"])}), gives poses (batch, {end - first}, {len(about["joints"])}, 3) of {frames} '
+                f'(from 0), {about["unit"]}; root {about["root_is"]}; mirrored keypoints {flip}')
     session.say(f'read again, it gives what the model gives to {difference:.1g}')

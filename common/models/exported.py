@@ -37,6 +37,8 @@ CHECKED_FRAMES = 4096
 TOLERANCE = 1e-5  # metres, or of the largest coordinate where that is more than one
 LIBRARIES = ('torch', 'onnxscript', 'onnx_ir', 'onnx')  # whose remarks on their own workings are no user's concern
 
+Lift = Callable[[torch.Tensor], torch.Tensor]  # keypoints (B, F, K, 2 or 3) -> poses (B, A, J, 3)
+
 
 class Graph(nn.Module):
     """A lifter as other programs use it: (B, F, K, 2), or (B, F, K, 3) with confidence -> (B, A, J, 3)."""
@@ -167,7 +169,7 @@ def windows_like(about: dict[str, Any], count: int) -> torch.Tensor:
     return windows
 
 
-def check_parity(path: Path, graph: Graph, about: dict[str, Any], lift: Callable[[torch.Tensor], torch.Tensor]) -> float:
+def check_parity(path: Path, graph: Graph, about: dict[str, Any], lift: Lift) -> float:
     """Return the largest difference between the program's poses and those of the file, in their unit.
 
     Raises DivergedError for poses that are not finite, and FileError for a difference of more than TOLERANCE.
@@ -206,6 +208,9 @@ def write_onnx(path: Path, program: torch.export.ExportedProgram, about: dict[st
     try:
         made = torch.onnx.export(program, dynamo=True, input_names=[READS], output_names=[GIVES], verbose=False,
                                  dynamic_shapes=({0: 'batch'},))
+    except ImportError as error:  # of the parts for this version of torch
+        raise FileError(f'{path} is not written: torch {torch.__version__} wants a newer onnxscript '
+                        f'({first_line(error)}): pip install --upgrade onnxscript') from None
     except Exception as error:  # the converter raises what it likes
         raise FlagError(f'--export-model: {about["model"]} cannot be written as ONNX ({first_line(error)}): take a '
                         f'name that ends in .pt2') from None
@@ -217,7 +222,7 @@ def write_onnx(path: Path, program: torch.export.ExportedProgram, about: dict[st
     made.save(str(path), external_data=False)
 
 
-def read_onnx(path: Path) -> Callable[[torch.Tensor], torch.Tensor]:
+def read_onnx(path: Path) -> Lift:
     """Return what lifts windows by a file of ONNX, with onnxruntime."""
     import onnxruntime
     session = onnxruntime.InferenceSession(str(path), providers=['CPUExecutionProvider'])
@@ -229,7 +234,7 @@ def write_pt2(path: Path, program: torch.export.ExportedProgram, about: dict[str
     torch.export.save(program, path, extra_files={DESCRIPTION: json.dumps(about)})
 
 
-def read_pt2(path: Path) -> Callable[[torch.Tensor], torch.Tensor]:
+def read_pt2(path: Path) -> Lift:
     """Return what lifts windows by a file of torch.export."""
     lift = torch.export.load(path).module()
 
