@@ -32,8 +32,8 @@ PACKAGES = {ONNX: ('onnx', 'onnxscript', 'onnxruntime'), PT2: ()}  # suffix -> w
 READS, GIVES = 'keypoints', 'poses'  # what the graph calls its input and its output
 PROGRAM = 'pose-lifting'  # begins the value of the key `program` of a file of ours
 DESCRIPTION = 'pose_lifting.json'  # the description among the extra files of a .pt2
-CHECKED = (1, 3, 64)  # windows at once of the check; 64 are fewer where they would have more frames than these:
-CHECKED_FRAMES = 4096
+CHECKED = (1, 3, 64)  # windows at once of the check
+CHECKED_FRAMES = 64 * 27  # longer windows are fewer: of 243 frames, each takes a large model half a gigabyte
 TOLERANCE = 1e-5  # metres, or of the largest coordinate where that is more than one
 LIBRARIES = ('torch', 'onnxscript', 'onnx_ir', 'onnx')  # whose remarks on their own workings are no user's concern
 
@@ -175,7 +175,7 @@ def check_parity(path: Path, graph: Graph, about: dict[str, Any], lift: Lift) ->
     Raises DivergedError for poses that are not finite, and FileError for a difference of more than TOLERANCE.
     """
     largest = 0.0
-    for count in dict.fromkeys(min(count, max(2, CHECKED_FRAMES // about['frames'])) for count in CHECKED):
+    for count in dict.fromkeys(min(count, max(4, CHECKED_FRAMES // about['frames'])) for count in CHECKED):
         windows = windows_like(about, count)
         with torch.no_grad():
             expected = graph.eager(windows)
