@@ -25,7 +25,7 @@ from common.models.lifter import Lifter, describe_needs
 from common.models.lifting import set_root
 from common.models.loading import LoadedLifter
 from common.skeleton import Skeleton
-from common.storage.files import atomic_path, first_line, open_regular
+from common.storage.files import MIB, atomic_path, first_line, open_regular
 
 ONNX, PT2 = '.onnx', '.pt2'
 PACKAGES = {ONNX: ('onnx', 'onnxscript', 'onnxruntime'), PT2: ()}  # suffix -> what it needs beside torch
@@ -253,7 +253,8 @@ def described(path: Path) -> dict[str, Any]:
                 return {entry.key: entry.value for entry in onnx.load_model_from_string(file.read()).metadata_props}
             with zipfile.ZipFile(file) as archive:
                 name = next(name for name in archive.namelist() if name.endswith(f'/{DESCRIPTION}'))
-                told = json.loads(archive.read(name))
+                with archive.open(name) as extra:
+                    told = json.loads(extra.read(MIB))
                 return told if isinstance(told, dict) else {}
     except FileError:
         raise
