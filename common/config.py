@@ -18,6 +18,7 @@ from common.datasets import DATASETS, DEFAULT_DATASET
 from common.flag import (
     CHECK_DATA,
     EVALUATE,
+    EXPORT_MODEL,
     INSPECT,
     LIST_MODELS,
     PREDICT,
@@ -40,7 +41,8 @@ from common.models.recipes import PUBLISHED, RECIPES
 from common.recipe import KEYPOINTS, ROOTS
 from common.skeleton import BODIES, VIEWED
 
-LIFTING = (EVALUATE, RENDER, PREDICT)  # commands that read a checkpoint to use it
+COMPUTING = (EVALUATE, RENDER, PREDICT)  # commands that lift with a checkpoint
+LIFTING = (*COMPUTING, EXPORT_MODEL)  # that read one to use it
 PRECISIONS = ('fp32', 'tf32', 'bf16')
 
 
@@ -125,10 +127,10 @@ class Model:
                                         commands=(TRAIN, *LIFTING), help='keypoints of each frame that are hidden')
     dense: bool | None = flag('--dense', kind='yes', commands=(TRAIN, *LIFTING),
                               help='wide convolutions in place of dilated ones')
-    causal: bool | None = flag('--causal', kind='yes', commands=(TRAIN, EVALUATE, PREDICT), help='train a model that '
-                               'reads nothing after the frame it answers for, where it can be one; with --evaluate '
-                               'and --predict, take the last frame of a window that ends at it, as live footage has '
-                               'to, and say how long one frame takes')
+    causal: bool | None = flag('--causal', kind='yes', commands=(TRAIN, EVALUATE, PREDICT, EXPORT_MODEL),
+                               help='train a model that reads nothing after the frame it answers for, where it can be '
+                               'one; with --evaluate and --predict, take the last frame of a window that ends at it, '
+                               'as live footage has to, and say how long one frame takes')
     refine: bool | None = flag('--refine', kind='yes', commands=(TRAIN, EVALUATE, RENDER), help='put a refinement '
                                'behind the trained model of --init and train both; it reads the camera and the true '
                                'depth of the root')
@@ -269,10 +271,10 @@ class Evaluate:
                                commands=(TRAIN, EVALUATE, PREDICT), help='frames that neighbouring windows share and '
                                'blend, in --predict and --target overlap (default a quarter of a window)')
     hypotheses: int | None = flag('--hypotheses', read=number(int, 1, 1000), metavar='P', needs='eval',
-                                  commands=(TRAIN, *LIFTING), help='of each pose, for a model trained with '
+                                  commands=(TRAIN, *COMPUTING), help='of each pose, for a model trained with '
                                   '--diffusion (default 5)')
     iterations: int | None = flag('--iterations', read=number(int, 1, 1000), metavar='K', needs='eval',
-                                  commands=(TRAIN, *LIFTING), help='in which noise becomes a hypothesis '
+                                  commands=(TRAIN, *COMPUTING), help='in which noise becomes a hypothesis '
                                   '(default 5), at P times K passes of the model, twice that with mirroring')
     by_iteration: bool = flag('--by-iteration', default=False, kind='yes', needs='eval', commands=(TRAIN, EVALUATE),
                               help='also the figures after each iteration')
@@ -351,11 +353,14 @@ class Run:
         'back')
     inspect: str | None = flag('--inspect', read=text, metavar='FILE', starts=True, commands=(INSPECT,),
                                help='say what a checkpoint is')
+    export_model: str | None = flag('--export-model', read=file_ending('.onnx', '.pt2'), metavar='FILE', starts=True,
+                                    commands=(EXPORT_MODEL,), help='write the model of --evaluate, or the shipped one, '
+                                    'for programs without this one: .onnx, or .pt2 for torch.export.load')
     models: bool = flag('--models', default=False, kind='yes', starts=True, commands=(LIST_MODELS,), help='list the '
                         'models: what they read, their size and their published figures')
-    deterministic: bool = flag('--deterministic', default=False, kind='yes', commands=(TRAIN, *LIFTING),
+    deterministic: bool = flag('--deterministic', default=False, kind='yes', commands=(TRAIN, *COMPUTING),
                                help='bit-identical runs on CUDA too, slower')
-    device: str = flag('--device', default='auto', choices=('auto', 'cpu', 'cuda'), commands=(TRAIN, *LIFTING),
+    device: str = flag('--device', default='auto', choices=('auto', 'cpu', 'cuda'), commands=(TRAIN, *COMPUTING),
                        help='auto is cuda where there is one')
 
 
@@ -382,7 +387,7 @@ class Config:
     def command(self) -> str:
         """Return the command that the flags ask for."""
         asked = {CHECK_DATA: self.data.check_data, INSPECT: self.run.inspect,
-                 LIST_MODELS: self.run.models, PREDICT: self.predict.predict,
+                 LIST_MODELS: self.run.models, EXPORT_MODEL: self.run.export_model, PREDICT: self.predict.predict,
                  RENDER: self.render.render, EVALUATE: self.evaluate.evaluate}
         return next((command for command, value in asked.items() if value), TRAIN)
 

@@ -5,8 +5,8 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Any
 
-TRAIN, EVALUATE, RENDER, PREDICT, CHECK_DATA, INSPECT, LIST_MODELS = COMMANDS = (
-    'train', 'evaluate', 'render', 'predict', 'check_data', 'inspect', 'list_models')
+TRAIN, EVALUATE, RENDER, PREDICT, EXPORT_MODEL, CHECK_DATA, INSPECT, LIST_MODELS = COMMANDS = (
+    'train', 'evaluate', 'render', 'predict', 'export_model', 'check_data', 'inspect', 'list_models')
 
 
 @dataclass(frozen=True)

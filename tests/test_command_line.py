@@ -18,6 +18,7 @@ SNAPSHOT = ROOT / 'tests' / 'command_line.json'
 START = {'train': ['-d', 'synthetic'], 'evaluate': ['--evaluate', 'x.bin'],
          'render': ['--evaluate', 'x.bin', '--render', '--viz-output', 'film.mp4'],
          'predict': ['--evaluate', 'x.bin', '--predict', 'in.npy', '--output', 'out.npz'],
+         'export_model': ['--evaluate', 'x.bin', '--export-model', 'lifter.onnx'],
          'check_data': ['-d', 'synthetic', '--check-data'], 'inspect': ['--inspect', 'x.bin'],
          'list_models': ['--models']}
 FLAGS = {f'{section}.{name}': flag for section, name, flag in all_flags()}

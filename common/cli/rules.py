@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+from common.cli.unsaid import SHIPPED_UNLESS_NAMED
 from common.config import CHECK_DATA, EVALUATE, PREDICT, RENDER, TRAIN, Config, all_flags, flag_of
 from common.datasets import DATASETS
 from common.detectors import camera_of, videos_in
@@ -13,7 +14,7 @@ from common.settings import of_a_run
 # Files that are read, and those that are written: none of these may be written over one of the others.
 READ = ('predict.predict', 'render.video', 'render.compare', 'evaluate.evaluate', 'train.init')
 WRITTEN = ('predict.npz', 'predict.csv', 'predict.export', 'evaluate.results', 'evaluate.export_predictions',
-           'render.output', 'render.export')
+           'render.output', 'render.export', 'run.export_model')
 WITHOUT_EVALUATION = 'the evaluation that --no-eval leaves out'
 
 
@@ -120,14 +121,14 @@ def _lacking_truth(config: Config) -> str | None:
 def _lacking_files(config: Config) -> str | None:
     """Return which file a command needs that reads or writes one."""
     render, evaluated = config.render, config.evaluate.evaluate
+    if config.command in SHIPPED_UNLESS_NAMED and config.has('run.checkpoint') and not config.has('evaluate.evaluate'):
+        return ('-c is the folder of a checkpoint: name that with --evaluate FILE, or leave -c out to take the shipped '
+                'one')
     if config.command == PREDICT:
         source, live = config.predict.predict or '', config.predict.live
         if not config.predict.npz and not live and camera_of(source) is None and not videos_in(Path(source)):
             return ('--predict needs --output FILE.npz for all but a video, a camera, and a folder of videos without '
                     'JSON or text beside them')
-        if config.has('run.checkpoint') and not config.has('evaluate.evaluate'):
-            return ('-c is the folder of a checkpoint: name that with --evaluate FILE, or leave -c out to lift with '
-                    'the shipped one')
         if render.render and not render.output:
             return '--render needs --viz-output FILE'
     if config.command == RENDER:

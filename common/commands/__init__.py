@@ -7,7 +7,7 @@ import torch
 
 from common import distributed
 from common.commands.session import Session, choose_device
-from common.config import CHECK_DATA, INSPECT, LIST_MODELS, Config
+from common.config import CHECK_DATA, EXPORT_MODEL, INSPECT, LIST_MODELS, Config
 from common.errors import ContractError, DivergedError, FileError, FlagError
 from common.storage.ending import held_back
 
@@ -19,7 +19,7 @@ def run(config: Config) -> None:
     """
     with held_back():  # matplotlib takes an import that was broken off for a package that is missing
         command = importlib.import_module(f'common.commands.{config.command}')
-    if config.command in (CHECK_DATA, INSPECT, LIST_MODELS):
+    if config.command in (CHECK_DATA, EXPORT_MODEL, INSPECT, LIST_MODELS):
         command.run(Session(config, torch.device('cpu'), distributed.ALONE, say))
         return
     device = choose_device(config.run.device)

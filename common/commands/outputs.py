@@ -14,7 +14,7 @@ from common.storage import checkpoint
 
 # Fields that name a file to write, and files to read.
 WRITTEN = ('evaluate.results', 'evaluate.export_predictions', 'render.output', 'render.export', 'predict.npz',
-           'predict.csv', 'predict.export')
+           'predict.csv', 'predict.export', 'run.export_model')
 CHECKPOINTS = ('evaluate.evaluate', 'train.init', 'train.resume', 'render.compare')
 READ = ('predict.predict', 'render.video')
 LONGEST_NAME = 255  # bytes, of every usual file system

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from common.config import TRAIN, Config, flag_of
+from common.config import EXPORT_MODEL, TRAIN, Config, flag_of
 from common.datasets import DATASETS, DEFAULT_DATASET
 from common.datasets.poses import PoseDataset
 from common.datasets.virtual_views import seen_anew
@@ -62,7 +62,7 @@ def check_model_flags(config: Config, name: str) -> None:
             if value != frames:
                 raise FlagError(f'-f {value}: {name} reads windows of {frames} frame{"" if frames == 1 else "s"}, so '
                                 f'that more of them would change nothing; leave -f out or take another --model')
-        elif size == 'causal' and size not in fields and config.command != TRAIN:
+        elif size == 'causal' and size not in fields and config.command not in (TRAIN, EXPORT_MODEL):
             continue  # of the test, not of the model
         elif size not in fields:
             raise FlagError(f'{spelling("model", size)} is not for --model {name}: leave it out')

@@ -23,7 +23,7 @@ class SampleNorm(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Normalise x (..., C) -> (..., C); statistics are float32 at least."""
         wide = x.to(self.a_2.dtype)
-        if not len(wide):  # a process that got no windows: torch would warn of what it has no values for
+        if not wide.shape[0]:  # a process that got no windows: torch would warn of what it has no values for
             return (self.a_2 * wide + self.b_2).to(x.dtype)
         std, mean = torch.std_mean(wide, dim=-1, keepdim=True)
         return (self.a_2 * (wide - mean) / (std + 1e-6) + self.b_2).to(x.dtype)

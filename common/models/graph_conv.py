@@ -58,7 +58,7 @@ class ModulatedGraphConv(nn.Module):
             return out.unflatten(2, (len(graph), -1)).transpose(1, 2)
         weight_own, weight_others, off_diagonal, own_scale, modulation, bias = (part.to(x.dtype) for part in (
             weight_own, weight_others, off_diagonal, diagonal[:, None] * self.M, self.M, self.bias))
-        if len(x) == 1 and x.shape[2] > len(weight_own):
+        if x.shape[0] == 1 and (torch.compiler.is_exporting() or x.shape[2] > len(weight_own)):
             # With more copies than channels, scaling the weights for each node costs less than scaling the results.
             own = torch.baddbmm(bias.expand(1, 1, -1), x[0], own_scale[:, None] * weight_own)  # (N, K, C_out)
             others = torch.bmm(x[0], modulation[:, None] * weight_others)
@@ -66,7 +66,7 @@ class ModulatedGraphConv(nn.Module):
         own = torch.addcmul(bias, own_scale[:, None], x @ weight_own)  # (B, N, K, C_out)
         others = modulation[:, None] * (x @ weight_others)
         # The product mixes nodes only.
-        mixed = torch.baddbmm(own.flatten(2), off_diagonal.expand(len(x), -1, -1), others.flatten(2))
+        mixed = torch.baddbmm(own.flatten(2), off_diagonal.expand(x.shape[0], -1, -1), others.flatten(2))
         return mixed.view_as(own)
 
 

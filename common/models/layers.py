@@ -53,12 +53,12 @@ def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, scale: float | 
 
     The scale is 1 / √d unless it is given.
     """
-    if not len(q):
+    if not q.shape[0]:
         return v  # a process that got no windows: not every fused kernel accepts an empty batch
     length, width = q.shape[-2:]
     if q.device.type == 'cpu' and length <= SHORT and (width <= NARROW or q.dtype is torch.bfloat16):
         return (q * (width ** -0.5 if scale is None else scale) @ k.mT).softmax(-1) @ v
-    if len(q) > GRID_LIMIT:
+    if q.device.type != 'cpu' and q.shape[0] > GRID_LIMIT:
         pieces = zip(*(part.split(GRID_LIMIT) for part in (q, k, v)), strict=True)
         return torch.cat([F.scaled_dot_product_attention(a, b, c, scale=scale) for a, b, c in pieces])
     return F.scaled_dot_product_attention(q, k, v, scale=scale)

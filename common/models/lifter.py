@@ -237,9 +237,9 @@ class Lifter(nn.Module):
         """
         if mirror is None:
             return {ONLY: self.read(view)}
-        both = self.read(view.beside(mirror.batch(view)))
-        check_shape(self, both, (2 * len(view.keypoints), *both.shape[1:2], len(mirror.joints), 3))
-        plain, mirrored = both.chunk(2)
+        both, windows = self.read(view.beside(mirror.batch(view))), view.keypoints.shape[0]
+        check_shape(self, both, (2 * windows, *both.shape[1:2], len(mirror.joints), 3))
+        plain, mirrored = both[:windows], both[windows:]
         return {ONLY: (plain + mirror.poses(mirrored)) / 2}
 
     def sampled(self, view: Batch, mirror: Mirror | None, every: bool = False) -> torch.Tensor:
