@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import SMALL
-from processes import ROOT, Process, run_alone
+from processes import ROOT, Process, free_port, run_alone
 from test_resume import assert_same_run
 
 # Runs the program and writes down the loss of every step.
@@ -32,9 +32,9 @@ sys.exit(status)
 """
 
 
-def launch(processes: int, *flags) -> subprocess.Popen:
-    """Run the program under torchrun, as in the README."""
-    command = [sys.executable, '-m', 'torch.distributed.run', '--standalone', f'--nproc_per_node={processes}',
+def launch(processes: int, *flags, node=('--standalone',)) -> subprocess.Popen:
+    """Run the program under torchrun, as in the README, or as one node of several."""
+    command = [sys.executable, '-m', 'torch.distributed.run', *node, f'--nproc_per_node={processes}',
                'run_ktpformer.py', *map(str, flags)]
     return subprocess.Popen(command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
@@ -172,6 +172,33 @@ def test_sigterm_stops_all_processes_at_one_step(flags, tmp_path):
     assert 'stopped by SIGTERM' in err
     assert 'Error' not in err.split('stopped by SIGTERM')[0]
     assert torch.load(tmp_path / 'run' / 'last.bin', weights_only=True)['epoch'] >= 1
+
+
+@pytest.mark.slow
+def test_two_nodes_and_then_another_number(flags, tmp_path):
+    """As the Slurm job of docs/training.md starts them: a launcher on each node, of one process and of two.
+
+    The result is that of one process, is written by the first node alone, and goes on with a single node.
+    """
+    port = free_port()
+
+    def nodes(*flags):
+        return [launch(processes, *flags, node=('--nnodes=2', f'--node-rank={rank}', '--master-addr=127.0.0.1',
+                                                f'--master-port={port}')) for rank, processes in enumerate((1, 2))]
+    started = nodes(*flags('nodes', '-lr', '1e-4'))
+    said = [process.communicate(timeout=300) for process in started]
+    assert [process.returncode for process in started] == [0, 0], said
+    assert 'protocol exact' in said[0][0]
+    assert said[1][0] == ''
+    assert run_alone('run_ktpformer.py', *flags('one', '-lr', '1e-4'))[0] == 0
+    many, one = (torch.load(tmp_path / name / 'last.bin') for name in ('nodes', 'one'))
+    assert many['epoch'] == one['epoch'] == 2
+    assert many['best']['valid_mpjpe'] == pytest.approx(one['best']['valid_mpjpe'], rel=5e-3)
+    process = launch(2, *flags('nodes'), '-e', '3', '--resume')
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    assert 'continuing' in out
+    assert torch.load(tmp_path / 'nodes' / 'last.bin')['epoch'] == 3
 
 
 def test_an_error_of_all_processes_is_printed_once(flags, tmp_path):

@@ -37,6 +37,7 @@ _FOUND = {
 _FALLING: dict[str, Any] = {'optimizer': 'adamw', 'schedule': 'cosine', 'warmup': 100}
 _BEST: dict[str, dict[str, Any]] = {
     model: {**_FALLING, 'batch': 128, 'lr': ByWidth(4e-3, channels)} for model, (channels, _) in _FOUND.items()}
+_BEST['martinez'] = {'schedule': 'cosine', 'warmup': 100}  # its steps are small as published
 _BEST['videopose3d'] = {**_FALLING, 'stride': 32, 'lr': ByWidth(2e-3, 128), 'dropout': 0.1}
 # Name -> model -> field of the configuration, a size of the model or stored in checkpoints -> value.
 RECIPES: dict[str, dict[str, dict[str, Any]]] = {
