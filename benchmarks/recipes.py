@@ -43,6 +43,9 @@ VARIANTS = {
         'no dropout': ['--dropout', '0'],
         'dropout 0.1': ['--dropout', '0.1'],
         'cosine, AdamW, dropout 0.1': [*ADAMW, '--dropout', '0.1'],
+        'cosine, AdamW, dropout 0.1, 16 windows': [*ADAMW, '--dropout', '0.1', '-b', '512'],
+        'cosine, AdamW, dropout 0.1, 8 windows': [*ADAMW, '--dropout', '0.1', '-b', '256'],
+        'cosine, AdamW, dropout 0.1, 8 windows, rate 4e-3': [*ADAMW, '--dropout', '0.1', '-b', '256', '-lr', '4e-3'],
         'cosine, AdamW, dropout 0.1, average': [*ADAMW, '--dropout', '0.1', '--ema', '0.99'],
     },
     'ktpformer': {

@@ -26,23 +26,26 @@ class ByWidth:
         return float(f'{self.rate * min(1, self.channels / channels):.3g}')
 
 
-# Model -> the channels at which benchmarks/recipes.py found small steps at a high rate to be best, and a quarter of the
-# epochs of its publication.
-_FOUND = {
-    'ktpformer': (64, 50), 'mixste': (64, 30), 'htnet': (48, 4), 'martinez': (1024, 50), 'graformer': (48, 25),
-    'mgcn': (96, 8), 'mgcn16': (96, 12), 'mhformer': (16, 5), 'strided': (48, 5), 'pstmo': (48, 20),
-    'stcformer': (16, 20), 'stcformer_3dhp': (16, 20), 'dstformer': (64, 30), 'motionagformer': (32, 15),
-    'videopose3d': (128, 20)}
-# A rate that rises over some steps and then falls to 0.
-_FALLING: dict[str, Any] = {'optimizer': 'adamw', 'schedule': 'cosine', 'warmup': 100}
+# Model -> the channels with which benchmarks/recipes.py found small steps at a high rate to be best.
+_SMALL_STEPS = {
+    'ktpformer': 64, 'mixste': 64, 'htnet': 48, 'graformer': 48, 'mgcn': 96, 'mgcn16': 96, 'mhformer': 16, 'strided': 48,
+    'pstmo': 48, 'stcformer': 16, 'stcformer_3dhp': 16, 'dstformer': 64, 'motionagformer': 32}
+_FALLING: dict[str, Any] = {'schedule': 'cosine', 'warmup': 100}  # a rate that rises for some steps and then falls to 0
 _BEST: dict[str, dict[str, Any]] = {
-    model: {**_FALLING, 'batch': 128, 'lr': ByWidth(4e-3, channels)} for model, (channels, _) in _FOUND.items()}
-_BEST['martinez'] = {'schedule': 'cosine', 'warmup': 100}  # its steps are small as published
-_BEST['videopose3d'] = {**_FALLING, 'stride': 32, 'lr': ByWidth(2e-3, 128), 'dropout': 0.1}
+    model: {**_FALLING, 'optimizer': 'adamw', 'batch': 128, 'lr': ByWidth(4e-3, channels)}
+    for model, channels in _SMALL_STEPS.items()} | {
+    'martinez': _FALLING,  # its steps are small as published
+    'videopose3d': {**_FALLING, 'optimizer': 'adamw', 'batch': 512, 'stride': 32, 'lr': ByWidth(2e-3, 384),
+                    'dropout': 0.1}}
+# Model -> a quarter of the epochs of its publication.
+_QUARTER = {
+    'ktpformer': 50, 'mixste': 30, 'htnet': 4, 'videopose3d': 20, 'martinez': 50, 'graformer': 25, 'mgcn': 8,
+    'mgcn16': 12, 'mhformer': 5, 'strided': 5, 'pstmo': 20, 'stcformer': 20, 'stcformer_3dhp': 20, 'dstformer': 30,
+    'motionagformer': 15}
 # Name -> model -> field of the configuration, a size of the model or stored in checkpoints -> value.
 RECIPES: dict[str, dict[str, dict[str, Any]]] = {
     'best': _BEST,
-    'fast': {model: {**values, 'epochs': _FOUND[model][1]} for model, values in _BEST.items()},
+    'fast': {model: {**values, 'epochs': _QUARTER[model]} for model, values in _BEST.items()},
     # The lifter that is shipped; its errors are in docs/lifter.md.
     'lifter': {'videopose3d': {
         'downsample': 2, 'views': 'random', 'input': 'coco', 'noise': 'detector', 'frames': 27, 'channels': 384,
