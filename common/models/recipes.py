@@ -28,8 +28,8 @@ class ByWidth:
 
 # Model -> the channels with which benchmarks/recipes.py found small steps at a high rate to be best.
 _SMALL_STEPS = {
-    'ktpformer': 64, 'mixste': 64, 'htnet': 48, 'graformer': 48, 'mgcn': 96, 'mgcn16': 96, 'mhformer': 16, 'strided': 48,
-    'pstmo': 48, 'stcformer': 16, 'stcformer_3dhp': 16, 'dstformer': 64, 'motionagformer': 32}
+    'ktpformer': 64, 'mixste': 64, 'htnet': 48, 'graformer': 48, 'mgcn': 96, 'mgcn16': 96, 'mhformer': 16,
+    'strided': 48, 'pstmo': 48, 'stcformer': 16, 'stcformer_3dhp': 16, 'dstformer': 64, 'motionagformer': 32}
 _FALLING: dict[str, Any] = {'schedule': 'cosine', 'warmup': 100}  # a rate that rises for some steps and then falls to 0
 _BEST: dict[str, dict[str, Any]] = {
     model: {**_FALLING, 'optimizer': 'adamw', 'batch': 128, 'lr': ByWidth(4e-3, channels)}
