@@ -32,8 +32,8 @@ from common.skeleton import COCO, H36M
 
 ONNX, PT2 = '.onnx', '.pt2'
 POSES = [name for name in MODELS if model_class(name).recipe.joints != KEYPOINTS]
-# One is made of convolutions and answers for its centre, one of attention and for every frame; the others are slow.
-FAST = [('videopose3d', ONNX), ('mixste', PT2)]
+# The others are slow, and so is a fresh process that imports torch.export.
+FAST = [('videopose3d', ONNX)]
 FLAGS = {ONNX: [], PT2: ['-no-tta', '--root', 'subtract']}  # with which the files of a kind are made here
 # Begin what runs alone: with numpy and its runtime, without this program.
 ALONE = '''import importlib.util, json, sys, numpy as np
