@@ -12,8 +12,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 FORKS = multiprocessing.get_context('forkserver')
-FORKS.set_forkserver_preload(['common.commands', 'torch.distributed', 'torch.utils.tensorboard',
-                             'torch._dynamo'])
+FORKS.set_forkserver_preload(['common.commands', 'torch.distributed', 'torch.utils.tensorboard'])
 
 
 def run_script(script: str, argv: list[str], environment: dict[str, str], streams: list[str]) -> None:
