@@ -15,7 +15,6 @@ its picture. None of it ranks models on Human3.6M: the models are small, the mot
 """
 
 import argparse
-import json
 import os
 import statistics
 import sys
@@ -31,7 +30,7 @@ if __name__ == '__main__':
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 os.environ.setdefault('OMP_WAIT_POLICY', 'passive')  # before torch is imported
 
-from benchmarks.runs import LOGS, PICTURES, about, add, mean_and_spread, program, read
+from benchmarks.runs import LOGS, PICTURES, about, add, average_of, mean_and_spread, program, read
 
 LOG, PICTURE = LOGS / 'leaderboard.jsonl', PICTURES / 'leaderboard.png'
 WINDOWS = ['-f', '27']
@@ -68,7 +67,6 @@ MODELS = {'d3dp': 'mixste'}  # of the rows that are not called after their model
 # A single hypothesis: choosing among several by the answer would not be a test, and their mean costs as many passes.
 SAMPLING = {'d3dp': ['--hypotheses', '1', '--iterations', '5']}
 COLUMNS = (('published', 'mpjpe'), ('zero', 'mpjpe'), ('zero', 'p_mpjpe'), ('zero', 'mpjve'))  # root and metric
-METRICS = ('mpjpe', 'p_mpjpe', 'mpjve')
 SPEED_FRAMES, SPEED_ROUNDS, SINGLE = 2048, 5, 100
 
 
@@ -93,12 +91,11 @@ def run(row: str, keypoints: str, seed: int, data: Path) -> dict:
         seconds, memory = program([*flags, '--data', str(data), '-c', f'{folder}/c', '-l', f'{folder}/l'])
         errors = {}
         for root in ('published', 'zero'):
-            results = f'{folder}/{root}.json'
+            results = Path(folder, f'{root}.json')
             program(['--evaluate', f'{folder}/c/last.bin', '-d', 'cmu', '-k', keypoints, '--data', str(data),
                      '--protocol', 'exact', '--test-time-augmentation', *SAMPLING.get(row, []),
-                     *(['--root', 'zero'] if root == 'zero' else []), '--results', results])
-            average = json.loads(Path(results).read_text())['protocols']['exact']['average']
-            errors[root] = {metric: average[metric] for metric in METRICS}
+                     *(['--root', 'zero'] if root == 'zero' else []), '--results', str(results)])
+            errors[root] = average_of(results)
     return {'row': row, 'keypoints': keypoints, 'seed': seed, 'flags': flags, 'errors': errors,
             'minutes': seconds / 60, 'gigabytes': memory, **about()}
 
@@ -150,13 +147,18 @@ def speed(row: str) -> dict:
 # ---- table ------------------------------------------------------------------------------------------------------
 
 
-def table(lines: list[dict], keypoints: str) -> str:
-    """Return the table of one kind of keypoints, the lowest error first."""
-    costs = {line['row']: line for line in lines if 'macs' in line}
+def known_of(lines: list[dict], keypoints: str) -> tuple[dict[str, list[dict]], dict[str, dict]]:
+    """Return the runs of each row with these keypoints, without those made again, and what each row costs."""
     runs = defaultdict(list)
     for line in lines:
         if line.get('keypoints') == keypoints and not line.get('again'):
             runs[line['row']].append(line)
+    return runs, {line['row']: line for line in lines if 'macs' in line}
+
+
+def table(lines: list[dict], keypoints: str) -> str:
+    """Return the table of one kind of keypoints, the lowest error first."""
+    runs, costs = known_of(lines, keypoints)
 
     def errors(row: str, root: str, metric: str) -> list[float]:
         return [line['errors'][root][metric] for line in runs[row]]
@@ -190,17 +192,13 @@ def draw(lines: list[dict], keypoints: str, path: Path) -> None:
     import matplotlib
     matplotlib.use('Agg')
     import matplotlib.pyplot as plt
-    costs = {line['row']: line for line in lines if 'macs' in line}
-    errors = defaultdict(list)
-    for line in lines:
-        if line.get('keypoints') == keypoints and not line.get('again'):
-            errors[line['row']].append(line['errors']['zero']['mpjpe'])
+    runs, costs = known_of(lines, keypoints)
     figure, axes = plt.subplots(1, 3, figsize=(15, 5), sharey=True, layout='constrained')
     panels = (('macs', 'million multiply-adds a frame', 1e-6), ('batched', 'frames a second, many at once', 1),
               ('one_at_a_time', 'frames a second, one at a time', 1))
     for axis, (what, label, unit) in zip(axes, panels, strict=True):
-        for row in sorted(errors.keys() & costs.keys()):
-            x, of = unit * costs[row][what], errors[row]
+        for row in sorted(runs.keys() & costs.keys()):
+            x, of = unit * costs[row][what], [line['errors']['zero']['mpjpe'] for line in runs[row]]
             error = statistics.stdev(of) if len(of) > 1 else 0
             axis.errorbar(x, statistics.mean(of), error, fmt='o', markersize=5, capsize=3, color='#0072B2')
             axis.annotate(row, (x, statistics.mean(of)), (5, 3), textcoords='offset points', fontsize=8)

@@ -24,7 +24,7 @@ import numpy as np
 if __name__ == '__main__':
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.runs import LOGS, about, add, mean_and_spread, program, read
+from benchmarks.runs import LOGS, about, add, average_of, mean_and_spread, program, read
 
 LOG = LOGS / 'recipes.jsonl'
 HELD_OUT = '07,16,39'  # of the training subjects: walks, jumps and slow walks
@@ -89,10 +89,10 @@ def run(flags: list[str], test: bool) -> dict:
                               '--results', str(results)])
         (metrics,) = Path(folder).glob('l/*/metrics.jsonl')
         epochs = [json.loads(line) for line in metrics.read_text().splitlines()]
-        average = json.loads(results.read_text())['protocols']['exact']['average']
+        average = average_of(results)
     errors = [epoch['valid_mpjpe'] for epoch in epochs]
     return {'valid_mpjpe': errors[-1], 'epochs': errors, 'seconds': seconds,
-            **({'test': {name: average[name] for name in ('mpjpe', 'p_mpjpe', 'mpjve')}} if test else {})}
+            **({'test': average} if test else {})}
 
 
 def known(log: Path) -> dict[tuple, dict]:

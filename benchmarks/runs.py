@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
+METRICS = ('mpjpe', 'p_mpjpe', 'mpjve')
 LOGS, PICTURES = ROOT / 'benchmarks' / 'logs', ROOT / 'benchmarks' / 'pictures'
 
 
@@ -31,6 +32,12 @@ def program(flags: list[str]) -> tuple[float, float]:
             said.seek(0)
             raise SystemExit(said.read().strip())
         return usage.ru_utime + usage.ru_stime, 1024 * usage.ru_maxrss / 1e9
+
+
+def average_of(results: Path) -> dict[str, float]:
+    """Return the averages of METRICS, by the protocol `exact`, from a file of --results."""
+    average = json.loads(results.read_text())['protocols']['exact']['average']
+    return {metric: average[metric] for metric in METRICS}
 
 
 def about() -> dict[str, Any]:
