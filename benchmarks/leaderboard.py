@@ -192,6 +192,7 @@ def draw(lines: list[dict], keypoints: str, path: Path) -> None:
     import matplotlib
     matplotlib.use('Agg')
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import LogLocator, NullFormatter
     runs, costs = known_of(lines, keypoints)
     figure, axes = plt.subplots(1, 3, figsize=(15, 5), sharey=True, layout='constrained')
     panels = (('macs', 'million multiply-adds a frame', 1e-6), ('batched', 'frames a second, many at once', 1),
@@ -203,7 +204,10 @@ def draw(lines: list[dict], keypoints: str, path: Path) -> None:
             axis.errorbar(x, statistics.mean(of), error, fmt='o', markersize=5, capsize=3, color='#0072B2')
             axis.annotate(row, (x, statistics.mean(of)), (5, 3), textcoords='offset points', fontsize=8)
         axis.set(xlabel=label, xscale='log')
-        axis.margins(x=0.2)
+        axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.xaxis.set_major_formatter('{x:,g}')
+        axis.xaxis.set_minor_formatter(NullFormatter())
+        axis.margins(x=0.3)
         axis.grid(alpha=0.3)
     axes[0].set_ylabel(f'test MPJPE, root at 0, {keypoints} keypoints (mm)')
     figure.savefig(path, dpi=80)

@@ -69,6 +69,6 @@ def values_of(recipe: str, model: str, channels: int | None = None) -> dict[str,
     if recipe == PUBLISHED:
         return {}
     if model not in RECIPES[recipe]:
-        raise ValueError(f'--recipe {recipe} is for --model {" or ".join(RECIPES[recipe])}, not for {model}')
+        raise ValueError(f'--recipe {recipe} is for --model {", ".join(RECIPES[recipe])}, not for {model}')
     return {field: value.at(channels or value.channels) if isinstance(value, ByWidth) else value
             for field, value in RECIPES[recipe][model].items()}
