@@ -1,7 +1,7 @@
 """This program against an earlier version of itself: steps, evaluation, memory and start-up, in turns.
 
     python benchmarks/earlier.py CHECKOUT [--parts work start-up] [--frames 27 243] [--rounds 7] [--channels 512]
-                                 [--depth 7]
+                                 [--depth 7] [--precision fp32]
 
 CHECKOUT is another clone of this repository, at the commit to compare with. Both sides run in processes of their own
 that take turns, with the same threads and allocator; figures are medians, ratios are those of each turn. A ratio
@@ -92,9 +92,10 @@ def main() -> None:
     parser.add_argument('--rounds', type=int, default=7)
     parser.add_argument('--channels', type=int, default=512)
     parser.add_argument('--depth', type=int, default=7)
+    parser.add_argument('--precision', default='fp32')
     args = parser.parse_args()
     roots = [args.checkout.resolve(), HERE]
-    sizes = ['-cs', str(args.channels), '-dep', str(args.depth)]
+    sizes = ['-cs', str(args.channels), '-dep', str(args.depth), '--precision', args.precision]
     results: dict = {'command': sys.argv}
     if 'work' in args.parts:
         results['work'] = [turns(roots, frames, work, args.rounds, sizes) for frames in args.frames

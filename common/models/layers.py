@@ -19,8 +19,8 @@ from common.skeleton import Skeleton, correspondence
 JOINTS, FRAMES, WINDOWS = 'joints', 'frames', 'windows'
 # Tokens as heads for attention over an axis. Both are views of the same memory.
 AS_HEADS = {JOINTS: 'b f j (h d) -> (b f) h j d', FRAMES: 'b f j (h d) -> b (j h) f d'}
-# On a CPU, plain products are faster than the fused kernel for short sequences and narrow heads (measured, see
-# benchmarks/RESULTS.md). In bf16 they are used for short sequences whatever the width of the heads (not measured).
+# On a CPU, plain products are faster than the fused kernel for short sequences and narrow heads, and in bf16 wherever a
+# gradient follows (measured, see benchmarks/RESULTS.md).
 SHORT, NARROW = 32, 32
 GRID_LIMIT = 65535  # sequences that a fused kernel of CUDA takes at most
 
@@ -56,7 +56,8 @@ def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, scale: float | 
     if not q.shape[0]:
         return v  # a process that got no windows: not every fused kernel accepts an empty batch
     length, width = q.shape[-2:]
-    if q.device.type == 'cpu' and length <= SHORT and (width <= NARROW or q.dtype is torch.bfloat16):
+    plain = q.requires_grad if q.dtype is torch.bfloat16 else length <= SHORT and width <= NARROW
+    if q.device.type == 'cpu' and plain:
         return (q * (width ** -0.5 if scale is None else scale) @ k.mT).softmax(-1) @ v
     if q.device.type != 'cpu' and q.shape[0] > GRID_LIMIT:
         pieces = zip(*(part.split(GRID_LIMIT) for part in (q, k, v)), strict=True)
