@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from benchmarks import augmentation, recipes
 from common.cli.parser import parse
 from common.models import make_config, model_class, recipe_of
 from common.models.recipes import PUBLISHED, RECIPES, ByWidth, usual_model, values_of
@@ -143,3 +144,11 @@ def test_what_a_recipe_cannot_be_is_refused(refused, flags, words):
 def test_a_recipe_is_not_for_the_checkpoint_of_another_model(refused, trained, tmp_path):
     assert '--recipe lifter is for --model videopose3d, not for ktpformer' in refused(
         2, *TINY[:2], '--recipe', 'lifter', '--init', trained[0] / 'best.bin', '-c', tmp_path / 'c')
+
+
+def test_what_the_benchmarks_try_are_flags():
+    """Variants are run for hours: a slip in the last one would be found at their end."""
+    searched = [*recipes.VARIANTS.items(), ('mixste', recipes.OTHERS), (augmentation.MODEL, augmentation.VARIANTS)]
+    for model, variants in searched:
+        for flags in variants.values():
+            assert parse(['--model', model, '-d', 'cmu', *flags]).model.model == model
