@@ -1,4 +1,4 @@
-"""What random virtual cameras and a detector's noise buy in training, for a test by real cameras and noisy keypoints.
+"""What random virtual cameras and a detector's noise buy in training, for a test by the fixed cameras of a file.
 
     python benchmarks/augmentation.py --data DIR [--log FILE] [--seeds 3] [-- FLAG ...]
 
@@ -32,11 +32,17 @@ VARIANTS = {
 }
 
 
+def training_flags(variant: str, seed: int, more: list[str]) -> list[str]:
+    """Return the command line of a variant's training, but for the folders."""
+    return ['--model', MODEL, '--recipe', 'best', '-d', 'cmu', *VARIANTS[variant], '--subjects-valid', HELD_OUT,
+            '--select', 'last', *more, '--seed', str(seed)]
+
+
 def run(flags: list[str], data: Path) -> dict:
     """Train once; return seconds and the error on the held-out subjects, by the protocol `exact` with mirroring."""
     with tempfile.TemporaryDirectory() as folder:
         results = Path(folder, 'results.json')
-        seconds, _ = program([*flags, '--no-eval', '--data', str(data), '-c', f'{folder}/c', '-l', f'{folder}/l'])
+        seconds, _ = program([*flags, '--data', str(data), '-c', f'{folder}/c', '-l', f'{folder}/l'])
         program(['--evaluate', f'{folder}/c/last.bin', '-d', 'cmu', '-k', 'noisy', '--data', str(data),
                  '-ste', HELD_OUT, '--views', 'file', '--noise', 'none', '--protocol', 'exact',
                  '--test-time-augmentation', '--results', str(results)])
@@ -53,9 +59,8 @@ def main() -> None:
     args = parser.parse_args()
     done, runs = known(args.log), defaultdict(list)
     for seed in range(args.seeds):
-        for variant, of in VARIANTS.items():
-            flags = ['--model', MODEL, '--recipe', 'best', '-d', 'cmu', *of, '--subjects-valid', HELD_OUT, *args.flags,
-                     '--seed', str(seed)]
+        for variant in VARIANTS:
+            flags = training_flags(variant, seed, args.flags)
             key = MODEL, variant, seed, tuple(flags)
             if key not in done:
                 done[key] = {'model': MODEL, 'variant': variant, 'seed': seed, 'flags': flags, **run(flags, args.data),

@@ -149,7 +149,7 @@ def main() -> None:
     parser.add_argument('--curves', type=Path, help='a picture of errors against minutes')
     parser.add_argument('flags', nargs='*')
     args = parser.parse_args()
-    recipes = {'best': ['--recipe', 'best'], 'fast': ['--recipe', 'fast', '-e', str(args.epochs // 4)]}
+    recipes = {'best': ['--recipe', 'best'], 'fast': ['--recipe', 'fast', '-e', str(max(1, args.epochs // 4))]}
     variants = VARIANTS.get(args.model, OTHERS) | recipes
     names = args.only or list(variants)
     every = ['--model', args.model, '-d', 'cmu', '-k', 'noisy', '--subjects-valid', HELD_OUT, '-e', str(args.epochs),

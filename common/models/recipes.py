@@ -6,7 +6,7 @@ A recipe stands here with what shows that it works. It may have values for sever
 from dataclasses import dataclass
 from typing import Any
 
-from common.models import DEFAULT_MODEL
+from common.models import DEFAULT_MODEL, recipe_of
 
 PUBLISHED = 'published'
 
@@ -15,18 +15,20 @@ PUBLISHED = 'published'
 class ByWidth:
     """A learning rate found at one width of a model; at larger ones it is in inverse proportion to their channels.
 
-    That is how Adam's rates of the matrices in a network's middle carry over (Yang et al., Tensor Programs V, 2022).
+    That is how Adam's rates of the matrices in a network's middle carry over (Yang et al., Tensor Programs V, 2022). It
+    does not fall below the published rate, which is known to work at the published width.
     """
 
     rate: float
     channels: int
 
-    def at(self, channels: int) -> float:
+    def at(self, channels: int, published: float) -> float:
         """Return the rate of a model with so many channels, to three digits."""
-        return float(f'{self.rate * min(1, self.channels / channels):.3g}')
+        falling = self.rate * min(1, self.channels / channels)
+        return float(f'{max(falling, min(self.rate, published)):.3g}')
 
 
-# Model -> the channels with which benchmarks/recipes.py found small steps at a high rate to be best.
+# Model -> the channels with which benchmarks/recipes.py tried steps of 128 frames at a rate of 4e-3.
 _SMALL_STEPS = {
     'ktpformer': 64, 'mixste': 64, 'htnet': 48, 'graformer': 48, 'mgcn': 96, 'mgcn16': 96, 'mhformer': 16,
     'strided': 48, 'pstmo': 48, 'stcformer': 16, 'stcformer_3dhp': 16, 'dstformer': 64, 'motionagformer': 32}
@@ -70,5 +72,6 @@ def values_of(recipe: str, model: str, channels: int | None = None) -> dict[str,
         return {}
     if model not in RECIPES[recipe]:
         raise ValueError(f'--recipe {recipe} is for --model {", ".join(RECIPES[recipe])}, not for {model}')
-    return {field: value.at(channels or value.channels) if isinstance(value, ByWidth) else value
+    published = recipe_of(model).lr
+    return {field: value.at(channels or value.channels, published) if isinstance(value, ByWidth) else value
             for field, value in RECIPES[recipe][model].items()}
