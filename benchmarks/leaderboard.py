@@ -148,12 +148,21 @@ def speed(row: str) -> dict:
 
 
 def known_of(lines: list[dict], keypoints: str) -> tuple[dict[str, list[dict]], dict[str, dict]]:
-    """Return the runs of each row with these keypoints, without those made again, and what each row costs."""
-    runs = defaultdict(list)
+    """Return the runs of each row with these keypoints, without those made again, and what each row costs.
+
+    Runs by other flags than today's do not count, and of several with one seed the first does.
+    """
+    runs: dict[str, dict[int, dict]] = defaultdict(dict)
     for line in lines:
-        if line.get('keypoints') == keypoints and not line.get('again'):
-            runs[line['row']].append(line)
-    return runs, {line['row']: line for line in lines if 'macs' in line}
+        if line.get('keypoints') == keypoints and not line.get('again') and of_today(line):
+            runs[line['row']].setdefault(line['seed'], line)
+    return {row: list(seeds.values()) for row, seeds in runs.items()}, {
+        line['row']: line for line in lines if 'macs' in line and line['sizes'] == ROWS[line['row']].sizes}
+
+
+def of_today(line: dict) -> bool:
+    """Return whether a run of the log was made by the flags that its row has today."""
+    return line['row'] in ROWS and line['flags'] == training_flags(line['row'], line['keypoints'], line['seed'])
 
 
 def table(lines: list[dict], keypoints: str) -> str:
@@ -181,7 +190,7 @@ def repeats(lines: list[dict]) -> str:
     """Return how runs that were made again compare with the first ones."""
     found = defaultdict(lambda: ([], []))
     for line in lines:
-        if 'errors' in line:
+        if 'errors' in line and of_today(line):
             found[line['row'], line['keypoints']][bool(line.get('again'))].append(line['errors']['zero']['mpjpe'])
     return '\n'.join(f'{row}, {keypoints}, root at 0: {mean_and_spread(first)}, made again {mean_and_spread(again)}'
                      for (row, keypoints), (first, again) in found.items() if again)
@@ -222,10 +231,10 @@ def keep_up(log: Path, data: Path, rows: Iterable[str], kinds: Iterable[str], se
         kinds: of keypoints.
         again: make runs that are logged once more, and log them so.
     """
-    done = {(line['row'], line['keypoints'], line['seed'], tuple(line['flags'])) for line in read(log)
-            if 'errors' in line and bool(line.get('again')) == again}
     for keypoints, seed, row in product(kinds, range(seeds), rows):
-        if (row, keypoints, seed, tuple(training_flags(row, keypoints, seed))) in done:
+        done = {(line['row'], line['keypoints'], line['seed']) for line in read(log)  # others may add to it meanwhile
+                if 'errors' in line and of_today(line) and bool(line.get('again')) == again}
+        if (row, keypoints, seed) in done:
             continue
         line = run(row, keypoints, seed, data) | ({'again': True} if again else {})
         add(log, line)
@@ -254,6 +263,8 @@ def main() -> None:
             add(args.log, speed(row))
     if args.table:
         lines = read(args.log)
+        if not any('errors' in line for line in lines):
+            parser.error(f'{args.log} holds no run')
         for keypoints in args.keypoints:
             print(f'{keypoints}:\n\n{table(lines, keypoints)}\n')
         print(repeats(lines))

@@ -152,6 +152,8 @@ def main() -> None:
     recipes = {'best': ['--recipe', 'best'], 'fast': ['--recipe', 'fast', '-e', str(max(1, args.epochs // 4))]}
     variants = VARIANTS.get(args.model, OTHERS) | recipes
     names = args.only or list(variants)
+    if unknown := set(names) - variants.keys():
+        parser.error(f'--model {args.model} has no variant {", ".join(sorted(unknown))}: it has {", ".join(variants)}')
     every = ['--model', args.model, '-d', 'cmu', '-k', 'noisy', '--subjects-valid', HELD_OUT, '-e', str(args.epochs),
              *args.flags]
     done = known(args.log)

@@ -30,7 +30,7 @@ def program(flags: list[str]) -> tuple[float, float]:
         process.returncode = os.waitstatus_to_exitcode(status)
         if process.returncode:
             said.seek(0)
-            raise SystemExit(said.read().strip())
+            raise SystemExit(said.read().strip() or f'{" ".join(flags)} ended with {process.returncode}')
         return usage.ru_utime + usage.ru_stime, 1024 * usage.ru_maxrss / 1e9
 
 
@@ -57,7 +57,7 @@ def read(log: Path) -> list[dict[str, Any]]:
 
 def add(log: Path, line: dict[str, Any]) -> None:
     """Append a line to a log."""
-    log.parent.mkdir(exist_ok=True)
+    log.parent.mkdir(parents=True, exist_ok=True)
     with open(log, 'a', encoding='utf-8') as file:
         file.write(json.dumps(line) + '\n')
 

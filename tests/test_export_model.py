@@ -15,6 +15,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from processes import ROOT
 from test_every_model import SIZES
 from toys.lens import LensConfig, LensNet
 
@@ -247,11 +248,30 @@ def test_a_graph_that_differs_from_its_model_is_not_written(tmp_path, suffix):
 
 
 @pytest.mark.usefixtures('left_nothing')
+def test_a_file_that_cannot_be_read_again_is_not_written(tmp_path, monkeypatch):
+    def read(path):
+        raise RuntimeError('Unsupported model IR version')
+    monkeypatch.setattr('common.models.exported.read_pt2', read)
+    with pytest.raises(FileError, match=r'toy\.pt2 is not written: what would run it cannot read it \(Unsupported'):
+        exported(tmp_path / 'toy.pt2', Toy())
+
+
+@pytest.mark.usefixtures('left_nothing')
 @pytest.mark.parametrize('model, why', [(OfOneSize, 'Constraints violated'), (Deciding, 'data-dependent')])
 def test_a_model_that_torch_cannot_follow_is_refused(tmp_path, model, why):
     with pytest.raises(FlagError, match=rf'Toy cannot be traced by torch\.export \(.*{why}') as told:
         exported(tmp_path / 'toy.pt2', model())
     assert '\n' not in str(told.value)
+
+
+@pytest.mark.skipif(sys.platform == 'win32', reason='Windows has no limit on the size of files')
+@pytest.mark.slow
+def test_a_full_disk_is_one_line(tmp_path):
+    """torch's own writer would abort the process."""
+    command = f'ulimit -f 200; {sys.executable} run_ktpformer.py --export-model {tmp_path / "a.pt2"}'
+    done = subprocess.run(['bash', '-c', command], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1 and done.stderr.count('\n') == 1 and 'Traceback' not in done.stderr
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.usefixtures('left_nothing')

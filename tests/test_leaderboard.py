@@ -22,7 +22,8 @@ def line(row, seed, published, zero, **more):
 
 LOG = [line('htnet', 0, 91, 90), line('htnet', 1, 93, 92), line('htnet', 2, 98, 97), line('mgcn', 0, 81, 80),
        line('mgcn', 0, 85, 84, again=True),
-       {'row': 'mgcn', 'parameters': 150_000, 'macs': 2.5e6, 'batched': 3456.7, 'one_at_a_time': 99.6}]
+       {'row': 'mgcn', 'parameters': 150_000, 'macs': 2.5e6, 'batched': 3456.7, 'one_at_a_time': 99.6,
+        'sizes': ROWS['mgcn'].sizes}]
 
 
 def test_every_model_has_a_row_of_a_like_size():
@@ -44,6 +45,8 @@ def test_the_table_by_hand():
     assert cells[2][:6] == ['`htnet`', '94.0 ± 3.6', '93.0 ± 3.6', '50.0 ± 0.0', '3.0 ± 0.0', '3']
     assert cells[2][6:] == ['–', '–', '–', '–', '3.0', '1.00']
     assert table(LOG, 'gt').count('\n') == 1
+    stale = [{**line('mgcn', 1, 999, 999), 'flags': ['other']}, line('mgcn', 0, 999, 999)]
+    assert table(LOG + stale, 'noisy') == table(LOG, 'noisy')  # of other flags, and of a seed that is there
     assert repeats(LOG) == 'mgcn, noisy, root at 0: 80.0, made again 84.0'
     assert mean_and_spread([1.0, 2.0], 2) == '1.50 ± 0.71'
 

@@ -23,7 +23,7 @@ from common.drawing.camera import running
 from common.drawing.look import LEFT
 from common.drawing.video import Film
 from common.drawing.window import Window
-from common.errors import FileError
+from common.errors import DivergedError, FileError
 from common.geometry.camera import normalise
 from common.keypoints.clip import usual_zoom
 from common.keypoints.layouts import stature
@@ -134,10 +134,11 @@ def test_a_signal_ends_it_and_what_was_lifted_is_written(run, trained, fast, tol
     assert run(*flags)[0] == status
 
 
-def test_what_was_lifted_is_kept_where_the_camera_breaks_off(bad, fast, told, tmp_path):
+@pytest.mark.parametrize('error', [FileError, DivergedError])
+def test_what_was_lifted_is_kept_where_it_breaks_off(bad, fast, told, tmp_path, error):
     def see(index):
         if index == 1:
-            raise FileError('the camera is gone')
+            raise error('the camera is gone')
         return STANDS
     told(see)
     assert bad(1, fast, '--live', '--output', tmp_path / 'out.npz').endswith('error: the camera is gone')
@@ -311,6 +312,15 @@ def test_the_camera_keeps_the_newest_picture_alone():
     times.clear()
     with running(Film(10, (2, 2), frames(False), None, times), paced=True) as camera:
         assert list(camera.pictures(lambda: True)) == []
+
+
+def test_pictures_are_later_than_those_before_whatever_their_time_stamps_say():
+    """Speeds are distances over the time between two pictures."""
+    times = [2, 2.1, 2.1, 2.05, None, 2.9, 2.8]
+    camera = running(Film(10, (2, 2), iter(()), None, times), paced=False)
+    with camera as reading:
+        seconds = [reading._seconds(number) for number in range(len(times))]
+    np.testing.assert_allclose(seconds, [0, 0.1, 0.2, 0.3, 0.4, 0.9, 1.0])
 
 
 def blue(window):

@@ -1,7 +1,11 @@
 """--recipe: values by name, between the command line, checkpoint and data set, and the published recipe."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
+from processes import ROOT
 
 from benchmarks import augmentation, recipes
 from common.cli.parser import parse
@@ -55,14 +59,24 @@ def test_a_recipe_is_its_flags():
 
 
 def test_rates_are_for_a_width_and_fall_for_larger_ones():
-    rate = ByWidth(4e-3, 64)
-    assert [rate.at(channels, 8e-5) for channels in (8, 64, 128, 512, 192)] == [4e-3, 4e-3, 2e-3, 5e-4, 1.33e-3]
+    rate = ByWidth(4e-3, 64, 8e-5)
+    assert [rate.at(channels) for channels in (8, 64, 128, 512, 192)] == [4e-3, 4e-3, 2e-3, 5e-4, 1.33e-3]
     # Not below the published rate, but for what was found to be lower than that.
-    assert [rate.at(channels, 1e-3) for channels in (64, 128, 512)] == [4e-3, 2e-3, 1e-3]
-    assert [rate.at(channels, 5e-3) for channels in (64, 512)] == [4e-3, 4e-3]
+    assert [ByWidth(4e-3, 64, 1e-3).at(channels) for channels in (64, 128, 512)] == [4e-3, 2e-3, 1e-3]
+    assert [ByWidth(4e-3, 64, 5e-3).at(channels) for channels in (64, 512)] == [4e-3, 4e-3]
+    for model, values in RECIPES['best'].items():
+        if isinstance(values.get('lr'), ByWidth):
+            assert values['lr'].published == recipe_of(model).lr, model
     found = next(value for value in RECIPES['best']['ktpformer'].values() if isinstance(value, ByWidth))
     assert values_of('best', 'ktpformer')['lr'] == found.rate
     assert values_of('best', 'ktpformer', 4 * found.channels)['lr'] == found.rate / 4
+
+
+def test_a_recipe_is_read_without_importing_torch():
+    """Which would start its threads before their number is limited, and take seconds to refuse a slip."""
+    code = ("import sys; from common.cli.parser import parse; parse(['--recipe', 'best']); "
+            "sys.exit('torch' in sys.modules)")
+    assert subprocess.run([sys.executable, '-c', code], cwd=ROOT).returncode == 0
 
 
 def test_the_rate_of_a_run_is_that_of_its_width(run, tmp_path):

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from processes import run_alone
+from test_cmu import write_little_people
 
 from common.models import load_lifter
 from common.storage import checkpoint
@@ -36,10 +37,13 @@ def test_it_is_small_and_says_what_it_is():
     assert load_lifter().path == path
 
 
-def test_training_cannot_go_on_from_it_but_begin(tmp_path):
-    status, _, error = run_alone(HERE.parent / 'run_ktpformer.py', '-d', 'cmu', '--data', tmp_path, '-c', tmp_path,
-                                 '--resume', shipped_lifter())
-    assert status == 1 and 'Traceback' not in error
+def test_training_cannot_go_on_from_it_but_begin(run, refused, tmp_path):
+    assert prepare_data_cmu.main([str(write_little_people(tmp_path / 'mocap')), '--data', str(tmp_path)]) == 0
+    flags = ['-d', 'cmu', '--data', tmp_path, '-c', tmp_path / 'c', '-l', tmp_path / 'l', '-e', 1]
+    assert 'holds no optimizer' in refused(1, *flags, '--resume', shipped_lifter())
+    status, _, error = run(*flags, '--init', shipped_lifter(), '--no-eval', '-str', '01', '--subset', 0.1, '--views',
+                           'random', '--input', 'coco')
+    assert (status, error) == (0, '')
 
 
 def test_shipping_leaves_the_weights_and_drops_the_rest(trained, tmp_path):

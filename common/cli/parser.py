@@ -145,9 +145,9 @@ def flags_page() -> str:
     """Return docs/flags.md: every flag, its default and the commands that take it."""
     lines = ['# Flags', '', 'Made from `common/config.py` by `python -m common.cli.parser > docs/flags.md`; a test '
              'holds the two equal.', '', 'A flag is refused by a command that would ignore it. The commands: `train` '
-             '(no `--evaluate`, `--inspect` or `--check-data`), `evaluate` (`--evaluate FILE`), `render` (`--evaluate '
-             'FILE --render`), `predict` (`--predict INPUT`), `check_data` and `inspect`. Defaults '
-             'that the table leaves to the model are shown by `python run_ktpformer.py --model NAME --help`.']
+             '(none of the following), `evaluate` (`--evaluate FILE`), `render` (`--evaluate FILE --render`), '
+             '`predict` (`--predict INPUT`), `export_model`, `check_data`, `inspect` and `list_models`. Defaults that '
+             'the table leaves to the model are shown by `python run_ktpformer.py --model NAME --help`.']
     for section, kind in SECTIONS.items():
         title = kind.__doc__ or section
         lines += ['', f'## {title[0].upper()}{title[1:]}', '', '| flag | what it does | commands |',

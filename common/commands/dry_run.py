@@ -27,6 +27,7 @@ from common.training.loop import Judges, Trainer, judge, judged_by, make_sampler
 
 NEIGHBOURS = 32  # frames that a window is tried to answer for where it can answer for any number
 TRIED, TRIED_FOR = 5, 5.0  # steps and seconds that another setting is timed for
+JUDGED = {'valid': 'validation', 'train': '--eval-train'}  # what is judged in an epoch, in words
 LONG = 3600  # seconds of a run for which a smaller one is proposed
 GB, MB = 2 ** 30, 2 ** 20
 
@@ -79,12 +80,14 @@ def dry_run(session: Session, plan: Plan, trainer: Trainer, judges: Judges, test
         say(f'measured: {line}')
     more = sum(2 * 12 * (cost.windows - cost.timed) * len(windows.taken) * store.joints
                for cost, (store, windows) in zip(judging, judged.values(), strict=True))
-    timed = [(cost, 'validation') for cost in judging] + ([(closing, 'the closing table')] if closing else [])
+    timed = [(cost, JUDGED[name]) for name, cost in zip(judged, judging, strict=True)]
+    timed += [(closing, 'the closing table')] if closing else []
     for line in _estimated(trainer, step, timed, more, training, saves * saving):
         say(f'estimate: {line}')
     say(f'estimate: the run takes {in_words(run)}: {_epochs(left)} of {in_words(epoch)}' +
         (f', and {in_words(closing.seconds)} for the closing table' if closing else ''))
-    for line in (*_tried(plan, trainer), *_by_arithmetic(plan, trainer, validating / epoch, peak, run)):
+    validation = sum(cost.seconds for cost, name in timed if name == JUDGED['valid'])
+    for line in (*_tried(plan, trainer), *_by_arithmetic(plan, trainer, validation / epoch, peak, run)):
         say(line)
 
 
@@ -216,9 +219,8 @@ def _estimated(trainer: Trainer, step: StepCost, timed: list[tuple[WindowCost, s
                saving: float) -> Iterator[str]:
     """Yield what follows from a part that was measured for the whole."""
     steps = trainer.sampler.steps(trainer.recipe.windows)
-    validating = sum(cost.seconds for cost, name in timed if name == 'validation')
     parts = [f'{in_words(training)} for {counted(steps, "step", "steps")} of {step.windows} windows',
-             *([f'{in_words(validating)} for validation'] if validating else [])]
+             *(f'{in_words(cost.seconds)} for {name}' for cost, name in timed if name in JUDGED.values())]
     yield f'an epoch takes {", ".join(parts)} and {in_words(saving)} for saving, without what the disk takes'
     for cost, name in timed:
         if cost.timed < cost.windows:

@@ -118,12 +118,12 @@ def run_live(session: Session) -> None:
                 if window is not None:
                     world = None if lift is None else _world(lift.pose[None], lifter)[0]
                     window.show(picture.image, picture.number, None if lift is None else lift.pixels, world)
-        except FileError:
+        except (FileError, DivergedError):
             if live.lifts:  # of a camera that was taken away, say
                 _write(session, live)
             raise
         say(f'the end: {live.pace.told(pictures.dropped)}')
-    _write(session, live)
+        _write(session, live)  # while the camera still runs: one that hangs cannot take with it what was lifted
     if stop.signal:
         raise Stopped(stop.signal, f'{config.predict.npz} holds what was lifted' if config.predict.npz else
                       'nothing was to be written (--output)')

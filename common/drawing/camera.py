@@ -43,6 +43,7 @@ class Camera:
         self._changed, self._stopped = threading.Condition(), threading.Event()
         self._newest: Picture | None = None
         self._over, self._error = False, ''
+        self._at = -1.0
         self._thread = threading.Thread(target=self._read, daemon=True)
         self._thread.start()
 
@@ -67,11 +68,15 @@ class Camera:
                 self._changed.notify()
 
     def _seconds(self, number: int) -> float:
-        """Return when the picture of this number was taken: as its time stamp says, else evenly."""
-        at, first = self._film.times[number], self._film.times[0]
-        if at is not None and first is not None and at >= first:
-            return at - first
-        return number / (self._film.fps or UNKNOWN_FPS)
+        """Return when the picture of this number was taken: as its time stamp says where that is later than those
+        before, else evenly.
+        """
+        at, first, apart = self._film.times[number], self._film.times[0], 1 / (self._film.fps or UNKNOWN_FPS)
+        if at is not None and first is not None and at - first > self._at:
+            self._at = at - first
+        else:
+            self._at = max(number * apart, self._at + apart)
+        return self._at
 
     def pictures(self, ended: Callable[[], bool]) -> Iterator[Picture]:
         """Yield the newest picture, each once, to the last one, or until `ended`, which is asked all the while.

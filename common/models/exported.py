@@ -6,6 +6,7 @@ Letters: B windows, F frames of a window, A frames that it answers for, K keypoi
 
 import copy
 import importlib
+import io
 import json
 import logging
 import warnings
@@ -114,7 +115,11 @@ def export_model(path: Path, lifter: LoadedLifter, root: str, flip: bool) -> tup
     with atomic_path(path) as temporary, quiet():
         write, read = (write_onnx, read_onnx) if suffix_of(path) == ONNX else (write_pt2, read_pt2)
         write(temporary, traced(graph, about), about)
-        return about, check_parity(path, graph, about, read(temporary))
+        try:
+            lift = read(temporary)
+        except Exception as error:  # each runtime raises what it likes
+            raise FileError(f'{path} is not written: what would run it cannot read it ({first_line(error)})') from None
+        return about, check_parity(path, graph, about, lift)
 
 
 def check_exportable(model: Lifter) -> None:
@@ -190,9 +195,10 @@ def check_parity(path: Path, graph: Graph, about: dict[str, Any], lift: Lift) ->
             raise FileError(f'{path} is not written: its graph gives {tuple(got.shape)} for {count} windows, expected '
                             f'{tuple(expected.shape)}')
         difference = float((got - expected).abs().max())
-        if not difference <= TOLERANCE * max(1.0, float(expected.abs().max())):
+        tolerated = TOLERANCE * max(1.0, float(expected.abs().max()))
+        if not difference <= tolerated:
             raise FileError(f'{path} is not written: for {count} windows its graph and the model differ by '
-                            f'{difference:.2g}, of at most {TOLERANCE:g} {about["unit"]}')
+                            f'{difference:.2g}, and {tolerated:.2g} is tolerated (unit: {about["unit"]})')
         largest = max(largest, difference)
     return largest
 
@@ -231,7 +237,9 @@ def read_onnx(path: Path) -> Lift:
 
 def write_pt2(path: Path, program: torch.export.ExportedProgram, about: dict[str, Any]) -> None:
     """Write a traced graph as torch.export does, with its description as an extra file of JSON."""
-    torch.export.save(program, path, extra_files={DESCRIPTION: json.dumps(about)})
+    made = io.BytesIO()  # torch's own writing aborts the process where the disk is full
+    torch.export.save(program, made, extra_files={DESCRIPTION: json.dumps(about)})
+    path.write_bytes(made.getbuffer())
 
 
 def read_pt2(path: Path) -> Lift:

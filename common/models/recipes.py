@@ -6,7 +6,7 @@ A recipe stands here with what shows that it works. It may have values for sever
 from dataclasses import dataclass
 from typing import Any
 
-from common.models import DEFAULT_MODEL, recipe_of
+from common.models import DEFAULT_MODEL
 
 PUBLISHED = 'published'
 
@@ -16,28 +16,32 @@ class ByWidth:
     """A learning rate found at one width of a model; at larger ones it is in inverse proportion to their channels.
 
     That is how Adam's rates of the matrices in a network's middle carry over (Yang et al., Tensor Programs V, 2022). It
-    does not fall below the published rate, which is known to work at the published width.
+    does not fall below the published rate, which is known to work at the published width. That stands here as a number,
+    because a command line is read without importing the models.
     """
 
     rate: float
     channels: int
+    published: float
 
-    def at(self, channels: int, published: float) -> float:
+    def at(self, channels: int) -> float:
         """Return the rate of a model with so many channels, to three digits."""
         falling = self.rate * min(1, self.channels / channels)
-        return float(f'{max(falling, min(self.rate, published)):.3g}')
+        return float(f'{max(falling, min(self.rate, self.published)):.3g}')
 
 
-# Model -> the channels with which benchmarks/recipes.py tried steps of 128 frames at a rate of 4e-3.
+# Model -> the channels with which benchmarks/recipes.py tried steps of 128 frames at a rate of 4e-3, and the published
+# rate.
 _SMALL_STEPS = {
-    'ktpformer': 64, 'mixste': 64, 'htnet': 48, 'graformer': 48, 'mgcn': 96, 'mgcn16': 96, 'mhformer': 16,
-    'strided': 48, 'pstmo': 48, 'stcformer': 16, 'stcformer_3dhp': 16, 'dstformer': 64, 'motionagformer': 32}
+    'ktpformer': (64, 8e-5), 'mixste': (64, 4e-5), 'htnet': (48, 5e-4), 'graformer': (48, 1e-3), 'mgcn': (96, 5e-3),
+    'mgcn16': (96, 1e-3), 'mhformer': (16, 1e-3), 'strided': (48, 1e-3), 'pstmo': (48, 7e-4), 'stcformer': (16, 1e-3),
+    'stcformer_3dhp': (16, 1e-3), 'dstformer': (64, 2e-4), 'motionagformer': (32, 5e-4)}
 _FALLING: dict[str, Any] = {'schedule': 'cosine', 'warmup': 100}  # a rate that rises for some steps and then falls to 0
 _BEST: dict[str, dict[str, Any]] = {
-    model: {**_FALLING, 'optimizer': 'adamw', 'batch': 128, 'lr': ByWidth(4e-3, channels)}
-    for model, channels in _SMALL_STEPS.items()} | {
+    model: {**_FALLING, 'optimizer': 'adamw', 'batch': 128, 'lr': ByWidth(4e-3, channels, published)}
+    for model, (channels, published) in _SMALL_STEPS.items()} | {
     'martinez': _FALLING,  # its steps are small as published
-    'videopose3d': {**_FALLING, 'optimizer': 'adamw', 'batch': 512, 'stride': 32, 'lr': ByWidth(2e-3, 384),
+    'videopose3d': {**_FALLING, 'optimizer': 'adamw', 'batch': 512, 'stride': 32, 'lr': ByWidth(2e-3, 384, 1e-3),
                     'dropout': 0.1}}
 # Model -> a quarter of the epochs of its publication.
 _QUARTER = {
@@ -72,6 +76,5 @@ def values_of(recipe: str, model: str, channels: int | None = None) -> dict[str,
         return {}
     if model not in RECIPES[recipe]:
         raise ValueError(f'--recipe {recipe} is for --model {", ".join(RECIPES[recipe])}, not for {model}')
-    published = recipe_of(model).lr
-    return {field: value.at(channels or value.channels, published) if isinstance(value, ByWidth) else value
+    return {field: value.at(channels or value.channels) if isinstance(value, ByWidth) else value
             for field, value in RECIPES[recipe][model].items()}
