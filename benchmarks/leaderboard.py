@@ -10,8 +10,9 @@ it: small models, of 2 to 4 million multiply-adds a frame, each for about 3 minu
 `exact`, with mirrored keypoints, and with the root both as the model is published and set to 0. The second measures
 parameters, multiply-adds and speed on this machine, with nothing else running. A line of JSON goes to --log for each
 run, and what is there is not made again, so that it can be done in pieces, or by several machines; with --again, runs
-are made and logged again, as `again`, and --table tells both. The third prints the table of docs/results.md and draws
-its picture. None of it ranks models on Human3.6M: the models are small, the motion is CMU's, the detections are noise.
+are made and logged again, as `again`, and --table tells both. The third prints the tables and commands of
+docs/results.md and draws its picture. None of it ranks models on Human3.6M: the models are small, the motion is CMU's,
+the detections are noise.
 """
 
 import argparse
@@ -68,6 +69,7 @@ MODELS = {'d3dp': 'mixste'}  # of the rows that are not called after their model
 SAMPLING = {'d3dp': ['--hypotheses', '1', '--iterations', '5']}
 COLUMNS = (('published', 'mpjpe'), ('zero', 'mpjpe'), ('zero', 'p_mpjpe'), ('zero', 'mpjve'))  # root and metric
 SPEED_FRAMES, SPEED_ROUNDS, SINGLE = 2048, 5, 100
+NAMES_APART = 3.0  # mm in the picture
 
 
 # ---- runs -------------------------------------------------------------------------------------------------------
@@ -177,13 +179,18 @@ def table(lines: list[dict], keypoints: str) -> str:
     for row in rows:
         cost, of = costs.get(row), runs[row]
         figures = ['–'] * 4 if cost is None else [
-            f'{cost["parameters"] / 1e6:.2f} M', f'{cost["macs"] / 1e6:.2f}', f'{cost["batched"]:,.0f}',
+            f'{cost["parameters"] / 1e3:,.0f} k', f'{cost["macs"] / 1e6:.2f}', f'{cost["batched"]:,.0f}',
             f'{cost["one_at_a_time"]:,.0f}']
         seen = [mean_and_spread(errors(row, *what)) for what in COLUMNS]
         cells = [f'`{row}`', *seen, str(len(of)), *figures, f'{statistics.median(line["minutes"] for line in of):.1f}',
                  f'{max(line["gigabytes"] for line in of):.2f}']
         text.append(f'| {" | ".join(cells)} |')
     return '\n'.join(text)
+
+
+def commands() -> str:
+    """Return the command that trains each row with noisy keypoints and seed 0."""
+    return '\n'.join(f'python run_ktpformer.py {" ".join(training_flags(row, "noisy", 0))}' for row in ROWS)
 
 
 def repeats(lines: list[dict]) -> str:
@@ -204,14 +211,19 @@ def draw(lines: list[dict], keypoints: str, path: Path) -> None:
     from matplotlib.ticker import LogLocator, NullFormatter
     runs, costs = known_of(lines, keypoints)
     figure, axes = plt.subplots(1, 3, figsize=(15, 5), sharey=True, layout='constrained')
-    panels = (('macs', 'million multiply-adds a frame', 1e-6), ('batched', 'frames a second, many at once', 1),
+    panels = (('macs', 'million multiply-adds a frame', 1e-6),
+              ('batched', 'thousand frames a second, many at once', 1e-3),
               ('one_at_a_time', 'frames a second, one at a time', 1))
+    mean = {row: statistics.mean(line['errors']['zero']['mpjpe'] for line in of) for row, of in runs.items()}
     for axis, (what, label, unit) in zip(axes, panels, strict=True):
-        for row in sorted(runs.keys() & costs.keys()):
+        name_at = 0.0  # names stand one above the other, however near their points are
+        for row in sorted(runs.keys() & costs.keys(), key=lambda row: mean[row]):
             x, of = unit * costs[row][what], [line['errors']['zero']['mpjpe'] for line in runs[row]]
             error = statistics.stdev(of) if len(of) > 1 else 0
-            axis.errorbar(x, statistics.mean(of), error, fmt='o', markersize=5, capsize=3, color='#0072B2')
-            axis.annotate(row, (x, statistics.mean(of)), (5, 3), textcoords='offset points', fontsize=8)
+            axis.errorbar(x, mean[row], error, fmt='o', markersize=5, capsize=3, color='#0072B2')
+            name_at = max(mean[row], name_at + NAMES_APART)
+            axis.annotate(row, (x, mean[row]), (1.15 * x, name_at), fontsize=8, va='center',
+                          arrowprops={'arrowstyle': '-', 'lw': 0.5, 'color': 'grey'})
         axis.set(xlabel=label, xscale='log')
         axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axis.xaxis.set_major_formatter('{x:,g}')
@@ -267,7 +279,7 @@ def main() -> None:
             parser.error(f'{args.log} holds no run')
         for keypoints in args.keypoints:
             print(f'{keypoints}:\n\n{table(lines, keypoints)}\n')
-        print(repeats(lines))
+        print(f'{repeats(lines)}\n\n{commands()}')
         draw(lines, args.keypoints[0], PICTURE)
 
 

@@ -6,7 +6,7 @@ import pytest
 from processes import ROOT
 
 from benchmarks import leaderboard
-from benchmarks.leaderboard import ROWS, keep_up, model_of, repeats, table, training_flags
+from benchmarks.leaderboard import ROWS, commands, keep_up, model_of, repeats, table, training_flags
 from benchmarks.runs import mean_and_spread, read
 from common.cli.parser import parse
 from common.commands.list_models import multiply_adds
@@ -40,7 +40,7 @@ def test_the_table_by_hand():
     header, _, first, second = table(LOG, 'noisy').splitlines()
     cells = [[cell.strip() for cell in row.strip('|').split('|')] for row in (header, first, second)]
     assert len({len(row) for row in cells}) == 1
-    assert cells[1] == ['`mgcn`', '81.0', '80.0', '50.0', '3.0', '1', '0.15 M', '2.50', '3,457', '100', '2.0', '1.00']
+    assert cells[1] == ['`mgcn`', '81.0', '80.0', '50.0', '3.0', '1', '150 k', '2.50', '3,457', '100', '2.0', '1.00']
     # 90, 92 and 97: mean 93, deviation sqrt((9 + 1 + 16) / 2)
     assert cells[2][:6] == ['`htnet`', '94.0 ± 3.6', '93.0 ± 3.6', '50.0 ± 0.0', '3.0 ± 0.0', '3']
     assert cells[2][6:] == ['–', '–', '–', '–', '3.0', '1.00']
@@ -64,6 +64,10 @@ def test_what_is_logged_is_not_made_again(tmp_path, monkeypatch):
     keep_up(log, tmp_path, ['htnet'], ['noisy'], seeds=1, again=True)
     assert made == [('htnet', 1), ('htnet', 0)]
     assert read(log)[-1]['again']
+
+
+def test_the_commands_of_the_documents_are_those_of_the_rows():
+    assert commands() in (ROOT / 'docs' / 'results.md').read_text()
 
 
 @pytest.mark.parametrize('keypoints', ['noisy', 'gt'])
