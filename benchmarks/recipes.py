@@ -64,6 +64,7 @@ VARIANTS = {
         'chosen, loss plain': [*CHOSEN, '--objective', 'plain'],
         'chosen, loss MPJPE alone': [*CHOSEN, '--loss', 'mpjpe', '--objective', 'plain'],
         'chosen, no drop path': [*CHOSEN, '--drop-path', '0'],
+        'chosen, loss plain, no drop path': [*CHOSEN, '--objective', 'plain', '--drop-path', '0'],
         'chosen, average of weights': [*CHOSEN, '--ema', '0.998'],
         'chosen, weight decay 0.01': [*CHOSEN, '--weight-decay', '0.01'],
         'chosen, no warm-up': [*CHOSEN, '--warmup', '0'],
