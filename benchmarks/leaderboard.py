@@ -194,13 +194,16 @@ def commands() -> str:
 
 
 def repeats(lines: list[dict]) -> str:
-    """Return how runs that were made again compare with the first ones."""
-    found = defaultdict(lambda: ([], []))
+    """Return how runs that were made again compare with the first ones of the same seeds."""
+    def error(line: dict) -> float:
+        return line['errors']['zero']['mpjpe']
+    text = []
     for line in lines:
-        if 'errors' in line and of_today(line):
-            found[line['row'], line['keypoints']][bool(line.get('again'))].append(line['errors']['zero']['mpjpe'])
-    return '\n'.join(f'{row}, {keypoints}, root at 0: {mean_and_spread(first)}, made again {mean_and_spread(again)}'
-                     for (row, keypoints), (first, again) in found.items() if again)
+        if line.get('again') and of_today(line):
+            row, keypoints, seed = line['row'], line['keypoints'], line['seed']
+            text += [f'`{row}`, {keypoints}, seed {seed}: {error(first):.2f}, made again {error(line):.2f}'
+                     for first in known_of(lines, keypoints)[0][row] if first['seed'] == seed]
+    return '\n'.join(text)
 
 
 def draw(lines: list[dict], keypoints: str, path: Path) -> None:

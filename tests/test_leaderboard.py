@@ -47,7 +47,7 @@ def test_the_table_by_hand():
     assert table(LOG, 'gt').count('\n') == 1
     stale = [{**line('mgcn', 1, 999, 999), 'flags': ['other']}, line('mgcn', 0, 999, 999)]
     assert table(LOG + stale, 'noisy') == table(LOG, 'noisy')  # of other flags, and of a seed that is there
-    assert repeats(LOG) == 'mgcn, noisy, root at 0: 80.0, made again 84.0'
+    assert repeats(LOG) == '`mgcn`, noisy, seed 0: 80.00, made again 84.00'
     assert mean_and_spread([1.0, 2.0], 2) == '1.50 ± 0.71'
 
 
