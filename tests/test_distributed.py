@@ -161,6 +161,7 @@ def test_killed_and_resumed_with_two_processes(flags, tmp_path):
     assert 'continuing' in out
 
 
+@pytest.mark.slow
 def test_sigterm_stops_all_processes_at_one_step(flags, tmp_path):
     process = launch(2, *flags('run', '-e', '50'))
     while not (tmp_path / 'run' / 'last.bin').exists():

@@ -242,6 +242,7 @@ def test_a_resumed_run_equals_an_undisturbed_one(small, run, tmp_path, model):
     assert_same_run(tmp_path / 'whole', tmp_path / 'parts')
 
 
+@pytest.mark.slow
 def test_two_processes_are_one_run(small, tmp_path):
     """Norms see the frames of both, and of one where the other has none in the last step; dropout is by rank."""
     recorder = tmp_path / 'recorder.py'

@@ -239,6 +239,7 @@ def test_a_training_that_was_cut_is_the_same(trained, h36m_folder, tmp_path):
     assert_same_run(folder, tmp_path / 'c')
 
 
+@pytest.mark.slow
 def test_two_processes_are_one_run(h36m_folder, tmp_path):
     """Dropout depends on the rank, so it is off. The last step has two windows, one for each."""
     recorder = tmp_path / 'recorder.py'
