@@ -227,7 +227,7 @@ def test_several_people_and_frames_without_anybody(lift, clip, told):
 def test_the_film_of_a_video_has_it_behind(lift, clip, told, tmp_path):
     told(STANDS)
     _, out = lift(clip[0], '--render', '--viz-output', tmp_path / 'film.png')
-    assert f'{clip[0]}: its frame 0 lies behind the first keypoints' in out
+    assert f'{clip[0]}: its frame 0 is drawn behind frame 0 of the keypoints, their first' in out
 
 
 @pytest.mark.parametrize('times, said, fps, uneven', [

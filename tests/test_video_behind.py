@@ -59,7 +59,7 @@ def test_a_person_who_enters_later_is_drawn_where_they_are(film):
     np.testing.assert_allclose(seconds(lines), got['seconds'], atol=1e-4)
     assert got['size'].tolist() == [500, 500]
     assert 'at 25 fps, as the video, 500×500 pixels' in out
-    assert 'its frame 37 lies behind the first keypoints, those of frame 37' in out
+    assert 'its frame 37 is drawn behind frame 37 of the keypoints, their first, and so on' in out
     assert 'is it the right video' not in out
 
 

@@ -171,7 +171,8 @@ def _numbers(session: Session, film: Film, frames: np.ndarray) -> np.ndarray:
         raise FileError(f'{asked.video} has {film.total or 0:,} frames and the keypoints begin with frame {frames[0]}: '
                         f'--viz-skip N says which frame of the video, from 0, is their first')
     ends = f'; it ends before them, with frame {film.total - 1}' if film.total and frames[-1] >= film.total else ''
-    session.say(f'{asked.video}: its frame {frames[0]} lies behind the first keypoints, those of frame {first}{ends}')
+    session.say(f'{asked.video}: its frame {frames[0]} is drawn behind frame {first} of the keypoints, their first, '
+                f'and so on{ends}')
     return frames
 
 
