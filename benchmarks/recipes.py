@@ -71,8 +71,9 @@ VARIANTS = {
         'chosen, no cosine': ['--warmup', '100', '-lr', '4e-3', '-b', '128'],
         'chosen, clip 1': [*CHOSEN, '--clip', '1'],
         'chosen, a window every 9 frames': [*CHOSEN, '--window-step', '9'],
-        'chosen, rate 1e-3': [*CHOSEN, '-lr', '1e-3'],
-        'chosen, rate 2e-3': [*CHOSEN, '-lr', '2e-3'],
+        'best, rate 1e-3': ['--recipe', 'best', '-lr', '1e-3'],
+        'best, rate 2e-3': ['--recipe', 'best', '-lr', '2e-3'],
+        'best, rate 4e-3': ['--recipe', 'best', '-lr', '4e-3'],
     },
 }
 # Of the models that have none of their own.
