@@ -1,11 +1,13 @@
 """A model as --export-model writes it, by onnxruntime and torch.export, against the model itself.
 
-    python benchmarks/exported.py [CHECKPOINT] [--windows 1 64] [--threads 1 2] [--rounds 5] [--seconds 1]
+    python benchmarks/exported.py [CHECKPOINT | --fresh MODEL ...] [--windows 1 64] [--threads 1 2] [--rounds 5]
+                                  [--seconds 1]
 
 Each side lifts the same windows, with mirrored keypoints where the model is lifted so, in turns in one process that has
-so many threads. All must first give the same poses. CHECKPOINT is the shipped lifter unless one is named. Prints a line
-for each comparison, then JSON; times are of one window, medians over rounds, and ratios medians over pairs that ran
-next to each other: below 1, the file is faster.
+so many threads. All must first give the same poses. CHECKPOINT is the shipped lifter unless one is named; --fresh takes
+models of the registry instead, of their published sizes and with random weights. Prints a line for each comparison,
+then JSON; times are of one window, medians over rounds, and ratios medians over pairs that ran next to each other:
+below 1, the file is faster.
 """
 
 import argparse
@@ -16,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -25,7 +28,8 @@ os.environ.setdefault('OMP_WAIT_POLICY', 'passive')  # before torch is imported
 
 import torch
 
-from common.models import load_lifter
+from common.errors import DivergedError, FileError, FlagError
+from common.models import MODELS, build_model, load_lifter, model_class
 from common.models.computing import keep_freed_memory
 from common.models.exported import (
     PT2,
@@ -41,6 +45,7 @@ from common.models.exported import (
 )
 from common.models.lifter import describe_model
 from common.models.loading import LoadedLifter
+from common.storage.checkpoint import PublicCheckpoint
 from common.storage.runlog import versions
 
 EAGER = 'the model'
@@ -56,12 +61,21 @@ def by_onnxruntime(path: Path, threads: int) -> Lift:
     return lambda windows: torch.from_numpy(session.run(None, {READS: windows.numpy()})[0])
 
 
+def fresh(name: str) -> LoadedLifter:
+    """Return a model of its published size with random weights."""
+    torch.manual_seed(0)
+    body = model_class(name).body()
+    return LoadedLifter(build_model(name, {}, body, body).eval(), name, {}, body, body, {}, 'with random weights',
+                        PublicCheckpoint(Path(name), {}))
+
+
 def sides_of(lifter: LoadedLifter, threads: int, folder: Path) -> dict[str, Lift]:
     """Return the sides by name: the model itself, and its two files."""
     root, flip = (lifter.settings.get(name, getattr(lifter.model.recipe, name)) for name in ('root', 'flip'))
     graph = Graph(lifter.model, lifter.layout, lifter.skeleton, root, flip).eval()
     for name in ('lifter.onnx', 'lifter.pt2'):
-        export_model(folder / name, lifter, root, flip)
+        _, difference = export_model(folder / name, lifter, root, flip)
+        print(f'{name}: {(folder / name).stat().st_size / 1e6:.1f} MB, {difference:.1e} from {EAGER} at most', flush=True)
 
     def eager(windows: torch.Tensor) -> torch.Tensor:
         with torch.inference_mode():
@@ -123,26 +137,33 @@ def main() -> None:
     """Compare with each number of threads, in a process of its own, and print JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('checkpoint', nargs='?', help='(default: the shipped lifter)')
+    parser.add_argument('--fresh', nargs='+', choices=MODELS, default=[], metavar='MODEL')
     parser.add_argument('--windows', nargs='+', type=int, default=[1, 64])
     parser.add_argument('--threads', nargs='+', type=int, default=[1, 2])
     parser.add_argument('--rounds', type=int, default=5)
     parser.add_argument('--seconds', type=float, default=1)
     args = parser.parse_args()
+    if args.checkpoint and args.fresh:
+        parser.error('CHECKPOINT or --fresh, not both')
     if len(args.threads) > 1:
-        rest = [*([args.checkpoint] if args.checkpoint else []), '--windows', *map(str, args.windows), '--rounds',
-                str(args.rounds), '--seconds', str(args.seconds)]
+        rest = [*([args.checkpoint] if args.checkpoint else []), *(['--fresh', *args.fresh] if args.fresh else []),
+                '--windows', *map(str, args.windows), '--rounds', str(args.rounds), '--seconds', str(args.seconds)]
         for threads in args.threads:
             subprocess.run([sys.executable, __file__, *rest, '--threads', str(threads)], check=True,
                            env=os.environ | {'OMP_NUM_THREADS': str(threads)})
         return
     torch.set_num_threads(args.threads[0])
     keep_freed_memory(torch.device('cpu'))
-    lifter = load_lifter(args.checkpoint)
-    check_packages(Path('lifter.onnx'))
-    print(describe_model(lifter.model), flush=True)
-    rows = compare(lifter, args.threads[0], args)
-    print(json.dumps({'checkpoint': lifter.path.name, 'rows': rows, 'versions': versions() | {
-        'onnxruntime': version('onnxruntime')}}))
+    results = []
+    try:
+        check_packages(Path('lifter.onnx'))
+        for load in [partial(fresh, name) for name in args.fresh] or [partial(load_lifter, args.checkpoint)]:
+            lifter = load()
+            print(describe_model(lifter.model), flush=True)
+            results.append({'model': lifter.path.name, 'rows': compare(lifter, args.threads[0], args)})
+    except (FileError, FlagError, DivergedError) as error:
+        sys.exit(str(error))
+    print(json.dumps({'results': results, 'versions': versions() | {'onnxruntime': version('onnxruntime')}}))
 
 
 if __name__ == '__main__':
