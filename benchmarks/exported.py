@@ -75,7 +75,8 @@ def sides_of(lifter: LoadedLifter, threads: int, folder: Path) -> dict[str, Lift
     graph = Graph(lifter.model, lifter.layout, lifter.skeleton, root, flip).eval()
     for name in ('lifter.onnx', 'lifter.pt2'):
         _, difference = export_model(folder / name, lifter, root, flip)
-        print(f'{name}: {(folder / name).stat().st_size / 1e6:.1f} MB, {difference:.1e} from {EAGER} at most', flush=True)
+        size = (folder / name).stat().st_size / 1e6
+        print(f'{name}: {size:.1f} MB, {difference:.1e} from {EAGER} at most', flush=True)
 
     def eager(windows: torch.Tensor) -> torch.Tensor:
         with torch.inference_mode():

@@ -153,7 +153,7 @@ class Train:
     """training"""
 
     recipe: str = flag('--recipe', default=PUBLISHED, choices=(PUBLISHED, *RECIPES), stored=True, commands=(TRAIN,),
-                       excludes=('resume', 'refine'), help="values for flags that are not given, by name: the model's "
+                       excludes=('refine',), help="values for flags that are not given, by name: the model's "
                        'publication, what was best in a search, the same in a quarter of the epochs, or lifter, the '
                        'training of the shipped lifter')
     epochs: int = flag('-e', '--epochs', read=count, metavar='N', stored=True, commands=(TRAIN,),

@@ -52,9 +52,9 @@ def of_a_run() -> list[tuple[str, str, Flag]]:
 
 def in_flags(values: Mapping[str, Any]) -> str:
     """Return how the command line says the values of a recipe."""
-    said = []
-    for _, name, flag in of_a_run():
-        if name in values:
-            value = values[name]
-            said.append(f'{flag.name} {listed(value)}' if flag.kind == 'value' else flag.names[0 if value else -1])
-    return ' '.join(said)
+    return ' '.join(in_flag(flag, values[name]) for _, name, flag in of_a_run() if name in values)
+
+
+def in_flag(flag: Flag, value: Any) -> str:
+    """Return how the command line says a value."""
+    return f'{flag.name} {listed(value)}' if flag.kind == 'value' else flag.names[0 if value else -1]

@@ -279,7 +279,7 @@ def test_a_refined_file_can_be_started_from(base, flags, run, refused, tmp_path)
             refused(2, *flags('c', how, tmp_path / 'a' / 'last.bin', '--loss', 'mpjpe'))
     assert 'holds the state of amsgrad; say --init to start another' in \
         refused(2, *flags('c', '--resume', tmp_path / 'a' / 'last.bin', '--optimizer', 'adamw'))
-    assert 'has no use for -lrd' in refused(2, *flags('c', '--schedule', 'cosine', '-lrd', 0.5))
+    assert '-lrd is for a rate that decays' in refused(2, *flags('c', '--schedule', 'cosine', '-lrd', 0.5))
     broken = torch.load(base / 'best.bin')
     torch.save(broken | {'config': broken['config'] | {'heads': 7}}, tmp_path / 'broken.bin')
     assert 'broken.bin describes a model that cannot be built' in \

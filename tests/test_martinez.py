@@ -380,3 +380,12 @@ def test_the_recipe_is_the_published_one():
     assert (recipe.loss, recipe.l1_share, recipe.objective, recipe.root, recipe.joints) == \
         ('mse', 0, 'plain', 'zero', None)
     assert (recipe.epochs, recipe.batch, recipe.weight_decay, recipe.augment, recipe.flip) == (200, 64, 0, False, False)
+
+
+def test_a_public_file_with_nothing_left_to_train_is_tested(golden, public_file, run, tmp_path):
+    """Its file, unlike ours, lacks the statistics of the training data."""
+    status, out, err = run('--model', 'martinez', '-k', 'gt', '--data', golden / 'tiny', '-str', 'S1', '-ste', 'S9',
+                           '--resume', public_file, '-e', 3, '-c', tmp_path / 'c', '-l', tmp_path / 'l', '--device',
+                           'cpu')
+    assert (status, err) == (0, '')
+    assert 'nothing is left to train up to -e 3' in out and 'evaluated on h36m, keypoints gt, subjects S9' in out

@@ -135,10 +135,12 @@ def test_a_run_by_its_recipe_is_the_run_by_its_flags(run, tmp_path):
     assert (short['settings']['recipe'], long['settings']['recipe']) == ('lifter', PUBLISHED)
     for key, value in long['model_pos'].items():
         assert torch.equal(short['model_pos'][key], value), key
-    out = train('short', '-r', '-e', 2, '-lr', 1e-3)
+    out = train('short', '-r', '--recipe', 'lifter', '-e', 2, '-lr', 1e-3)  # the same command again goes on
     assert 'recipe lifter: ' in out and '-lr' not in out.partition('recipe lifter')[2].splitlines()[0]
     assert torch.load(tmp_path / 'short' / 'last.bin', weights_only=True)['settings']['recipe'] == 'lifter'
     assert "'recipe': 'lifter'" in run('--inspect', tmp_path / 'short' / 'last.bin')[1]
+    status, _, err = run(*TINY, '-c', tmp_path / 'short', '-l', tmp_path / 'l', '-r', '--recipe', 'best')
+    assert status == 2 and 'goes on with the recipe lifter, by which it was begun' in err
     short['settings']['recipe'] = 'other'
     torch.save(short, tmp_path / 'short' / 'last.bin')
     status, _, err = run(*TINY, '-c', tmp_path / 'short', '-l', tmp_path / 'l', '-r')
@@ -148,7 +150,7 @@ def test_a_run_by_its_recipe_is_the_run_by_its_flags(run, tmp_path):
 @pytest.mark.parametrize('flags, words', [
     (['--model', 'ktpformer'], '--recipe lifter is for --model videopose3d, not for ktpformer'),
     (['--unlabelled', 'S2'], '--views, which --recipe lifter says, and --unlabelled exclude each other'),
-    (['--resume'], '--recipe and -r exclude each other'),
+    (['-arc', '3,5'], '-arc 3,5, beside -f 27 -cs 384 of --recipe lifter: '),
     (['--refine', '--init', 'x.bin'], '--recipe and --refine exclude each other'),
     (['--evaluate', 'x.bin'], '--recipe is not for --evaluate'),
     (['--recipe', 'quick'], "invalid choice: 'quick' (choose from"),

@@ -234,7 +234,7 @@ def test_other_windows_cannot_finish_an_epoch(flags, run, refused, tmp_path):
     saved = torch.load(tmp_path / 'run' / 'last.bin')
     torch.save(saved | {'step': 5, 'epoch': 0}, tmp_path / 'run' / 'last.bin')
     assert 'lies inside an epoch, at step 5: batch cannot change' in refused(2, *flags('run'), '--resume', '-b', 180)
-    assert 'need the evaluation that the resumed run leaves out' in \
+    assert 'needs the evaluation that the resumed run leaves out' in \
         refused(2, *flags('run'), '--resume', '--results', tmp_path / 'r.json')
 
 

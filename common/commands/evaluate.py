@@ -1,5 +1,6 @@
 """--evaluate: predict every test window of a checkpoint once, print its table, write its files. Training ends in it."""
 
+import shlex
 from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
@@ -30,7 +31,7 @@ from common.commands.session import (
     read_evaluated,
     with_joints,
 )
-from common.config import Config
+from common.config import Config, all_flags
 from common.datasets import DATASETS, load_dataset
 from common.datasets.poses import PoseDataset
 from common.errors import FileError, FlagError
@@ -42,13 +43,14 @@ from common.models import computing, model_class, recipe_of
 from common.models.lifter import Lifter, describe_needs
 from common.models.lifting import widens, windows_for
 from common.recipe import KEYPOINTS
-from common.settings import resolve
+from common.settings import in_flag, resolve
 from common.skeleton import H36M, H36M16
 from common.storage.checkpoint import Checkpoint
 from common.storage.ending import held_back
 from common.storage.npz import write_npz
 from common.store import SequenceStore
 
+REPORTS = ('results', 'export_predictions', 'plots')  # fields of what an evaluation writes
 ROOT_IN_WORDS = {'zero': 'set to 0', 'predicted': 'taken as it is', 'subtract': 'subtracted from all joints'}
 
 
@@ -185,6 +187,23 @@ def close(session: Session, config: Config, model: Lifter, name: str, path: Path
         if shares is not None:
             published = model.published.get((dataset.name, dataset.keypoints))
             _write_frames(session, config, join_shares(shares), reads, tested, published, dataset)
+
+
+def command_for(config: Config, name: str, path: Path) -> str:
+    """Return the command that prints the closing table of a training run again, of a checkpoint in its folder.
+
+    Args:
+        name: of the model.
+    """
+    words = ['python', 'run_ktpformer.py', '-c', str(path.parent), '--data', config.data.folder]
+    if config.data.joints == KEYPOINTS:
+        words += ['--model', name]
+    words += ['--evaluate', path.name]
+    for section, field, flag in all_flags():  # what checkpoints do not store, but for files that would be written anew
+        said = f'{section}.{field}'
+        if section == 'evaluate' and not flag.stored and field not in REPORTS and config.has(said):
+            words += in_flag(flag, config.value(said)).split()
+    return shlex.join(words)
 
 
 def what_is_read(model: Lifter, predicted: Iterable[str], store: SequenceStore) -> dict[str, str]:

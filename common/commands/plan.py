@@ -16,8 +16,9 @@ from common.commands.session import (
     named_size,
     read_checkpoint,
     said,
+    spelling,
 )
-from common.config import Config
+from common.config import Config, all_flags
 from common.errors import FileError, FlagError
 from common.models import computing, make_config, model_class, recipe_of
 from common.models.loading import identify
@@ -80,13 +81,16 @@ def make_plan(session: Session) -> Plan:
     initial = read_checkpoint(given, given.train.init) if given.train.init else None
     source = resumed or initial
     recipe = resumed.settings.get('recipe', PUBLISHED) if resumed else given.train.recipe
+    if resumed and given.has('train.recipe') and given.train.recipe != recipe:
+        raise FlagError(f'--recipe {given.train.recipe}: {resumed.path} goes on with the recipe {recipe}, by which it '
+                        f'was begun; leave the flag out, or say --init to begin anew from its weights')
     begun, known = _begun(given, initial)
     if source is None or begun:
         if begun and given.model.refine:
             raise FlagError(f'--refine starts from a trained model, and {given.train.init} holds a part of one')
         name = given.model.model or usual_model(recipe)
         check_model_flags(given, name)
-        sizes = _fresh_sizes(given, name, _named(recipe, name) | known)
+        sizes = _fresh_sizes(given, name, _named(recipe, name), known)
     else:
         name, sizes, _ = identify_for(given, source)
         if given.model.refine and initial and model_class(name).recipe.joints == KEYPOINTS:
@@ -97,7 +101,7 @@ def make_plan(session: Session) -> Plan:
     refined = bool(sizes.get('refine'))
     model = make_config(name, sizes)
     _, answers = model_class(name).window(model)
-    named = _named(recipe, name, model.channels)
+    named = _named(recipe, name, getattr(model, 'channels', None))
     config = resolve(given, recipe_of(name, sizes), len(answers), resumed.settings if resumed else None, named)
     run_id = session.world.told(uuid.uuid4().hex) if resumed is None or resumed.public else resumed.run_id
     if sizes.get('trajectory') and not config.train.unlabelled:
@@ -152,15 +156,20 @@ def _begun(given: Config, initial: Checkpoint | None) -> tuple[str | None, dict[
     return (found, sizes) if found in model_class(given.model.model).begins_with else (None, {})
 
 
-def _fresh_sizes(config: Config, name: str, known: dict[str, Any]) -> dict[str, Any]:
-    """Return the config of a new model: as flags have it, else as `known`. Raises FlagError where it cannot be."""
-    own = model_class(name).Config.__dataclass_fields__
-    wanted = known | named_size(config, name) | config.model.sizes()
+def _fresh_sizes(config: Config, name: str, by_recipe: dict[str, Any], known: dict[str, Any]) -> dict[str, Any]:
+    """Return the config of a new model: as flags have it, else as `known`, else as a recipe has it.
+
+    Raises FlagError where it cannot be.
+    """
+    own, given = model_class(name).Config.__dataclass_fields__, config.model.sizes()
+    wanted = by_recipe | known | named_size(config, name) | given
     try:
         return asdict(make_config(name, {size: v for size, v in wanted.items() if size in own}))
     except ValueError as error:
-        given = [said(size, value) for size, value in config.model.sizes().items()]
-        raise FlagError(f'{" ".join(given)}: {error}') from None
+        flags = ' '.join(said(size, value) for size, value in given.items())
+        others = [said(size, value) for size, value in by_recipe.items() if size in own and size not in given]
+        beside = f', beside {" ".join(others)} of --recipe {config.train.recipe}' if others else ''
+        raise FlagError(f'{flags}{beside}: {error}') from None
 
 
 def _check(session: Session, plan: Plan, refined: bool) -> None:
@@ -171,9 +180,9 @@ def _check(session: Session, plan: Plan, refined: bool) -> None:
     _check_recipe(given, plan, refined)
     check_outputs(plan.config)
     check_test_flags(plan.config)
-    if not train.eval and (given.evaluate.results or given.evaluate.export_predictions or given.evaluate.plots):
-        raise FlagError('--results, --export-predictions and --plots need the evaluation that the resumed run leaves '
-                        'out: say --eval')
+    for section, field, flag in all_flags() if not train.eval else ():
+        if flag.needs == 'eval' and given.has(f'{section}.{field}'):
+            raise FlagError(f'{flag.name} needs the evaluation that the resumed run leaves out: say --eval')
     _check_mid_epoch(plan)
     check_folder(plan.folder, plan.resumed, given.train.overwrite)
     initial = plan.initial
@@ -192,8 +201,12 @@ def _check(session: Session, plan: Plan, refined: bool) -> None:
 def _check_recipe(given: Config, plan: Plan, refined: bool) -> None:
     """Raise FlagError for settings of the training that contradict each other, or the checkpoint that is continued."""
     train = plan.config.train
-    if train.schedule == 'cosine' and (given.has('train.lr_decay') or given.has('train.lr_drop_every')):
-        raise FlagError('--schedule cosine has no use for -lrd and --lr-drop-every: leave them out')
+    for name in ('lr_decay', 'lr_decay_steps', 'lr_drop_every', 'lr_drop') if train.schedule == 'cosine' else ():
+        if given.has(f'train.{name}'):
+            raise FlagError(f'{spelling("train", name)} is for a rate that decays, and this one falls by a cosine '
+                            f'(--schedule cosine, or --recipe): leave it out, or say --schedule exp')
+    if given.has('train.lr_drop') and not train.lr_drop_every:
+        raise FlagError('--lr-drop needs --lr-drop-every N, which says when')
     kind = model_class(plan.name)
     if train.windows < kind.fewest:
         raise FlagError(f'-b {train.batch} with -s {train.stride} makes steps of {train.windows} windows, and '

@@ -1,7 +1,7 @@
 """A command under way: its configuration, device and processes; and what commands check before they begin."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -126,10 +126,11 @@ def identify_for(config: Config, saved: Checkpoint) -> tuple[str, dict[str, Any]
     if config.command != TRAIN:
         check_sampling_flags(config, name, stored)
     kind = model_class(name)
+    had = asdict(kind.Config()) | stored  # a file from before a size could be chosen does not tell it
     for size, given in (named_size(config, name) | sizes).items():
-        if size in kind.Config.__dataclass_fields__ and given != stored.get(size, getattr(kind.Config(), size)):
+        if size in kind.Config.__dataclass_fields__ and given != had[size]:
             flag = said(size, given) if size in sizes else said('size', config.model.size)
-            raise FileError(f'{saved.path} was made with {size} {listed(stored[size])}, which {flag} contradicts: '
+            raise FileError(f'{saved.path} was made with {size} {listed(had[size])}, which {flag} contradicts: '
                             f'leave the flag out or name another file')
     return name, stored, how
 
@@ -213,10 +214,16 @@ def with_joints(dataset: PoseDataset, config: Config) -> PoseDataset:
     """
     data, dataset = config.data, _with_body(dataset, config)
     if data.views == 'random':
+        if config.has('data.keypoints') and config.command != TRAIN:
+            raise FlagError(f'-k {data.keypoints} names the keypoints of a file, and these are seen by virtual '
+                            f'cameras, as in the training: say --views file, or leave -k out')
         layout = SKELETONS[data.input] if data.input in VIEWED else dataset.skeleton
         return seen_anew(dataset, layout, data.noise != 'none')
     if config.has('data.input'):
         raise FlagError(f'--input {data.input} is for --views random: -k names the keypoints of a file')
+    if config.has('data.noise') and data.noise != 'none' and config.command != TRAIN:
+        raise FlagError(f'--noise {data.noise} is for training, and for --views random: the keypoints of a file stay '
+                        f'as they are; leave it out')
     return dataset
 
 

@@ -13,7 +13,7 @@ import torch
 
 from common import distributed
 from common.commands.dry_run import check_folders, dry_run
-from common.commands.evaluate import check_windows, close
+from common.commands.evaluate import check_windows, close, command_for
 from common.commands.judging import OF_KEYPOINTS
 from common.commands.plan import JUDGE_SETTINGS, STEP_SETTINGS, Plan, changed_settings, make_plan
 from common.commands.session import (
@@ -226,7 +226,7 @@ def _trainer(session: Session, plan: Plan, model: Lifter, split: _Split, dataset
     sampler = make_sampler(model, split.train, train, cameras, noise)
     beside = None if split.beside is None else WindowSampler(
         split.beside, sampler.frames, train.augment, unlabelled_seed(train.seed), train.window_step, sampler.answers,
-        model.needs_beside, spacing=model.spacing, truth=False)
+        model.needs_beside, spacing=model.spacing, truth=False, noise=noise)
     steps = sampler.steps(train.windows)
     if resumed is not None and at.step > steps:
         raise FileError(f'{resumed.path} lies at step {at.step:,} of an epoch, which has {steps:,}')
@@ -259,6 +259,8 @@ def _restore(session: Session, plan: Plan, model: Lifter, optimizer: torch.optim
     for group in optimizer.param_groups:
         group['weight_decay'] = train.weight_decay
     at = progression_of(resumed.stored)
+    if train.schedule == 'cosine' and train.epochs != (had := resumed.settings.get('epochs', train.epochs)):
+        session.say(f'the rate now falls to 0 at epoch {train.epochs}, not {had}: it is another one from here on')
     # The same command with --resume behind it goes on as it was; another rate starts the schedule anew.
     if asked is not None and asked != resumed.settings.get('lr'):
         at.base_lr, at.lr_since = asked, at.epoch + 1
@@ -411,9 +413,7 @@ def _evaluate_chosen(session: Session, plan: Plan, model: Lifter, at: Progressio
     saved = checkpoint.load(path)
     if not saved.public and saved.run_id != plan.run_id and path != getattr(plan.resumed, 'path', None):
         raise FileError(f'{path} is of another run, which took the place of this one: choose another -c')
-    checkpoint.load_weights(model, saved)
+    put_weights(model, saved, dataset.skeleton)
     how = f'the best on {picked_on}, ' if path.name == checkpoint.BEST else ''
-    named = f' --model {plan.name}' if config.data.joints == KEYPOINTS else ''
-    session.say(f'evaluating {path}: {how}epoch {saved.epoch}; again with: python run_ktpformer.py -c {plan.folder} '
-                f'--data {config.data.folder}{named} --evaluate {path.name}')
+    session.say(f'evaluating {path}: {how}epoch {saved.epoch}; again with: {command_for(config, plan.name, path)}')
     close(session, config, model, plan.name, path, test, dataset)
