@@ -185,3 +185,63 @@ def test_lifters_that_know_people_of_any_size_get_them_as_they_are(tmp_path):
     far, said = load(tmp_path, standing(height=75, at=(600, 400)), any_size=True)
     assert 1.5 < far.zoom < 2.5 and 'people trained on are from 0.3 to 3.0: scaled by' in said
     assert [usual_zoom(tall, any_size=True) for tall in (0.15, 0.3, 1.0, 3.0, 6.0, np.nan)] == [2, 1, 1, 1, 0.5, 1]
+
+
+# ---- what was seen, and in what unit ------------------------------------------------------------------------------
+
+
+def coco(frames=40):
+    """Return keypoints (T, 17, 3) of COCO's, of a walk, all of which are seen."""
+    pixels = clip(frames)[1]
+    places = [H36M.joints.index(name) if name in H36M.joints else H36M.joints.index('head') for name in COCO.joints]
+    return np.concatenate([pixels[:, places], np.ones((frames, 17, 1))], axis=-1)
+
+
+@pytest.mark.parametrize('name', ['left_elbow', 'right_knee', 'left_wrist'])
+def test_a_limb_that_is_hidden_most_of_the_time_is_filled_in(tmp_path, name):
+    keypoints, joint = coco(), COCO.joints.index(name)
+    keypoints[4:35, joint, 2] = 0.1
+    got, said = load(tmp_path, keypoints, layout='coco', as_is=True)
+    assert 'never seen' not in said and np.isfinite(got.pixels).all()
+
+
+@pytest.mark.parametrize('scale', [1.0, 100.0], ids=['shares', 'percent'])
+def test_a_single_high_score_makes_no_percent(tmp_path, scale):
+    """A network's own scores may pass 1, and a single one even 2."""
+    keypoints = coco()
+    keypoints[..., 2] = 0.6 * scale
+    keypoints[7, 3, 2] = 2.1 * (scale if scale == 1 else 1)
+    got, _ = load(tmp_path, keypoints, layout='coco', as_is=True)
+    usual = np.median(got.confidence)
+    assert usual == pytest.approx(0.6, abs=1e-6)
+
+
+def test_shares_of_a_picture_are_those_of_the_video_where_nothing_else_says_its_size(tmp_path):
+    """The user's word goes before the file's, and that before the video's."""
+    shares = coco()
+    shares[..., :2] = 0.2 + 0.6 * (shares[..., :2] - shares[..., :2].min()) / np.ptp(shares[..., :2])
+    np.save(tmp_path / 'in.npy', shares)
+
+    def size(**asked):
+        got = load_clip(Asked(str(tmp_path / 'in.npy'), 'coco', fps=25, as_is=True, **asked), COCO, lambda line: None)
+        np.testing.assert_allclose(got.pixels[0, 5], shares[0, 5, :2] * got.size, rtol=1e-5)
+        return got.size
+    assert size(video_size=(1000, 900)) == (1000, 900)
+    assert size(video_size=(1000, 900), size=(500, 450)) == (500, 450)
+
+
+def test_what_predict_wrote_is_not_what_it_reads(tmp_path):
+    np.savez(tmp_path / 'out.npz', poses=np.zeros((9, 17, 3)), keypoints=coco(9)[..., :2], layout='h36m',
+             keypoint_names=np.array(COCO.joints))
+    with pytest.raises(FileError, match='is what --predict wrote, poses in 3D: give it the keypoints'):
+        load_clip(Asked(str(tmp_path / 'out.npz')), COCO, lambda line: None)
+
+
+def test_people_who_come_late_are_found_in_an_array_of_frames(tmp_path):
+    frames = np.empty(150, dtype=object)
+    for number, keypoints in enumerate(coco(40), 110):
+        frames[number] = keypoints[None]
+    np.savez(tmp_path / 'late.npz', keypoints=frames)
+    got = load_clip(Asked(str(tmp_path / 'late.npz'), 'coco', size=(1000, 1002), fps=50, as_is=True), COCO,
+                    lambda line: None)
+    assert got.frames[-1] == 149

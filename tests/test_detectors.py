@@ -13,7 +13,7 @@ from test_predict import clip
 from common.errors import FileError, FlagError
 from common.keypoints import read_track, registry
 from common.keypoints.bones import evenness
-from common.keypoints.known import LAYOUTS, joint_name
+from common.keypoints.known import LAYOUTS, joint_name, layout_of_names
 from common.keypoints.layouts import find_layout, read_names
 from common.keypoints.names import videos_of
 from common.skeleton import COCO, H36M
@@ -389,3 +389,14 @@ def test_odd_values_anywhere_end_with_one_sentence_or_a_track(tmp_path, write):
             assert str(error).isprintable() and len(str(error)) < 700, str(error)[:900]  # noqa: PT017
         else:
             assert len(track.points) == len(track.scores) == len(track.frames)
+
+
+def test_a_neck_alone_is_the_base_of_the_neck(tmp_path):
+    """As in LSP's order, and in a file that names its keypoints itself."""
+    order = ['r_ankle', 'r_knee', 'r_hip', 'l_hip', 'l_knee', 'l_ankle', 'r_wrist', 'r_elbow', 'r_shoulder',
+             'l_shoulder', 'l_elbow', 'l_wrist', 'neck', 'head_top']
+    (tmp_path / 'lsp.txt').write_text('\n'.join(order))
+    assert read_names(tmp_path / 'lsp.txt').joints == layout_of_names('x', order).joints
+    assert 'thorax' in read_names(tmp_path / 'lsp.txt').joints
+    (tmp_path / 'both.txt').write_text('\n'.join([*order, 'thorax']))
+    assert {'neck', 'thorax'} <= set(read_names(tmp_path / 'both.txt').joints)

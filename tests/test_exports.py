@@ -6,6 +6,8 @@ import keypoint_files as files
 import numpy as np
 import pytest
 
+from common.cli.parser import parse
+from common.commands.people import config_of
 from common.datasets.synthetic import motion
 from common.errors import FileError
 from common.exports import export
@@ -287,3 +289,21 @@ def test_predict_writes_a_bvh_of_one_frame(run, trained, tmp_path):
     want = 100 * fitted(H36M, y_up(read_npz(tmp_path / 'out.npz')['world'].astype(np.float64)))
     found = places(read_bvh(tmp_path / 'o.bvh'), 0)
     np.testing.assert_allclose([found[IN_BVH[joint]] for joint in H36M.joints], want[0], atol=1e-3)
+
+
+def test_a_clip_that_is_too_long_for_a_c3d_is_told_before_it_is_lifted(refused, trained, tmp_path, monkeypatch):
+    pytest.importorskip('ezc3d')
+    monkeypatch.setattr('common.exports.c3d.MOST_FRAMES', 11)
+    files.npz(tmp_path / 'in.npz', np.zeros((12, 17, 2)) + files_person())
+    line = refused(1, '-c', trained[0], '--evaluate', 'best.bin', '--predict', tmp_path / 'in.npz', '--output',
+                   tmp_path / 'out.npz', '--layout', 'h36m', '--device', 'cpu', '--as-is', '--export',
+                   tmp_path / 'out.c3d')
+    assert 'a C3D holds at most 11 frames, got 12' in line
+    assert [path.name for path in tmp_path.iterdir()] == ['in.npz']
+
+
+@pytest.mark.parametrize('name, own', [('a/clip.trc', 'a/clip_3.trc'), ('.trc', '_3.trc'), ('a.b.bvh', 'a.b_3.bvh')])
+def test_a_person_has_files_of_their_own(name, own):
+    config = parse(['--predict', 'in.json', '--output', 'out.npz', '--person', 'all', '--export', name])
+    assert config_of(config, 3).predict.export == own
+    assert config_of(config, 3).predict.npz == 'out_3.npz'

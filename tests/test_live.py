@@ -369,3 +369,12 @@ def test_a_real_person_is_followed(lift):
     got, out = lift('live.npz', REAL, '--live')
     assert len(got['poses']) and 'scaled by' in out
     assert np.isfinite(got['poses']).all() and got['keypoints_seen'].mean() > 0.6  # 5 of 17 are made of others
+
+
+def test_what_was_kept_is_forgotten_where_no_picture_came(tmp_path):
+    """A camera that stalls: frames from before would stand beside those from after, as if they followed each other."""
+    keypoints = stream(frames=9)
+    for number in range(9):
+        keypoints.add(seen_at(number), number / 10)
+    assert len(keypoints.add(seen_at(30), 10.0).screen) == 1
+    assert len(keypoints.add(seen_at(30), 10.9).screen) == 2

@@ -397,7 +397,7 @@ def test_broken_files_are_refused(bad, tmp_path):
     (tmp_path / 'empty').mkdir()
     assert 'empty holds no .json file' in bad(1, tmp_path / 'empty', *SIZE)
     (tmp_path / 'in.abc').touch()
-    assert 'expected .json, .npz, .npy or a folder' in bad(1, tmp_path / 'in.abc', *SIZE)
+    assert 'expected a video (.mp4, .mov, …), .json, .npz, .npy or a folder' in bad(1, tmp_path / 'in.abc', *SIZE)
     for name in ('in.npy', 'in.npz', 'in.json'):
         (tmp_path / name).write_bytes(b'\x93NUMPY\x01\x00')
         assert f'{name} is not' in bad(1, tmp_path / name, *SIZE)

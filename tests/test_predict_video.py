@@ -3,6 +3,7 @@
 import sys
 import types
 import wave
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -439,3 +440,33 @@ def test_rtmlib_with_what_it_cannot_use(bad, clip, rtmlib, tmp_path, monkeypatch
     assert 'a.onnx is not a readable ONNX file (division by zero)' in bad(1, *flags, tmp_path / 'a.onnx')
     monkeypatch.setitem(sys.modules, 'rtmlib', None)
     assert bad(1, *flags, tmp_path / 'a.onnx').endswith('pip install rtmlib onnxruntime')
+
+
+def test_pixels_that_are_wider_than_high_make_nobody_thin(tmp_path, run, trained):
+    """1440 by 1080 pixels of 16 by 9, as camcorders write them; keypoints of a file are told that they may differ."""
+    frames, keypoints = walking(3, 240, 320)
+    narrow = [np.ascontiguousarray(frame[:, ::2]) for frame in frames]
+    with av.open(str(tmp_path / 'wide.mp4'), 'w') as container:
+        stream = container.add_stream('libx264', rate=25, height=320, width=120)
+        stream.codec_context.sample_aspect_ratio = Fraction(2, 1)
+        for frame in narrow:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, 'rgb24')))
+        container.mux(stream.encode(None))
+    with read_video(tmp_path / 'wide.mp4') as film:
+        pictures = list(film.frames)
+        assert (film.size, film.stretch) == ((240, 320), 2)
+    assert np.abs(pictures[0].astype(float) - frames[0]).mean() < 15
+    with read_video(tmp_path / 'wide.mp4', largest=160) as film:
+        assert film.size == (120, 160)
+    np.savez(tmp_path / 'k.npz', keypoints=keypoints)
+    status, out, err = run('-c', trained[0], '--evaluate', 'best.bin', '--predict', tmp_path / 'k.npz', '--layout',
+                           'coco', '--output', tmp_path / 'o.npz', '--render', '--viz-output', tmp_path / 'o.png',
+                           '--viz-video', tmp_path / 'wide.mp4', '--as-is', '--device', 'cpu')
+    assert (status, err) == (0, '')
+    assert 'has pixels 2 times as wide as high, and is taken as 240×320' in out
+
+
+def test_a_video_that_is_too_long_is_not_looked_at(lift, clip, told, monkeypatch, bad):
+    told(STANDS)
+    monkeypatch.setattr(videos, 'MOST_FRAMES', 2)
+    assert 'it goes on for more than 2 frames; cut it into parts' in bad(1, clip[0])

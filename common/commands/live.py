@@ -199,7 +199,7 @@ class Live:
         newest = self.stream.add(person, picture.seconds)
         lift = None
         if newest is not None:
-            if self.zoom == 1 != newest.zoom:
+            if self.zoom == 1 and newest.zoom != 1:
                 self._say(f'the person is scaled by {newest.zoom:.2f} to the size of those trained on; from here on by '
                           f'what the last {KEPT:g} seconds show (--zoom 1 leaves them as they are)')
             self.zoom = newest.zoom

@@ -11,6 +11,7 @@ from common.commands.videos import check_unsaid
 from common.config import Config
 from common.config_predict import EVERYBODY
 from common.errors import FlagError
+from common.exports import holds
 
 if TYPE_CHECKING:
     from common.keypoints.clip import Clip
@@ -19,8 +20,11 @@ if TYPE_CHECKING:
 def config_of(config: Config, person: int) -> Config:
     """Return the flags with the files of one person: clip_3.npz in place of clip.npz."""
     asked = config.predict
-    names = {name: str(Path(value).with_stem(f'{Path(value).stem}_{person}'))
-             for name, value in (('npz', asked.npz), ('csv', asked.csv), ('export', asked.export)) if value}
+    names = {}
+    for name, value in (('npz', asked.npz), ('csv', asked.csv), ('export', asked.export)):
+        if value:
+            stem, dot, suffix = value.rpartition('.')  # not pathlib's, for which .trc alone has no suffix
+            names[name] = f'{stem}_{person}{dot}{suffix}'
     return replace(config, predict=replace(asked, **names))  # type: ignore[arg-type]
 
 
@@ -30,6 +34,13 @@ def check_files(config: Config, clips: list[Clip]) -> None:
         own = config_of(config, clip.person or 0)
         check_outputs(own)
         check_unsaid(own)
+
+
+def check_length(config: Config, clips: list[Clip]) -> None:
+    """Raise FileError before the work begins where the file of --export cannot hold so many frames."""
+    if config.predict.export:
+        for clip in clips:
+            holds(Path(config.predict.export), len(clip.frames))
 
 
 def refuse_folder(config: Config) -> None:

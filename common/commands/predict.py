@@ -13,7 +13,7 @@ import numpy as np
 from common.commands.evaluate import check_windows, resolve_for
 from common.commands.judging import in_words, set_sampling
 from common.commands.outputs import check_outputs
-from common.commands.people import check_files, config_of, refuse_folder
+from common.commands.people import check_files, check_length, config_of, refuse_folder
 from common.commands.placing import Lifted, placed
 from common.commands.session import (
     Session,
@@ -94,13 +94,16 @@ def lift_to_file(session: Session, lifter: LoadedLifter) -> None:
     video = (config.data.subjects_test or (None,))[0]
     person = asked.person if isinstance(asked.person, int) else None
     question = Asked(str(source), asked.layout, asked.image_size, asked.fps, person, video, asked.min_score,
-                     asked.zoom, lifter.any_size, asked.as_is, *of_video(config))
+                     asked.zoom, lifter.any_size, asked.as_is, *of_video(session))
     if asked.person == EVERYBODY:
         clips = load_clips(question, lifter.layout, say)
         check_files(config, clips)
+        check_length(config, clips)
         lifted = [lift_clip(replace(session, say=about_person(say, clip.person)), clip, lifter) for clip in clips]
     else:
-        lifted = [lift_clip(session, load_clip(question, lifter.layout, say), lifter)]
+        clips = [load_clip(question, lifter.layout, say)]
+        check_length(config, clips)
+        lifted = [lift_clip(session, clips[0], lifter)]
     lifted = placed(lifted, config)
     say(f'world: z up, metres; {lifted[0].placement}')
     for one in lifted:
@@ -139,12 +142,17 @@ def lift_clip(session: Session, clip: Clip, lifter: LoadedLifter) -> Lifted:
     return Lifted(clip, lifter.skeleton, lifter.layout, poses, poses, placement, root, hypotheses, scale, smoothing)
 
 
-def of_video(config: Config) -> tuple[float | None, tuple[float, float] | None]:
+def of_video(session: Session) -> tuple[float | None, tuple[float, float] | None]:
     """Return frames per second and size of the video of --viz-video; None where there is none. Raises FileError."""
+    config = session.config
     if not config.render.output or config.render.video is None:
         return None, None
     from common.drawing.video import read_video  # Pillow takes a moment to import
     with read_video(Path(config.render.video)) as film:
+        if film.stretch != 1 and not is_video(Path(needed(config.predict.predict, '--predict'))):
+            session.say(f'{config.render.video} has pixels {film.stretch:.3g} times as wide as high, and is taken as '
+                        f'{film.size[0]}×{film.size[1]}, as players show it: a detector that read it otherwise sees '
+                        f'people of other proportions')
         return film.fps, film.size
 
 

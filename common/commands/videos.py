@@ -82,6 +82,9 @@ def _detected(film: Film, detector: Detector, start: str, say: Callable[[str], N
     """Yield the people (N, K, 3) of each frame, and say now and then, and at the end, how far it is and how fast."""
     began = said = time.perf_counter()
     count = seen = 0
+    too_long = FileError(f'{start}it goes on for more than {MOST_FRAMES:,} frames; cut it into parts')
+    if (film.total or 0) > MOST_FRAMES:
+        raise too_long
     for count, people in enumerate(detector.detect(film.frames), 1):
         seen += bool(len(people))
         now = time.perf_counter()
@@ -90,7 +93,7 @@ def _detected(film: Film, detector: Detector, start: str, say: Callable[[str], N
             say(f'{start}frame {count:,}{f" of {film.total:,}" if film.total else ""}, {count / (now - began):.1f} a '
                 f'second')
         if count > MOST_FRAMES:
-            raise FileError(f'{start}it goes on for more than {MOST_FRAMES:,} frames; cut it into parts')
+            raise too_long
         yield people
     took = time.perf_counter() - began
     say(f'{start}somebody in {seen:,} of {count:,} frames; {took:.1f} s, {count / max(took, 1e-9):.1f} frames a second')

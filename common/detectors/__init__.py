@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 DEFAULT_DETECTOR = 'movenet'
 DETECTORS = {DEFAULT_DETECTOR: 'movenet', 'rtmlib': 'by_rtmlib'}  # name -> module
 CAMERA = 'camera:'
-VIDEOS = ('.mp4', '.mov', '.avi', '.mkv', '.webm', '.m4v', '.mpg', '.mpeg', '.wmv', '.3gp')
+VIDEOS = ('.mp4', '.mov', '.avi', '.mkv', '.webm', '.m4v', '.mpg', '.mpeg', '.wmv', '.3gp', '.mts', '.m2ts', '.ts',
+          '.flv', '.ogv')
 
 
 class Detector(Protocol):

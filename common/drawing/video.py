@@ -37,6 +37,8 @@ class Film(NamedTuple):
         size: (width, height) of the frames in pixels, after scaling.
         frames: (height, width, 3) uint8 each.
         total: how many frames the file says that it has, skipped ones too; None where it does not.
+        stretch: how many times as wide as high the file's pixels are; the frames are as players show them, with square
+            ones.
         times: when each frame that was read is shown, skipped ones too, in seconds; None where the file does not say.
             It grows as frames are read.
     """
@@ -46,6 +48,7 @@ class Film(NamedTuple):
     frames: Iterator[np.ndarray]
     total: int | None = None
     times: Sequence[float | None] = ()
+    stretch: float = 1.0
 
 
 def _pyav(what: str) -> ModuleType:
@@ -120,7 +123,7 @@ def _film(stack: contextlib.ExitStack, name: str, container: Any, largest: int |
         raise FileError(f'{name} has no frames after the first {skip}' if skip else f'{name} has no frames')
     rate = stream.average_rate
     return Film(float(rate) if rate else None, (first.shape[1], first.shape[0]), itertools.chain([first], frames),
-                stream.frames or None, times)
+                stream.frames or None, times, _stretch(stream))
 
 
 def frames_at(frames: Iterator[np.ndarray], numbers: Iterable[int]) -> Iterator[np.ndarray]:
@@ -151,8 +154,9 @@ def _pictures(path: str, container: Any, stream: Any, largest: int | None,
             if abs(frame.width * first[1] / (frame.height * first[0]) - 1) > OTHER_SHAPE:
                 raise FileError(f'{path} has pictures of {first[0]}×{first[1]} up to frame {number}, which is '
                                 f'{frame.width}×{frame.height}: cut it there')
-            scale = min(1, (largest or math.inf) / max(first))
-            picture = frame.to_ndarray(format='rgb24', width=max(1, round(scale * first[0])),
+            width = _stretch(stream) * first[0]
+            scale = min(1, (largest or math.inf) / max(width, first[1]))
+            picture = frame.to_ndarray(format='rgb24', width=max(1, round(scale * width)),
                                        height=max(1, round(scale * first[1])))
             times.append(frame.time)
             turns = round(frame.rotation / 90) % 4  # the orientation in which the phone was held
@@ -161,6 +165,12 @@ def _pictures(path: str, container: Any, stream: Any, largest: int | None,
         raise
     except Exception as error:  # a damaged film can raise anything
         raise _unreadable(path, error) from None
+
+
+def _stretch(stream: Any) -> float:
+    """Return how many times as wide as high the pixels of a stream are: 1 where it does not say, or says nonsense."""
+    ratio = float(getattr(stream, 'sample_aspect_ratio', None) or 1)
+    return ratio if 0.2 <= ratio <= 5 else 1.0
 
 
 def _unreadable(path: Path | str, error: Exception) -> FileError:

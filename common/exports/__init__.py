@@ -30,6 +30,14 @@ def export(path: Path, motion: Motion) -> None:
         writer(path).write(temporary, motion, path.name)
 
 
+def holds(path: Path, frames: int) -> None:
+    """Raise FileError for a file of a kind that cannot hold so many frames."""
+    most = getattr(writer(path), 'MOST_FRAMES', frames)
+    if frames > most:
+        raise FileError(f'cannot write {path}: a {path.suffix[1:].upper()} holds at most {most:,} frames, got '
+                        f'{frames:,}; cut the clip into parts, or choose .trc')
+
+
 def writer(path: Path) -> ModuleType:
     """Return the module that writes the kind of file that the suffix of `path` says.
 

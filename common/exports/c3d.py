@@ -13,6 +13,7 @@ import ezc3d
 import numpy as np
 
 from common.errors import FileError
+from common.exports import holds
 from common.exports.motion import Motion, evenly
 from common.exports.trc import marker
 from common.storage.files import one_line
@@ -29,9 +30,7 @@ def write(path: Path, motion: Motion, name: str) -> None:
     """
     motion = evenly(motion)  # a C3D has one rate
     frames, joints = motion.positions.shape[:2]
-    if frames > MOST_FRAMES:
-        raise FileError(f'cannot write {name}: a C3D holds at most {MOST_FRAMES:,} frames, got {frames:,}; cut the '
-                        f'clip into parts, or choose .trc')
+    holds(Path(name), frames)
     if os.fsencode(path) != str(path).encode(errors='replace'):
         raise FileError(f'cannot write {one_line(name)}: ezc3d writes no name that is not UTF-8; choose another')
     content = ezc3d.c3d()

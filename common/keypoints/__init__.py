@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def read_track(path: Path, person: int | None = None, video: str | None = None,
-               size: tuple[float, float] | None = None) -> Track:
+               size: tuple[float, float] | None = None, video_size: tuple[float, float] | None = None) -> Track:
     """Read one person's track from a file, or from a folder of files per frame.
 
     Args:
@@ -24,6 +24,7 @@ def read_track(path: Path, person: int | None = None, video: str | None = None,
             the most frequent person, or the best score.
         video: its name, where a file holds several.
         size: (width, height) of the picture, for files with shares of it instead of pixels that do not say it.
+        video_size: that of the video, where neither `size` nor the file says it.
 
     Raises FileError for a file that is missing, broken, empty or of an unknown tool, FlagError for a person or video
     that is not in it, or a size that is needed.
@@ -31,12 +32,13 @@ def read_track(path: Path, person: int | None = None, video: str | None = None,
     from common.keypoints import registry  # with all readers; the command line needs the layouts alone
     from common.keypoints.detections import to_track
 
-    return to_track(path, registry.read(path), person, video, size)
+    return to_track(path, registry.read(path), person, video, size, video_size)
 
 
-def read_everybody(path: Path, video: str | None = None, size: tuple[float, float] | None = None) -> Everybody:
+def read_everybody(path: Path, video: str | None = None, size: tuple[float, float] | None = None,
+                   video_size: tuple[float, float] | None = None) -> Everybody:
     """Read the tracks of all people from a file or folder; arguments and errors are those of `read_track`."""
     from common.keypoints import registry
     from common.keypoints.detections import to_everybody
 
-    return to_everybody(path, registry.read(path), video, size)
+    return to_everybody(path, registry.read(path), video, size, video_size)

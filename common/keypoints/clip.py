@@ -136,7 +136,7 @@ def load_clip(asked: Asked, wanted: Skeleton, say: Callable[[str], None]) -> Cli
 
     Raises FileError for a file that is broken or cannot be a person in pixels, FlagError for flags that do not fit it.
     """
-    one = _seen(asked, read_track(Path(asked.path), asked.person, asked.video, asked.size))
+    one = _seen(asked, read_track(Path(asked.path), asked.person, asked.video, asked.size, asked.video_size))
     return _clip(asked, _file(asked, [one], say), one, wanted, say)
 
 
@@ -145,7 +145,7 @@ def load_clips(asked: Asked, wanted: Skeleton, say: Callable[[str], None]) -> li
 
     Raises FileError where that is everybody, too.
     """
-    everybody = read_everybody(Path(asked.path), asked.video, asked.size)
+    everybody = read_everybody(Path(asked.path), asked.video, asked.size, asked.video_size)
     tracks = _long_enough(asked, everybody, say)
     seen = _able(tracks, [partial(_seen, asked, track) for track in tracks], say)
     file = _file(asked, seen, say)

@@ -67,27 +67,29 @@ class Detections:
 
 
 def to_track(path: Path, found: Detections, person: int | None, video: str | None,
-             size: tuple[float, float] | None) -> Track:
+             size: tuple[float, float] | None, video_size: tuple[float, float] | None = None) -> Track:
     """Return one person's track in pixels.
 
     Args:
         person, video: which, as `common.keypoints.read_track`.
         size: of the picture as the user gives it, where the file does not say.
+        video_size: of the video, where neither says.
 
     Raises FileError for what cannot be people, FlagError for a person or video that is not there or has to be named.
     """
-    people, frames, about = _arranged(path, found, video, size)
+    people, frames, about = _arranged(path, found, video, size, video_size)
     return track_of(people, person, frames, **about)
 
 
-def to_everybody(path: Path, found: Detections, video: str | None, size: tuple[float, float] | None) -> Everybody:
+def to_everybody(path: Path, found: Detections, video: str | None, size: tuple[float, float] | None,
+                 video_size: tuple[float, float] | None = None) -> Everybody:
     """Return the tracks of all people in pixels; see `to_track`."""
-    people, frames, about = _arranged(path, found, video, size)
+    people, frames, about = _arranged(path, found, video, size, video_size)
     return tracks_of(people, frames, **about)
 
 
-def _arranged(path: Path, found: Detections, video: str | None,
-              size: tuple[float, float] | None) -> tuple[list[list[Person]], np.ndarray, dict[str, Any]]:
+def _arranged(path: Path, found: Detections, video: str | None, size: tuple[float, float] | None,
+              video_size: tuple[float, float] | None) -> tuple[list[list[Person]], np.ndarray, dict[str, Any]]:
     """Return the people of T frames, in pixels, the number of each frame (T,), and what tracks say of the file."""
     pictures, numbers, named = _of_one_video(path, found.pictures, video)
     size_said = _one_size(path, pictures) or found.size
@@ -96,7 +98,8 @@ def _arranged(path: Path, found: Detections, video: str | None,
         raise FileError(f'{path} ({found.kind}) has people of {max(map(len, keypoints)):,} keypoints; no detector has '
                         f'more than {MOST_KEYPOINTS:,}')
     if keypoints:
-        clean = _clean(f'{path} ({found.kind})', np.concatenate(keypoints), found.shares, size or size_said)
+        clean = _clean(f'{path} ({found.kind})', np.concatenate(keypoints), found.shares,
+                       size or size_said or video_size)
         pictures = _put_back(pictures, clean)
     rows, frames = rows_of(numbers)
     if len(frames) > MOST_FRAMES:
@@ -188,6 +191,7 @@ def _scores(source: str, scores: np.ndarray, there: np.ndarray) -> np.ndarray:
     if below.sum() > 0.02 * given.sum() or top > PERCENT * 1.01:
         raise FileError(f'{source}: the third number of its keypoints lies from {scores[given].min():.4g} to '
                         f'{top:.4g}, expected scores from 0 to 1 or 0 to 100; give x and y alone, without a third')
-    scale = PERCENT if top > FLAGS else 1.0
+    # Most decide: a network's own scores may pass 1, and a single one even 2.
+    scale = PERCENT if np.quantile(scores[given], 0.9) > FLAGS else 1.0
     scores = np.where(given, np.clip(np.nan_to_num(scores) / scale, LEAST, 1.0), 0.0)
     return np.where(below, 0.0, scores)

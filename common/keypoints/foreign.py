@@ -17,7 +17,8 @@ REMEDIES = {
     ('.bvh', '.trc', '.c3d', '.glb', '.fbx', '.amc'): 'motion in 3D, of which there is nothing to lift',
     ('.xml', '.yml', '.yaml'): 'of another tool: save the keypoints as npy, (frames, keypoints, 2 or 3)',
 }
-EXPECTED = 'expected .json, .npz, .npy or a folder of .json files, or of .txt files of Ultralytics'
+EXPECTED = ('expected a video (.mp4, .mov, …), .json, .npz, .npy or a folder of .json files, or of .txt files of '
+            'Ultralytics')
 
 
 def remedy(path: Path) -> str:

@@ -131,17 +131,18 @@ def joint_name(spelled: str) -> str | None:
     return _NAMES.get(_plain(spelled))
 
 
-def layout_of_names(name: str, spelled: list[str]) -> Skeleton | None:
-    """Return the layout of keypoints that a file names, None where the limbs are not among them.
+def with_base_of_neck(joints: list[str]) -> list[str]:
+    """Return names in which `neck` means the base of the neck (thorax) where they have no other word for it."""
+    return [('thorax' if name == 'neck' else name) for name in joints] if 'thorax' not in joints else joints
 
-    `neck` means the base of the neck (thorax) in files that have no other word for it.
-    """
+
+def layout_of_names(name: str, spelled: list[str]) -> Skeleton | None:
+    """Return the layout of keypoints that a file names, None where the limbs are not among them."""
     joints: list[str] = []
     for place, word in enumerate(spelled):
         joint = joint_name(word)
         joints.append(joint if joint and joint not in joints else f'extra_{place}')
-    if 'neck' in joints and 'thorax' not in joints:
-        joints[joints.index('neck')] = 'thorax'
+    joints = with_base_of_neck(joints)
     if not set(_ARMS_LEGS) <= set(joints):
         return None
     same = next((layout for layout in LAYOUTS.values() if layout.joints == tuple(joints)), None)

@@ -11,7 +11,7 @@ import numpy as np
 from common.errors import FileError, FlagError
 from common.keypoints import bones
 from common.keypoints.bones import evenness, stature
-from common.keypoints.known import LAYOUTS, flat, joint_name
+from common.keypoints.known import LAYOUTS, flat, joint_name, with_base_of_neck
 from common.keypoints.values import quoted
 from common.skeleton import STAND_INS, Skeleton
 
@@ -39,6 +39,7 @@ ESTIMATES = {
 }
 # A keypoint of the head or trunk is used if it is seen in this share of the frames with a person, else estimated.
 OFTEN = 0.5
+FACE_OR_TRUNK = {'nose', 'left_eye', 'right_eye', 'left_ear', 'right_ear', 'head', 'neck', 'thorax', 'spine', 'hip'}
 
 
 def find_layout(points: np.ndarray, asked: str, usual: tuple[str | Skeleton, ...], kind: str) -> tuple[Skeleton, str]:
@@ -130,6 +131,7 @@ def read_names(path: Path) -> Skeleton:
             problem = 'is there twice' if joint else 'is no name of a joint; write - for a keypoint that is not used'
             raise FlagError(f'--layout {quoted(path)}: line {number + 1}, {quoted(word)}, {problem}')
         joints.append(joint)
+    joints = with_base_of_neck(joints)
     missing = [name for pair in bones.LIMBS for name in pair[:2] if name not in joints]
     if missing:
         raise FlagError(f'--layout {quoted(path)}: it names no {missing[0]}, which a lifter needs')
@@ -196,6 +198,5 @@ def usable_keypoints(seen: np.ndarray, layout: Skeleton) -> np.ndarray:
     """Return (K,) bool: keypoints seen at all and, if others could replace them, in at least half of the frames."""
     present = max(1, int(seen.any(axis=1).sum()))
     share = seen.sum(axis=0) / present
-    face_or_trunk = {'nose', 'left_eye', 'right_eye', 'left_ear', 'right_ear', *STAND_INS}
-    return np.array([s >= (OFTEN if name in face_or_trunk else 1e-9)
+    return np.array([s >= (OFTEN if name in FACE_OR_TRUNK else 1e-9)
                      for name, s in zip(layout.joints, share, strict=True)])

@@ -32,6 +32,8 @@ MOST_PEOPLE = 10  # in an array whose axes may be frames or people
 
 def members(path: Path, content: dict) -> Detections:
     """Return the people of an npz' members, by name. Raises FileError where none, or no single one, holds keypoints."""
+    if {'poses', 'keypoint_names'} <= content.keys():
+        raise FileError(f'{path} is what --predict wrote, poses in 3D: give it the keypoints that these were made of')
     arrays = {name: value for name, value in content.items() if name not in SCORES and _may_be_keypoints(value)}
     name = next((name for name in USUAL_NAMES if name in arrays), next(iter(arrays), None))
     if name is None or (len(arrays) > 1 and name not in USUAL_NAMES):
@@ -97,7 +99,7 @@ def _may_be_keypoints(value: Any) -> bool:
     if not isinstance(value, np.ndarray):
         return False
     if value.dtype.hasobject and value.ndim == 1:
-        return any(isinstance(entry, (np.ndarray, list)) for entry in value[:100])
+        return any(isinstance(entry, (np.ndarray, list)) for entry in value)
     if value.dtype.hasobject:
         return value.ndim >= 3
     return value.dtype.kind in 'fiu' and (value.ndim >= 4 or is_track(value) or value.shape[1:] in DETECTORS_OWN)

@@ -75,15 +75,15 @@ class Stream:
         """Take in a frame, (K, 3) x, y in pixels and score, or None where nobody was seen, for which None comes back.
 
         A keypoint that is not seen stays where it was for HELD seconds; then the detector's guess is taken, which moves
-        with the body. Frames without anybody are interpolated once the person is back within HELD seconds; else what
-        was kept is forgotten.
+        with the body. Frames without anybody are interpolated once the person is back within HELD seconds; else, and
+        where no frame came for as long, what was kept is forgotten.
 
         Args:
             seconds: when it was, later than all before.
         """
+        if self.rows and seconds - (self._last_seen.max() if person is None else self.rows[-1].seconds) > HELD:
+            self.clear()
         if person is None:
-            if self.rows and seconds - self._last_seen.max() > HELD:
-                self.clear()
             if self.rows:
                 nothing = np.zeros(len(self.given), bool)
                 self._keep(_Row(np.full((len(self.given), 2), np.nan), np.zeros(len(self.given)), nothing, nothing,
