@@ -11,14 +11,13 @@ Prints the mean and the standard deviation over seeds, and the difference from t
 import argparse
 import sys
 import tempfile
-from collections import defaultdict
 from pathlib import Path
 
 if __name__ == '__main__':
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.recipes import HELD_OUT, known, report
-from benchmarks.runs import LOGS, about, add, average_of, program
+from benchmarks.recipes import HELD_OUT, report, search
+from benchmarks.runs import LOGS, average_of, program
 
 LOG = LOGS / 'augmentation.jsonl'
 MODEL = 'videopose3d'
@@ -32,10 +31,10 @@ VARIANTS = {
 }
 
 
-def training_flags(variant: str, seed: int, more: list[str]) -> list[str]:
-    """Return the command line of a variant's training, but for the folders."""
+def training_flags(variant: str, more: list[str]) -> list[str]:
+    """Return the command line of a variant's training, but for the seed and the folders."""
     return ['--model', MODEL, '--recipe', 'best', '-d', 'cmu', *VARIANTS[variant], '--subjects-valid', HELD_OUT,
-            '--select', 'last', *more, '--seed', str(seed)]
+            '--select', 'last', *more]
 
 
 def run(flags: list[str], data: Path) -> dict:
@@ -57,17 +56,8 @@ def main() -> None:
     parser.add_argument('--seeds', type=int, default=3)
     parser.add_argument('flags', nargs='*')
     args = parser.parse_args()
-    done, runs = known(args.log), defaultdict(list)
-    for seed in range(args.seeds):
-        for variant in VARIANTS:
-            flags = training_flags(variant, seed, args.flags)
-            key = MODEL, variant, seed, tuple(flags)
-            if key not in done:
-                done[key] = {'model': MODEL, 'variant': variant, 'seed': seed, 'flags': flags, **run(flags, args.data),
-                             **about()}
-                add(args.log, done[key])
-                print(f'{variant}, seed {seed}: {done[key]["held_out"]["mpjpe"]:.2f} mm', file=sys.stderr)
-            runs[variant].append(done[key])
+    variants = {variant: training_flags(variant, args.flags) for variant in VARIANTS}
+    runs = search(args.log, MODEL, variants, args.seeds, 'held_out', lambda flags: run(flags, args.data))
     for metric, name in (('mpjpe', 'MPJPE'), ('p_mpjpe', 'P-MPJPE')):
         report(runs, f'{name} with noisy keypoints', lambda entry, metric=metric: entry['held_out'][metric])
 

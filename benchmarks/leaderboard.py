@@ -31,6 +31,7 @@ if __name__ == '__main__':
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 os.environ.setdefault('OMP_WAIT_POLICY', 'passive')  # before torch is imported
 
+from benchmarks.recipes import by_recipe
 from benchmarks.runs import LOGS, PICTURES, about, add, average_of, mean_and_spread, program, read
 
 LOG, PICTURE = LOGS / 'leaderboard.jsonl', PICTURES / 'leaderboard.png'
@@ -69,7 +70,7 @@ MODELS = {'d3dp': 'mixste'}  # of the rows that are not called after their model
 SAMPLING = {'d3dp': ['--hypotheses', '1', '--iterations', '5']}
 COLUMNS = (('published', 'mpjpe'), ('zero', 'mpjpe'), ('zero', 'p_mpjpe'), ('zero', 'mpjve'))  # root and metric
 SPEED_FRAMES, SPEED_ROUNDS, SINGLE = 2048, 5, 100
-NAMES_APART = 3.0  # mm in the picture
+NAMES_APART = 3.2  # mm in the picture
 
 
 # ---- runs -------------------------------------------------------------------------------------------------------
@@ -98,8 +99,8 @@ def run(row: str, keypoints: str, seed: int, data: Path) -> dict:
                      '--protocol', 'exact', '--test-time-augmentation', *SAMPLING.get(row, []),
                      *(['--root', 'zero'] if root == 'zero' else []), '--results', str(results)])
             errors[root] = average_of(results)
-    return {'row': row, 'keypoints': keypoints, 'seed': seed, 'flags': flags, 'errors': errors,
-            'minutes': seconds / 60, 'gigabytes': memory, **about()}
+    return {'row': row, 'keypoints': keypoints, 'seed': seed, 'flags': flags, 'recipe': by_recipe(flags),
+            'errors': errors, 'minutes': seconds / 60, 'gigabytes': memory, **about()}
 
 
 # ---- speed ------------------------------------------------------------------------------------------------------
@@ -163,8 +164,9 @@ def known_of(lines: list[dict], keypoints: str) -> tuple[dict[str, list[dict]], 
 
 
 def of_today(line: dict) -> bool:
-    """Return whether a run of the log was made by the flags that its row has today."""
-    return line['row'] in ROWS and line['flags'] == training_flags(line['row'], line['keypoints'], line['seed'])
+    """Return whether a run of the log was made by the flags that its row has today, and what its recipe says today."""
+    return line['row'] in ROWS and line['flags'] == training_flags(line['row'], line['keypoints'], line['seed']) \
+        and line['recipe'] == by_recipe(line['flags'])
 
 
 def table(lines: list[dict], keypoints: str) -> str:
@@ -219,19 +221,21 @@ def draw(lines: list[dict], keypoints: str, path: Path) -> None:
               ('one_at_a_time', 'frames a second, one at a time', 1))
     mean = {row: statistics.mean(line['errors']['zero']['mpjpe'] for line in of) for row, of in runs.items()}
     for axis, (what, label, unit) in zip(axes, panels, strict=True):
-        name_at = 0.0  # names stand one above the other, however near their points are
-        for row in sorted(runs.keys() & costs.keys(), key=lambda row: mean[row]):
+        shown = sorted(runs.keys() & costs.keys(), key=lambda row: mean[row])
+        name_at = 0.0  # names stand in a column, one above the other, however near their points are
+        for row in shown:
             x, of = unit * costs[row][what], [line['errors']['zero']['mpjpe'] for line in runs[row]]
             error = statistics.stdev(of) if len(of) > 1 else 0
             axis.errorbar(x, mean[row], error, fmt='o', markersize=5, capsize=3, color='#0072B2')
             name_at = max(mean[row], name_at + NAMES_APART)
-            axis.annotate(row, (x, mean[row]), (1.15 * x, name_at), fontsize=8, va='center',
-                          arrowprops={'arrowstyle': '-', 'lw': 0.5, 'color': 'grey'})
+            axis.annotate(row, (x, mean[row]), (1.02, name_at), fontsize=8, va='center',
+                          textcoords=axis.get_yaxis_transform(),
+                          arrowprops={'arrowstyle': '-', 'lw': 0.4, 'color': 'grey', 'shrinkB': 4, 'relpos': (0, 0.5)})
         axis.set(xlabel=label, xscale='log')
         axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axis.xaxis.set_major_formatter('{x:,g}')
         axis.xaxis.set_minor_formatter(NullFormatter())
-        axis.margins(x=0.3)
+        axis.margins(x=0.1)
         axis.grid(alpha=0.3)
     axes[0].set_ylabel(f'test MPJPE, root at 0, {keypoints} keypoints (mm)')
     figure.savefig(path, dpi=80)

@@ -18,6 +18,7 @@ import tempfile
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -25,12 +26,24 @@ if __name__ == '__main__':
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.runs import LOGS, about, add, average_of, mean_and_spread, program, read
+from common.cli.parser import parse
+from common.models.recipes import values_of
 
 LOG = LOGS / 'recipes.jsonl'
 HELD_OUT = '07,16,39'  # of the training subjects: walks, jumps and slow walks
 COSINE = ['--schedule', 'cosine', '--warmup', '100']
 ADAMW = [*COSINE, '-lr', '2e-3', '--optimizer', 'adamw']
 CHOSEN = [*COSINE, '-lr', '4e-3', '-b', '128']
+SMALL = [*CHOSEN, '--optimizer', 'adamw']
+# Of the models that have none of their own.
+OTHERS = {
+    'published': [],
+    'cosine': COSINE,
+    'cosine, AdamW, rate 1e-3': [*COSINE, '--optimizer', 'adamw', '-lr', '1e-3'],
+    'cosine, AdamW, rate 2e-3, 256 frames': [*ADAMW, '-b', '256'],
+    'cosine, AdamW, rate 4e-3, 128 frames': SMALL,
+}
+NO_DROP_PATH = OTHERS | {'cosine, AdamW, rate 4e-3, 128 frames, no drop path': [*SMALL, '--drop-path', '0']}
 # Model -> variant -> flags. The first variant is what the others are compared with.
 VARIANTS = {
     'videopose3d': {
@@ -75,17 +88,10 @@ VARIANTS = {
         'best, rate 2e-3': ['--recipe', 'best', '-lr', '2e-3'],
         'best, rate 4e-3': ['--recipe', 'best', '-lr', '4e-3'],
     },
+    'mixste': NO_DROP_PATH | {'cosine, AdamW, rate 4e-3, 128 frames, loss plain, no drop path':
+                              [*SMALL, '--objective', 'plain', '--drop-path', '0']},
+    **dict.fromkeys(('htnet', 'mhformer', 'stcformer', 'stcformer_3dhp'), NO_DROP_PATH),
 }
-# Of the models that have none of their own.
-OTHERS = {
-    'published': [],
-    'cosine': COSINE,
-    'cosine, AdamW, rate 1e-3': [*COSINE, '--optimizer', 'adamw', '-lr', '1e-3'],
-    'cosine, AdamW, rate 2e-3, 256 frames': [*ADAMW, '-b', '256'],
-    'cosine, AdamW, rate 4e-3, 128 frames': [*CHOSEN, '--optimizer', 'adamw'],
-}
-
-
 def run(flags: list[str], test: bool) -> dict:
     """Train once and return errors on the held-out subjects by epoch, seconds, and of a test those of its subjects."""
     with tempfile.TemporaryDirectory() as folder:
@@ -100,9 +106,39 @@ def run(flags: list[str], test: bool) -> dict:
             **({'test': average} if test else {})}
 
 
+def by_recipe(flags: list[str]) -> dict[str, Any]:
+    """Return the values that --recipe among the flags stands for today, which its name alone does not tell."""
+    given = parse(flags)
+    return values_of(given.train.recipe, str(given.model.model), given.model.channels)
+
+
 def known(log: Path) -> dict[tuple, dict]:
-    """Return the runs of a log: (model, variant, seed, flags) -> figures."""
-    return {(line['model'], line['variant'], line['seed'], tuple(line['flags'])): line for line in read(log)}
+    """Return the runs of a log, by what their recipes say today: (model, variant, seed, flags) -> figures."""
+    return {(line['model'], line['variant'], line['seed'], tuple(line['flags'])): line for line in read(log)
+            if line.get('recipe', {}) == by_recipe(line['flags'])}
+
+
+def search(log: Path, model: str, variants: dict[str, list[str]], seeds: int, has: str,
+           run: Callable[[list[str]], dict]) -> dict[str, list[dict]]:
+    """Return the runs of each variant, in the order of their seeds: those of a log, and those that it lacks, made.
+
+    Args:
+        variants: name -> flags of its trainings, but for the seed.
+        has: a figure without which a run of the log is made again.
+        run: makes one by its flags and returns its figures.
+    """
+    done, runs = known(log), defaultdict(list)
+    for seed in range(seeds):  # seed by seed, so that a search that is stopped has whole rows
+        for name, of in variants.items():
+            flags = [*of, '--seed', str(seed)]
+            key = model, name, seed, tuple(flags)
+            if has not in done.get(key, ()):
+                done[key] = {'model': model, 'variant': name, 'seed': seed, 'flags': flags,
+                             'recipe': by_recipe(flags), **run(flags), **about()}
+                add(log, done[key])
+                print(f'{name}, seed {seed}: {done[key][has]}', file=sys.stderr)
+            runs[name].append(done[key])
+    return runs
 
 
 def report(runs: dict[str, list[dict]], title: str, error: Callable[[dict], float]) -> None:
@@ -158,18 +194,9 @@ def main() -> None:
         parser.error(f'--model {args.model} has no variant {", ".join(sorted(unknown))}: it has {", ".join(variants)}')
     every = ['--model', args.model, '-d', 'cmu', '-k', 'noisy', '--subjects-valid', HELD_OUT, '-e', str(args.epochs),
              *args.flags]
-    done = known(args.log)
-    runs = defaultdict(list)
-    for seed in range(args.seeds):  # seed by seed, so that a search that is stopped has whole rows
-        for name in names:
-            flags = [*every, *variants[name], '--seed', str(seed)]
-            key = args.model, name, seed, tuple(flags)
-            if key not in done or (args.test and 'test' not in done[key]):
-                done[key] = {'model': args.model, 'variant': name, 'seed': seed, 'flags': flags,
-                             **run([*flags, '--data', str(args.data)], args.test), **about()}
-                add(args.log, done[key])
-                print(f'{name}, seed {seed}: {done[key]["valid_mpjpe"]:.2f} mm', file=sys.stderr)
-            runs[name].append(done[key])
+    runs = search(args.log, args.model, {name: [*every, *variants[name]] for name in names}, args.seeds,
+                  'test' if args.test else 'valid_mpjpe',
+                  lambda flags: run([*flags, '--data', str(args.data)], args.test))
     report(runs, 'held-out MPJPE', lambda entry: entry['valid_mpjpe'])
     if args.test:
         report(runs, 'test MPJPE', lambda entry: entry['test']['mpjpe'])

@@ -7,6 +7,7 @@ from processes import ROOT
 
 from benchmarks import leaderboard
 from benchmarks.leaderboard import ROWS, commands, keep_up, model_of, repeats, table, training_flags
+from benchmarks.recipes import by_recipe
 from benchmarks.runs import mean_and_spread, read
 from common.cli.parser import parse
 from common.commands.list_models import multiply_adds
@@ -15,7 +16,8 @@ from common.skeleton import H36M
 
 
 def line(row, seed, published, zero, **more):
-    return {'row': row, 'keypoints': 'noisy', 'seed': seed, 'flags': training_flags(row, 'noisy', seed),
+    flags = training_flags(row, 'noisy', seed)
+    return {'row': row, 'keypoints': 'noisy', 'seed': seed, 'flags': flags, 'recipe': by_recipe(flags),
             'errors': {'published': {'mpjpe': published, 'p_mpjpe': 1, 'mpjve': 1},
                        'zero': {'mpjpe': zero, 'p_mpjpe': 50, 'mpjve': 3}}, 'minutes': 2 + seed, 'gigabytes': 1, **more}
 
@@ -45,8 +47,9 @@ def test_the_table_by_hand():
     assert cells[2][:6] == ['`htnet`', '94.0 ± 3.6', '93.0 ± 3.6', '50.0 ± 0.0', '3.0 ± 0.0', '3']
     assert cells[2][6:] == ['–', '–', '–', '–', '3.0', '1.00']
     assert table(LOG, 'gt').count('\n') == 1
-    stale = [{**line('mgcn', 1, 999, 999), 'flags': ['other']}, line('mgcn', 0, 999, 999)]
-    assert table(LOG + stale, 'noisy') == table(LOG, 'noisy')  # of other flags, and of a seed that is there
+    stale = [{**line('mgcn', 1, 999, 999), 'flags': ['other']}, line('mgcn', 0, 999, 999),
+             {**line('mgcn', 2, 999, 999), 'recipe': {'lr': 1.0}}]
+    assert table(LOG + stale, 'noisy') == table(LOG, 'noisy')  # of other flags, a seed that is there, another recipe
     assert repeats(LOG) == '`mgcn`, noisy, seed 0: 80.00, made again 84.00'
     assert mean_and_spread([1.0, 2.0], 2) == '1.50 ± 0.71'
 

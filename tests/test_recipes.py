@@ -171,4 +171,4 @@ def test_what_the_benchmarks_try_are_flags():
         for flags in variants.values():
             assert parse(['--model', model, '-d', 'cmu', *flags]).model.model == model
     for variant in augmentation.VARIANTS:
-        assert parse(augmentation.training_flags(variant, 0, ['-e', '8'])).train.subjects_valid
+        assert parse(augmentation.training_flags(variant, ['-e', '8'])).train.subjects_valid
