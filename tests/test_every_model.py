@@ -22,7 +22,7 @@ from test_resume import assert_same_run, epochs_of
 import run_ktpformer
 from common.cli.parser import parse
 from common.errors import FlagError
-from common.models import MODELS, build_model, load_lifter, make_config, model_class, recipe_of
+from common.models import MODELS, build_model, computing, load_lifter, make_config, model_class, recipe_of
 from common.models.computing import compile_model
 from common.models.diffusion import Diffusion
 from common.skeleton import H36M, H36M16, SKELETONS
@@ -312,3 +312,34 @@ def test_a_refinement_without_its_base_is_refused(refused, h36m_folder, tmp_path
     torch.save(refined.state_dict(), tmp_path / 'refine.pth')
     line = refused(1, '-k', 'gt', '--data', h36m_folder, *CPU, *more, tmp_path / 'refine.pth')
     assert 'refine.pth is a refinement, without the model that it stands behind: name it with --refinement' in line
+
+
+@pytest.mark.parametrize('name', MODELS)
+def test_a_file_fits_its_model_however_many_heads_that_has(name):
+    """A public file does not tell them, and the usual 8 may not divide the channels."""
+    kind = model_class(name)
+    fields = kind.Config.__dataclass_fields__
+    if 'heads' not in fields:
+        pytest.skip('it has no heads')
+    given = {'channels': 36, 'heads': 3, 'depth': 2, 'frames': 27 if name == 'strided' else 9, 'hidden': 12}
+    config = make_config(name, {size: value for size, value in given.items() if size in fields})
+    state = build_model(name, vars(config), kind.body(), kind.body()).state_dict()
+    found = kind.config_of(state, {size: getattr(config, size) for size in kind.Config.not_in_a_file})
+    assert {size: value for size, value in vars(found).items() if size not in kind.Config.not_in_a_file} == {
+        size: value for size, value in vars(config).items() if size not in kind.Config.not_in_a_file}
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings('ignore')  # of the compiler's own workings
+@each('graphs', also=['d3dp'])
+def test_a_training_step_runs_compiled_code(flags, run, monkeypatch, name):
+    """Calls of a method, which are not calls of the module, would run as they are written."""
+    graphs = []
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+    monkeypatch.setattr(computing, 'compile_model', lambda model, device: model.compile(backend=backend))
+    status, _, err = run(*flags(name, 'c', '-e', 1, '--compile', '--no-eval'))
+    assert status == 0, err
+    assert graphs

@@ -115,8 +115,9 @@ def test_the_page_holds_the_poses_within_a_millimetre(tmp_path):
 def test_limits_keep_the_speed_of_life(tmp_path):
     poses = moving(100)
     result, text, motion = written(tmp_path, {'prediction': poses}, 50, limit=30, step=4)
-    assert (result.frames, result.thinned, motion['fps'], motion['numbered_fps']) == (8, 1, 12.5, 50)
+    assert (result.frames, result.thinned, motion['fps']) == (8, 1, 12.5)
     assert unpacked(motion['numbers'], 8, 1)[:, 0].tolist() == list(range(0, 30, 4))
+    np.testing.assert_allclose(unpacked(motion['seconds'], 8, 0.01)[:, 0], np.arange(0, 30, 4) / 50)
     assert np.abs(unpacked(motion['series'][0]['poses'], 8, 0.001).reshape(8, 17, 3) - poses[:30:4]).max() < 0.001
     assert '8 frames, 50 frames a second: one in 4 of 30 is shown' in text and 'stays small' not in text
 
@@ -348,3 +349,10 @@ def test_a_browser_draws_it_and_follows_pointers_and_keys(tmp_path):
         'moved': False, 'dragged': True, 'reset': True, 'zoomed': True, 'scrubbed': 'frame 7, 0.14 s',
         'end': ['frame 19, 0.38 s', '19', True], 'views': 1, 'hidden': True, 'playing': 'Pause', 'paused': 'Play'}
     assert 'img' not in elements.tags and 'Error over time: prediction' in done.stdout
+
+
+def test_the_clock_shows_when_a_frame_was(tmp_path):
+    """Of every second frame of 30 a second, and of frames that come unevenly, numbers over the rate would not."""
+    seconds = np.array([0, 2, 4, 9]) / 30
+    _, _, motion = written(tmp_path, {'prediction': moving(4)}, 15, numbers=np.array([0, 2, 4, 9]), seconds=seconds)
+    np.testing.assert_allclose(unpacked(motion['seconds'], 4, 0.01)[:, 0], seconds, atol=0.006)

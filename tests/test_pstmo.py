@@ -69,7 +69,7 @@ def test_public_key_names_and_shapes(golden, fill, name, skeleton):
 def test_golden_forward(case, mode):
     data, _, model = case
     x = torch.from_numpy(data['x'])
-    every, centre = model.train(mode == 'train').both(x)
+    every, centre = model.train(mode == 'train')(x, every=True)
     assert relative(every, data[f'out_all_{mode}']) < 2e-6
     assert relative(centre, data[f'out_{mode}']) < 2e-6
     if mode == 'eval':
@@ -104,7 +104,7 @@ def test_naive_forward(skeleton, layout, strides, training):
     model = random_model('pstmo', skeleton, layout, strides=strides).train(training)
     x = 0.01 * torch.randn(3, 27, len(layout), 2).double()
     expected = naive_strided.lifted(dict(model.state_dict()), x, strides, naive_strided.spatial_encoder, training)
-    for ours, theirs in zip(model.both(x), expected, strict=True):
+    for ours, theirs in zip(model(x, every=True), expected, strict=True):
         assert relative(ours, theirs) < 1e-11
     assert model(x).shape == (3, 1, len(skeleton), 3)
 
@@ -113,7 +113,7 @@ def test_dropout_is_drawn_where_it_is_published(monkeypatch):
     """The masks that ours draws, put into the naive model at the places they are for, give the same output."""
     model, drawn = random_model('pstmo', H36M, H36M, rate=0.2), recorded(monkeypatch)
     x = torch.randn(3, 27, 17, 2).double()
-    _, ours = model.both(x)
+    _, ours = model(x, every=True)
     assert {rate for _, rate in drawn} == {0.2}
     drop, left = replayed(drawn, [*ENCODER_PLACES, *dropout_places(SMALL['depth'], 3)])
     _, expected = naive_strided.lifted(dict(model.state_dict()), x, (3, 3, 3), naive_strided.spatial_encoder, True,
@@ -135,7 +135,7 @@ def test_public_files_of_3dhp_are_in_millimetres(golden, fill):
     outputs = []
     for weights in (state, PSTMO.from_public(state, MPI_INF_3DHP)):
         model.load_state_dict(weights)
-        outputs.append(model.both(x))
+        outputs.append(model(x, every=True))
     for millimetres, metres in zip(*outputs, strict=True):
         assert relative(1000 * metres, millimetres.detach()) < 1e-6
 

@@ -244,3 +244,19 @@ def test_empty_nan_and_unequal_poses_are_refused(tmp_path):
     with pytest.raises(ValueError, match='expected one pose'):
         render_motion(tmp_path / 'a.gif', H36M, {'a': np.zeros((0, 17, 3))}, 25)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize('name', ['a$x_$b', 'cost $5 to $6', r'a$\frac$', 'caf\udce9'])
+def test_names_are_written_as_they_are(tmp_path, name):
+    """Not as formulas, which dollars mark for matplotlib, nor as bytes that are no text."""
+    picture = picture_of({name: pose()}, title=name)
+    shown = [text.get_text() for text in picture.figure.texts]
+    assert name.replace('\udce9', '?') in shown
+    assert render_motion(tmp_path / 'a.png', H36M, {name: pose()}, 25, title=name, size=1) == 1
+
+
+def test_a_frame_of_a_gif_is_shown_for_eleven_minutes_at_most(tmp_path):
+    moving = pose(frames=2) + np.arange(2, dtype=np.float32)[:, None, None]
+    assert render_motion(tmp_path / 'a.gif', H36M, {'prediction': moving}, 0.0001, size=1) == 2
+    with Image.open(tmp_path / 'a.gif') as film:
+        assert film.info['duration'] == 655350

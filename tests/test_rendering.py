@@ -74,6 +74,17 @@ def test_two_checkpoints_are_drawn_side_by_side(run, render, trained, tmp_path):
         assert strip.size == (400, 500)
 
 
+def test_checkpoints_of_the_same_name_are_told_apart(run, h36m_folder, trained, tmp_path):
+    for run_of, name in (('one', 'best.bin'), ('two', 'epoch_1.bin')):
+        (tmp_path / run_of / 'checkpoint').mkdir(parents=True)
+        (tmp_path / run_of / 'checkpoint' / 'best.bin').write_bytes((trained[0] / name).read_bytes())
+    one, two = (tmp_path / run_of / 'checkpoint' / 'best.bin' for run_of in ('one', 'two'))
+    status, out, _ = run('--data', h36m_folder, '--evaluate', one, '--render', '--viz-compare', two, '--viz-output',
+                         tmp_path / 'a.png', '--viz-size', 1, '--device', 'cpu')
+    assert status == 0
+    assert 'KTPFormer one/checkpoint/best.bin: ' in out and 'KTPFormer two/checkpoint/best.bin: ' in out
+
+
 def test_a_page_is_written(run, render, monkeypatch, tmp_path):
     """It holds what a film of the same flags would show; of too many frames some, which is said."""
     flags = [*render, '--viz-compare', 'epoch_1.bin', '--viz-output', tmp_path / 'a.html']

@@ -89,7 +89,7 @@ def test_public_key_names_and_shapes(golden, fill, name, layout):
 def test_golden_forward(case, mode):
     data, _, model = case
     x = torch.from_numpy(data['x'])
-    every, centre = model.train(mode == 'train').both(x)
+    every, centre = model.train(mode == 'train')(x, every=True)
     assert relative(every, data[f'out_all_{mode}']) < 2e-6
     assert relative(centre, data[f'out_{mode}']) < 2e-6
     if mode == 'eval':
@@ -138,7 +138,7 @@ def test_naive_forward(skeleton, layout, strides, training):
     model = random_model('strided', skeleton, layout, strides=strides).train(training)
     x = 0.01 * torch.randn(3, 27, len(layout), 2).double()
     expected = naive_strided.lifted(dict(model.state_dict()), x, strides, naive_strided.strided_encoder, training)
-    for ours, theirs in zip(model.both(x), expected, strict=True):
+    for ours, theirs in zip(model(x, every=True), expected, strict=True):
         assert relative(ours, theirs) < 1e-11
     assert model(x).shape == (3, 1, len(skeleton), 3)
 
@@ -188,7 +188,7 @@ def test_dropout_is_drawn_where_it_is_published(monkeypatch):
     """The masks that ours draws, put into the naive model at the places they are for, give the same output."""
     model, drawn = random_model('strided', H36M, H36M, rate=0.2), recorded(monkeypatch)
     x = torch.randn(3, 27, 17, 2).double()
-    _, ours = model.both(x)
+    _, ours = model(x, every=True)
     assert [rate for _, rate in drawn] == [0.5] + [0.2] * (len(drawn) - 1)
     assert all(abs(mask.double().mean() - rate) < 0.1 for mask, rate in drawn)
     drop, left = replayed(drawn, ['encoder', *dropout_places(SMALL['depth'], 3)])
@@ -255,7 +255,7 @@ def test_an_answer_reads_each_frame_of_its_own_window():
 def test_a_step_needs_two_windows():
     model = build_model('strided', SMALL, H36M, H36M)
     with pytest.raises(ValueError, match='more than 1 value per channel'):
-        model.train().both(torch.randn(1, 27, 17, 2))
+        model.train()(torch.randn(1, 27, 17, 2), every=True)
     assert model.fewest == 2
 
 

@@ -74,7 +74,10 @@ def run(session: Session) -> None:
     lifted: dict[str, np.ndarray] = {}
     headline = None
     for candidate, test in candidates:
-        which = f'{candidate.model.title} {_named(candidate.path)}' if asked.compare else ''
+        which = ''
+        if len(candidates) > 1:
+            paths = (candidate.path, *(other.path for other, _ in candidates if other is not candidate))
+            which = f'{candidate.model.title} {_named(*paths)}'
         poses = lift(candidate.model, sequence, dataset, test, session.device)
         if candidate.in_the_picture and sequence.units is None:
             poses = {kind: average_size(value, candidate) * value for kind, value in poses.items()}
@@ -122,7 +125,7 @@ def _film_of_clips(session: Session, output: Path, lifted: list[Lifted]) -> None
             behind = frames_at(film.frames, _numbers(session, film, clip.frames).tolist())
         _draw(session, output, first.skeleton, {'prediction': np.concatenate([one.world for one in lifted], axis=1)},
               clip.fps, video=behind, layout=first.layout, picture_size=clip.size, azimuth=azimuth_of(LEVEL) + ASIDE,
-              title=title, numbers=clip.frames, **what)
+              title=title, numbers=clip.frames, seconds=clip.seconds, **what)
 
 
 def _people(lifted: list[Lifted]) -> People:
@@ -136,7 +139,7 @@ def _people(lifted: list[Lifted]) -> People:
 
 
 def _draw(session: Session, output: Path, skeleton: Skeleton, panels: dict[str, np.ndarray], fps: float, *,
-          video: Iterable[np.ndarray] | None, **what: Any) -> None:
+          video: Iterable[np.ndarray] | None, seconds: np.ndarray | None = None, **what: Any) -> None:
     """Write a film or page of --viz-output as the flags ask for, and say so. Raises FileError.
 
     `what` are the arguments that `render_motion` and `write_page` share.
@@ -144,7 +147,7 @@ def _draw(session: Session, output: Path, skeleton: Skeleton, panels: dict[str, 
     asked = session.config.render
     what |= {'limit': asked.limit, 'step': asked.step}
     if output.suffix == SUFFIX:
-        page = write_page(output, skeleton, panels, fps, **what)
+        page = write_page(output, skeleton, panels, fps, seconds=seconds, **what)
         if page.thinned > 1:
             session.say(f'{output}: one frame in {page.thinned * asked.step} is kept, so that the page stays small '
                         f'(--viz-limit N takes the first frames only)')
@@ -183,9 +186,11 @@ def _tell_shape(session: Session, film: Film, size: tuple[float, float]) -> None
                     f'in pixels of {size[0]:g}x{size[1]:g}: is it the right video?')
 
 
-def _named(path: Path) -> str:
-    """Return how panels call a checkpoint: its file, in the folder where runs keep apart."""
-    return f'{path.parent.name}/{path.name}' if path.parent.name else path.name
+def _named(path: Path, other: Path) -> str:
+    """Return how panels call a checkpoint beside another: its file and folder, and more where these are the same."""
+    parts, others = path.resolve().parts, other.resolve().parts
+    count = next((n for n in range(2, len(parts)) if parts[-n:] != others[-n:]), len(parts))
+    return '/'.join(parts[-count:])
 
 
 def _label(which: str, kind: str, index: int) -> str:

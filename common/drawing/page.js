@@ -5,6 +5,7 @@
   const motion = JSON.parse($('motion').textContent);
   const {frames, fps, joints, bones, azimuth, elevation, root} = motion;
   const {values: numbers} = unpack(motion.numbers, frames);
+  const {values: seconds} = unpack(motion.seconds, frames, 0.01);
   const series = motion.series.map(({name, poses, errors, truth}) => ({
     name, truth, values: unpack(poses, frames, 0.001).values, errors: errors && unpack(errors, frames, 0.1).values}));
   const clouds = motion.hypotheses.map((poses) => unpack(poses, frames, 0.001).values);
@@ -116,7 +117,7 @@
       caption.textContent = told.map((one) => one.name + millimetres(one)).join(' · ');
     }
     drawErrors(frame);
-    const clock = `frame ${numbers[frame]}, ${(numbers[frame] / motion.numbered_fps).toFixed(2)} s`;
+    const clock = `frame ${numbers[frame]}, ${seconds[frame].toFixed(2)} s`;
     $('clock').textContent = clock;
     $('scrub').value = frame;
     $('scrub').setAttribute('aria-valuetext', clock);

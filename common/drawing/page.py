@@ -59,11 +59,15 @@ def write_page(output: Path, skeleton: Skeleton, panels: dict[str, np.ndarray], 
                truth: np.ndarray | None = None, keypoints: np.ndarray | None = None, layout: Skeleton | None = None,
                picture_size: tuple[float, float] | None = None, title: str = '', azimuth: float = 70,
                limit: int | None = None, step: int = 1, numbers: np.ndarray | None = None,
+               seconds: np.ndarray | None = None,
                hypotheses: np.ndarray | None = None, people: People | None = None) -> Page:
     """Write a page of moving poses, from the same arguments as `render_motion`'s in `common.drawing.pictures`.
 
     Of more frames than MOST allows every n-th is kept, and the page says so. The picture's edge is drawn in the 2D
     panel where it is near the person.
+
+    Args:
+        seconds: (T,) when each frame is, by default as `numbers` and `fps` say.
 
     Raises FileError when the file cannot be written, ValueError for poses that are not finite or of different lengths,
     and for keypoints without their layout.
@@ -76,6 +80,7 @@ def write_page(output: Path, skeleton: Skeleton, panels: dict[str, np.ndarray], 
     thinned = -(-a_frame * -(-frames // step) // MOST)
     kept = slice(0, frames, step * thinned)
     names = np.arange(len(arrays[0])) if numbers is None else numbers
+    seconds = names / fps if seconds is None else seconds
     panels = {name: poses[kept] for name, poses in panels.items()}
     truth = None if truth is None else truth[kept]
     shown = panels | ({} if truth is None else {TRUTH: truth})
@@ -91,7 +96,8 @@ def write_page(output: Path, skeleton: Skeleton, panels: dict[str, np.ndarray], 
                  'there': packed(people.there.astype(np.int64), 1)}
     count = len(next(iter(shown.values())))
     motion = {
-        'frames': count, 'fps': fps / (step * thinned), 'numbered_fps': fps, 'numbers': packed(names[kept], 1),
+        'frames': count, 'fps': fps / (step * thinned), 'numbers': packed(names[kept], 1),
+        'seconds': packed(seconds[kept], 0.01),
         'joints': skeleton.joints * (1 if people is None else len(people.names)), 'root': skeleton.root,
         'bones': bones_of(skeleton, people), 'azimuth': azimuth, 'people': about,
         'elevation': ELEVATION, 'reach': reach, 'top': top, 'tile': TILE, 'faint': FAINT,

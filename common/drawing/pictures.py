@@ -44,6 +44,7 @@ from common.drawing.look import (
 from common.drawing.video import write_film
 from common.errors import FileError
 from common.skeleton import Skeleton
+from common.storage.files import one_line
 
 ArtistT = TypeVar('ArtistT', bound=Artist)
 
@@ -212,7 +213,8 @@ class MotionPicture:
         self.input_lines = self._lines(axes, 2)
 
     def _title(self, axes: Axes, name: str) -> None:
-        _fit(axes.set_title(name, fontsize=10 * self.scale), 0.95 * self.share * self.figure.bbox.width)
+        title = axes.set_title(one_line(name), fontsize=10 * self.scale, parse_math=False)
+        _fit(title, 0.95 * self.share * self.figure.bbox.width)
 
     def _add_view(self, axes: Axes, name: str) -> None:
         """Lay out the panel of poses called `name`."""
@@ -231,14 +233,14 @@ class MotionPicture:
         cloud = self._lines(axes, 1.5) if clouded else None
         self.views[name], self.axes[name] = (floor, ghost, self._lines(axes, 3), cloud), axes
         self.names = [] if self.people is None else [
-            self._animate(axes, axes.text(0, 0, name, color=middle, ha='center', va='bottom', weight='bold',
-                                          fontsize=9 * self.scale))
+            self._animate(axes, axes.text(0, 0, one_line(name), color=middle, ha='center', va='bottom', weight='bold',
+                                          fontsize=9 * self.scale, parse_math=False))
             for name, (middle, _, _) in zip(self.people.names, self.people.colours(), strict=True)]
 
     def _add_texts(self, title: str) -> None:
         """Write the title, the legend and, redrawn for every frame, its number and the panels' errors."""
         figure, scale = self.figure, self.scale
-        text = figure.text(0.01, 0.985, title, fontsize=10 * scale, va='top')
+        text = figure.text(0.01, 0.985, one_line(title), fontsize=10 * scale, va='top', parse_math=False)
         _fit(text, 0.98 * figure.bbox.width)
         known = [Line2D([], [], color=colour, linewidth=3 * scale, label=label) for colour, label in
                  ((LEFT, 'left'), (RIGHT, 'right'), (MIDDLE, 'middle'), (GHOST, TRUTH))]

@@ -10,7 +10,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
-from common.storage.files import atomic_path
+from common.storage.files import atomic_path, one_line
 
 # Okabe and Ito's colours, which colour-blind readers tell apart; dashes tell them apart in grey.
 COLOURS = {'train_loss': ('#0072B2', '-'), 'train_mpjpe': ('#009E73', '--'), 'valid_mpjpe': ('#D55E00', '-'),
@@ -99,7 +99,7 @@ def plot_worst(sequences: list[tuple[str, np.ndarray, np.ndarray]], path: Path) 
         cuts = np.flatnonzero(np.diff(frames) > 1) + 1
         axes.plot(np.insert(frames.astype(float), cuts, np.nan), np.insert(errors, cuts, np.nan), color='#0072B2',
                   linewidth=1, marker='.' if len(frames) == 1 else '')
-        axes.set_title(name, loc='left', fontsize=9)
+        axes.set_title(one_line(name), loc='left', fontsize=9, parse_math=False)
         axes.set(ylabel='mm')
         axes.grid(alpha=0.3)
     axes.set_xlabel('frame')
@@ -128,7 +128,7 @@ def _save(figure: Figure, path: Path, note: str = '') -> None:
     """Write a figure, a line of small print below its title, and close it. Raises FileError."""
     try:
         if note:
-            figure.suptitle(note, fontsize=7, wrap=True)
+            figure.suptitle(one_line(note, 1000), fontsize=7, wrap=True, parse_math=False)
         with atomic_path(path) as temporary:
             figure.savefig(temporary, dpi=120)
     finally:

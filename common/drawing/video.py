@@ -25,8 +25,9 @@ SUFFIXES = ('.gif', '.mp4', '.png')
 DEVICES = {'linux': ('v4l2', '/dev/video{}'), 'darwin': ('avfoundation', '{}:none')}
 OTHER_SHAPE = 0.02  # of width over height: rounding to whole pixels is less
 BITRATE = 3000  # kilobits a second of an MP4
-# Hundredths of a second: viewers show a GIF frame for a tenth of a second where its file says less than this.
-SHORTEST = 2
+# Hundredths of a second: viewers show a GIF frame for a tenth of a second where its file says less than the shortest,
+# and the file has no room for more than the longest.
+SHORTEST, LONGEST = 2, 65_535
 
 
 class Film(NamedTuple):
@@ -265,10 +266,10 @@ def _changes(frames: Iterable[np.ndarray], fps: float) -> Iterator[tuple[Image.I
         if box is None:
             continue  # nothing changed: the frame before is shown for longer
         if waiting is not None:
-            yield *waiting, now - since
+            yield *waiting, min(LONGEST, now - since)
         shown, waiting, since = picture, (picture.crop(box), box[:2]), now
     if waiting is not None:
-        yield *waiting, max(SHORTEST, now - since + round(100 / fps))
+        yield *waiting, min(LONGEST, max(SHORTEST, now - since + round(100 / fps)))
 
 
 def _write_mp4(path: Path, frames: Iterable[np.ndarray], fps: float, bitrate: int) -> None:

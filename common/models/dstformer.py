@@ -6,7 +6,6 @@ joints out, C channels, R channels of the representation. Parameter names are th
 therefore load as they are.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -15,7 +14,7 @@ import torch
 from torch import nn
 
 from common.models.layers import FRAMES, JOINTS, Attention, LayerNorm, Mlp
-from common.models.lifter import check_sizes, shape_in
+from common.models.lifter import check_sizes, shape_in, usual_heads
 from common.models.streams import SCALED, Fusion, Representation, TwoStreams
 from common.recipe import Published, Recipe
 from common.skeleton import Skeleton
@@ -71,7 +70,7 @@ class DSTformerConfig:
         hidden, _ = shape_in(state, 'blocks_st.0.mlp_s.fc1.weight', 2)
         representation, _ = shape_in(state, 'pre_logits.fc.weight', 2)
         depth = len({key.split('.')[1] for key in state if key.startswith('blocks_st.')})
-        return cls(frames, channels, depth, math.gcd(channels, 8), hidden / channels, representation, frames)
+        return cls(frames, channels, depth, usual_heads(channels), hidden / channels, representation, frames)
 
 
 class Block(nn.Module):
@@ -106,7 +105,8 @@ class DSTformer(TwoStreams):
     results = (
         Published('Stacked Hourglass', 243, 39.2, 33.4, 'readme', f'from scratch, {SCALED}'),
         Published('Stacked Hourglass', 243, 37.2, 32.2, 'readme', f'pre-trained on other data, {SCALED}'),
-        Published('gt', 243, 16.9, None, 'leaderboard', f'an error in depth alone, {SCALED}'),
+        Published('gt', 243, 16.9, None, 'leaderboard',
+                  f'pre-trained on other data, an error in depth alone, {SCALED}'),
     )
 
     def __init__(self, config: DSTformerConfig, skeleton: Skeleton, layout: Skeleton):

@@ -6,7 +6,6 @@ before. Letters: B windows, F frames, K keypoints in, J joints out, C channels. 
 checkpoints, which therefore load as they are.
 """
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -17,7 +16,7 @@ from torch import nn
 from common.models import graph
 from common.models.graph_conv import ModulatedGraphConv
 from common.models.layers import JOINTS, Attention, DropPath, LayerNorm, Mlp, joints_from_keypoints
-from common.models.lifter import Lifter, check_sizes, shape_in
+from common.models.lifter import Lifter, check_sizes, shape_in, usual_heads
 from common.recipe import REFINED, Published, Recipe
 from common.skeleton import Skeleton
 
@@ -58,7 +57,7 @@ class HTNetConfig:
         hidden, channels = shape_in(state, 'Hiremixer.blocks.0.mlp.fc1.weight', 2)
         depth = len({key.split('.')[2] for key in state if key.startswith('Hiremixer.blocks.')})
         _, inputs = shape_in(state, 'patch_embed.weight', 2)
-        return cls(channels, depth, math.gcd(channels // 3, 8), hidden, inputs == 3)
+        return cls(channels, depth, usual_heads(channels // 3), hidden, inputs == 3)
 
 
 class LJC(nn.Module):

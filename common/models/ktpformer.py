@@ -6,7 +6,6 @@ Letters: B windows, F frames, K keypoints in, J joints out, C channels. Paramete
 checkpoints, which therefore load as they are.
 """
 
-import math
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -16,7 +15,7 @@ from torch import nn
 from common.models import graph
 from common.models.denoiser import TimeEmbedding, check_noisy
 from common.models.layers import FRAMES, JOINTS, Attention, AttentionT, Block, LayerNorm, Mlp, joints_from_keypoints
-from common.models.lifter import Lifter, check_sizes, shape_in
+from common.models.lifter import Lifter, check_sizes, shape_in, usual_heads
 from common.models.priors import KPA, TPA
 from common.recipe import Published, Recipe
 from common.skeleton import Skeleton
@@ -66,7 +65,7 @@ class KTPFormerConfig:
         kpa = 'kpattention.attn.kpa.gconv.W' in state
         inputs = shape_in(state, 'kpattention.attn.kpa.gconv.W', 3)[1] if kpa else \
             shape_in(state, 'kpattention.attn.kpa.weight', 2)[1]
-        return cls(frames, channels, depth, math.gcd(channels, 8), hidden / channels, kpa,
+        return cls(frames, channels, depth, usual_heads(channels), hidden / channels, kpa,
                    'tpattention.attn.tpa.gconv1.gconv.W' in state, inputs == 3)
 
 

@@ -6,6 +6,7 @@ of a window, A frames that it answers for, K keypoints in, J joints out, T frame
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Protocol, cast
 
@@ -342,6 +343,11 @@ def check_sizes(config: Any, *names: str) -> None:
     for name in names:
         if getattr(config, name) < 1:
             raise ValueError(f'{name} is {getattr(config, name)}, expected at least 1')
+
+
+def usual_heads(channels: int) -> int:
+    """Return the heads that a file does not tell: the usual 8, or fewer where these do not divide the channels."""
+    return math.gcd(channels, 8)
 
 
 def shape_in(state: Mapping[str, torch.Tensor], key: str, dimensions: int) -> tuple[int, ...]:

@@ -116,16 +116,21 @@ class Martinez(Lifter):
             mean.copy_(middle)
             std.copy_(spread.where(spread > LEAST_STD, 1.0))
 
-    def forward(self, keypoints: torch.Tensor) -> torch.Tensor:
-        """Lift keypoints (B, F, K, 2) -> (B, F, J, 3). Raises ValueError for another K than the model's."""
-        return self._with_root(self.poses_mean + self.poses_std * self._standardised(keypoints))
+    def forward(self, keypoints: torch.Tensor, standardised: bool = False) -> torch.Tensor:
+        """Lift keypoints (B, F, K, 2) -> (B, F, J, 3), metres or standardised, the root at 0.
+
+        Raises ValueError for another K than the model's.
+        """
+        poses = self._standardised(keypoints)
+        return self._with_root(poses if standardised else self.poses_mean + self.poses_std * poses)
 
     def loss(self, batch: Batch, criterion: Criterion) -> torch.Tensor:
         """Return the criterion of standardised coordinates, over all joints but the root."""
         truth = (batch.truth[:, :, self._predicted] - self.poses_mean) / self.poses_std
         joints = batch.truth.shape[2]
         # A criterion takes whole poses, and its mean counts the root, which has no error.
-        whole = criterion(self._with_root(self._standardised(batch.keypoints)), self._with_root(truth))
+        # The model is called as a module, which is what is compiled.
+        whole = criterion(self(batch.keypoints, standardised=True), self._with_root(truth))
         return whole * (joints / (joints - 1))
 
     def _standardised(self, keypoints: torch.Tensor) -> torch.Tensor:

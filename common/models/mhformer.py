@@ -30,7 +30,7 @@ from common.models.layers import (
     attend,
     dropout,
 )
-from common.models.lifter import Criterion, Lifter, check_sizes, shape_in
+from common.models.lifter import Criterion, Lifter, check_sizes, shape_in, usual_heads
 from common.recipe import Published, Recipe
 from common.skeleton import Skeleton
 
@@ -75,7 +75,7 @@ class MHFormerConfig:
 
     @classmethod
     def from_state(cls, state: dict[str, torch.Tensor]) -> 'MHFormerConfig':
-        """Read the sizes from the shapes of a public state dict, which does not tell the heads: the usual 8.
+        """Read the sizes from the shapes of a public state dict, which does not tell the heads: see `usual_heads`.
 
         Raises ValueError when the weights are not MHFormer's.
         """
@@ -86,7 +86,7 @@ class MHFormerConfig:
         channels = shape_in(state, 'Transformer_hypothesis.pos_embed_1', 3)[2]
         hidden, _ = shape_in(state, 'Transformer_hypothesis.CHI_blocks.0.mlp.fc1.weight', 2)
         refining = {key.split('.')[2] for key in state if key.startswith('Transformer_hypothesis.SHR_blocks.')}
-        return cls(frames, channels, len(refining) + 1, 8, hidden)
+        return cls(frames, channels, len(refining) + 1, usual_heads(channels), hidden)
 
 
 class HypothesisEncoder(nn.Module):

@@ -6,7 +6,6 @@ Letters: B windows, F frames, K keypoints in, J joints out, C channels. Paramete
 checkpoints, which therefore load as they are.
 """
 
-import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -15,7 +14,7 @@ from torch import nn
 
 from common.models.denoiser import TimeEmbedding, check_noisy
 from common.models.layers import FRAMES, JOINTS, Attention, Block, LayerNorm, Mlp, joints_from_keypoints
-from common.models.lifter import Lifter, check_sizes, shape_in
+from common.models.lifter import Lifter, check_sizes, shape_in, usual_heads
 from common.recipe import Published, Recipe
 from common.skeleton import Skeleton
 
@@ -50,7 +49,7 @@ class MixSTEConfig:
         _, frames, channels = shape_in(state, 'Temporal_pos_embed', 3)
         hidden, _ = shape_in(state, 'STEblocks.0.mlp.fc1.weight', 2)
         depth = len({key.split('.')[1] for key in state if key.startswith('STEblocks.')})
-        return cls(frames, channels, depth, math.gcd(channels, 8), hidden / channels)
+        return cls(frames, channels, depth, usual_heads(channels), hidden / channels)
 
 
 class MixSTE(Lifter):

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from common.models.layers import FRAMES, JOINTS, Attention, LayerNorm, Linear, Mlp
-from common.models.lifter import check_sizes, shape_in
+from common.models.lifter import check_sizes, shape_in, usual_heads
 from common.models.streams import SCALED, Fusion, Representation, TwoStreams
 from common.recipe import Published, Recipe
 from common.skeleton import H36M, MPI_INF_3DHP, Skeleton
@@ -64,15 +64,15 @@ class MotionAGFormerConfig:
     def from_state(cls, state: dict[str, torch.Tensor]) -> 'MotionAGFormerConfig':
         """Read the sizes from the shapes of a public state dict.
 
-        It does not tell the neighbours, here 2; nor the heads, here the usual 8, or fewer where 8 do not divide the
-        channels. Raises ValueError when the weights are not MotionAGFormer's.
+        It does not tell the neighbours, here 2 if there are as many frames; nor the heads, see `usual_heads`. Raises
+        ValueError when the weights are not MotionAGFormer's.
         """
         frames, = shape_in(state, 'layers.0.graph_temporal.mixer.batch_norm.weight', 1)
         shape_in(state, 'pos_embed', 3)
         hidden, channels = shape_in(state, 'layers.0.att_spatial.mlp.fc1.weight', 2)
         representation, _ = shape_in(state, 'rep_logit.fc.weight', 2)
         depth = len({key.split('.')[1] for key in state if key.startswith('layers.')})
-        return cls(frames, channels, depth, math.gcd(channels, 8), hidden / channels, representation)
+        return cls(frames, channels, depth, usual_heads(channels), hidden / channels, representation, min(2, frames))
 
 
 def links(layout: Skeleton) -> torch.Tensor:

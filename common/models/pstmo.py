@@ -51,7 +51,7 @@ class PSTMOConfig(StridedConfig):
         """
         shape_in(state, 'encoder.fc_1.weight', 3)
         shape_in(state, 'Transformer_reduce.model.pos_embedding_1', 3)
-        return cls(*sizes_in(state))
+        return cls(**sizes_in(state))
 
 
 class Residual(nn.Module):

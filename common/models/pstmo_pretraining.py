@@ -16,7 +16,7 @@ from torch import nn
 
 from common.augment import Batch
 from common.models.annotated import SampleNorm
-from common.models.lifter import Criterion, Lifter, check_sizes, shape_in
+from common.models.lifter import Criterion, Lifter, check_sizes, shape_in, usual_heads
 from common.models.pstmo import SpatialEncoder
 from common.models.strided_parts import Stack, Vanilla, head, sizes_in, vanilla_blocks
 from common.recipe import KEYPOINTS, Recipe
@@ -72,7 +72,8 @@ class PSTMOPretrainingConfig:
         """
         shape_in(state, 'encoder.fc_1.weight', 3)
         shape_in(state, 'mask_token', 3)
-        return cls(*sizes_in(state))
+        sizes = sizes_in(state)
+        return cls(**sizes | {'heads': usual_heads(sizes['channels'] // 2)})  # its decoder is half as wide
 
 
 class Decoder(nn.Module):
@@ -137,16 +138,18 @@ class PSTMOPretraining(Lifter):
         """Draw the masks of a training step, which all its windows share, in whichever process they are."""
         self._masks = self._draw(torch.Generator().manual_seed(seed))
 
-    def forward(self, keypoints: torch.Tensor) -> torch.Tensor:
+    def forward(self, keypoints: torch.Tensor, every: bool = False) -> torch.Tensor:
         """Tell the centre's keypoints of (B, F, K, 2), hiding the same of each window: (B, 1, K, 3) at depth 0.
 
-        Training draws anew each time, tests hide always the same. Raises ValueError for another F or K.
+        Of `every` frame, (B, F, K, 3), where that is asked for. Training draws anew each time, tests hide always the
+        same. Raises ValueError for another F or K.
         """
-        return self._told(keypoints)[:, self.answers.start:self.answers.stop]
+        told = self._told(keypoints)
+        return told if every else told[:, self.answers.start:self.answers.stop]
 
     def loss(self, batch: Batch, criterion: Criterion) -> torch.Tensor:
         """Return the criterion of the keypoints of all frames, hidden or not: no pose is read."""
-        return criterion(self._told(batch.keypoints), F.pad(batch.keypoints, DEPTH))
+        return criterion(self(batch.keypoints, every=True), F.pad(batch.keypoints, DEPTH))
 
     def _told(self, keypoints: torch.Tensor) -> torch.Tensor:
         """Return what it tells of (B, F, K, 2) with masks drawn here: (B, F, K, 3)."""

@@ -6,6 +6,7 @@ not know. Letters: B windows, F frames, J joints.
 """
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import nn
@@ -77,6 +78,11 @@ class Refined(Around):
         self.base, self.refine = base, Refinement(len(skeleton), skeleton.root)
         self.needs, self.title = Refined.needs | base.needs, f'{base.title} with refinement'
         self.register_buffer('bone_pairs', torch.tensor(skeleton.bone_pairs), persistent=False)
+
+    def compile(self, *how: Any, **options: Any) -> None:
+        """Compile base and refinement, each of which is called by itself."""
+        self.base.compile(*how, **options)
+        self.refine.compile(*how, **options)
 
     def forward(self, keypoints: torch.Tensor) -> torch.Tensor:
         """Lift without refinement: (B, F, J, 2) -> (B, A, J, 3)."""

@@ -38,7 +38,7 @@ class StridedTransformerConfig(StridedConfig):
         Raises ValueError when the weights are not StridedTransformer's.
         """
         shape_in(state, 'encoder.0.weight', 3)
-        return cls(*sizes_in(state))
+        return cls(**sizes_in(state))
 
 
 class StridedTransformer(FullToSingle):

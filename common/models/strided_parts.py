@@ -19,7 +19,7 @@ from torch import nn
 from common.augment import Batch
 from common.models.annotated import SampleNorm, SplitAttention
 from common.models.layers import Linear, dropout
-from common.models.lifter import Criterion, Lifter, check_sizes, shape_in
+from common.models.lifter import Criterion, Lifter, check_sizes, shape_in, usual_heads
 from common.recipe import RefinementRecipe
 from common.skeleton import Skeleton
 
@@ -64,12 +64,12 @@ def told(strides: tuple[int, ...]) -> str:
     return ','.join(map(str, strides))
 
 
-def sizes_in(state: Mapping[str, torch.Tensor]) -> tuple[int, int, int, int]:
-    """Return frames, channels, depth and hidden of a public state dict. Raises ValueError for other weights."""
+def sizes_in(state: Mapping[str, torch.Tensor]) -> dict[str, Any]:
+    """Return the sizes that a public state dict tells, and the usual heads. Raises ValueError for other weights."""
     _, frames, channels = shape_in(state, 'Transformer.pos_embedding', 3)
     hidden, _ = shape_in(state, 'Transformer.model.layers.0.feed_forward.w_1.weight', 2)
     depth = len({key.split('.')[3] for key in state if key.startswith('Transformer.model.layers.')})
-    return frames, channels, depth, hidden
+    return {'frames': frames, 'channels': channels, 'depth': depth, 'hidden': hidden, 'heads': usual_heads(channels)}
 
 
 class Pointwise(nn.Conv1d):
@@ -240,18 +240,19 @@ class FullToSingle(Lifter):
         """Make a token of the keypoints of each frame: (B, 2 * K, F) -> (B, F, C)."""
         raise NotImplementedError
 
-    def forward(self, keypoints: torch.Tensor) -> torch.Tensor:
-        """Lift (B, F, K, 2) -> (B, 1, J, 3). Raises ValueError for another F or K than the model's."""
-        return self._centre(self._tokens(keypoints))
+    def forward(self, keypoints: torch.Tensor, every: bool = False) -> Any:
+        """Lift keypoints (B, F, K, 2) to the centre's pose (B, 1, J, 3).
 
-    def both(self, keypoints: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Lift keypoints (B, F, K, 2) to all poses (B, F, J, 3), by the first head, and the centre's (B, 1, J, 3)."""
+        With `every`, the poses of all frames by the first head, (B, F, J, 3), come before it. Raises ValueError for
+        another F or K than the model's.
+        """
         tokens = self._tokens(keypoints)
-        return self._poses(self.fcn_1, tokens), self._centre(tokens)
+        centre = self._centre(tokens)
+        return (self._poses(self.fcn_1, tokens), centre) if every else centre
 
     def loss(self, batch: Batch, criterion: Criterion) -> torch.Tensor:
         """Return the criterion of all frames, and that of the centre."""
-        every, centre = self.both(batch.keypoints)
+        every, centre = self(batch.keypoints, every=True)  # a call of the module, which is what is compiled
         return criterion(every, batch.truth) + criterion(centre, batch.truth[:, self.answers.start:self.answers.stop])
 
     def _tokens(self, keypoints: torch.Tensor) -> torch.Tensor:
