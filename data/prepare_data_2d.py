@@ -48,6 +48,7 @@ from data import conversion as shared
 from data import prepare_data_h36m, prepare_data_humaneva
 
 LAYOUTS = {layout.name: layout for layout in (COCO, H36M, MPII, HUMANEVA15, HUMANEVA20)}
+MOST_FRAMES = 1_000_000
 DATASETS = ('custom', 'h36m', 'humaneva15', 'humaneva20')
 CAMERAS = {'h36m': ('54138969', '55011271', '58860488', '60457274'), 'humaneva': ('C1', 'C2', 'C3')}
 VIDEOS = {'h36m': (r'(.+)\.(\d+)\.\w+\.npz', 'S1/Directions 1.54138969.mp4.npz'),
@@ -79,6 +80,8 @@ def read_video(path: Path, layout: Skeleton) -> tuple[np.ndarray, dict | None]:
     boxes, keypoints = members['boxes'], members['keypoints']
     if len(boxes) != len(keypoints):
         raise FileError(f'{path} has boxes of {len(boxes)} frames, but keypoints of {len(keypoints)}')
+    if len(boxes) > MOST_FRAMES:
+        raise FileError(f'{path} has {len(boxes):,} frames, expected at most {MOST_FRAMES:,}')
     track = np.full((len(boxes), len(layout), 2), np.nan, np.float32)
     for frame, entries in enumerate(zip(boxes, keypoints, strict=True)):
         where = f'{path}: frame {frame}'

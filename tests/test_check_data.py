@@ -99,6 +99,11 @@ def not_finite(folder, p, d):
     write_h36m(folder, p, d)
 
 
+def no_confidence(folder, p, d):
+    write_h36m(folder, p, each(d, lambda views: [np.concatenate([view, np.full((*view.shape[:2], 1), 37.5)], -1)
+                                                for view in views]))
+
+
 def millimetres(folder, p, d):
     write_h36m(folder, each(p, lambda joints: 1000 * joints), d)
 
@@ -162,6 +167,7 @@ FAULTS = {
     broken: 'data_2d_h36m_gt.npz is not a readable npz file',
     shorter_2d: 'has 59 frames for S5 Walking camera 2, but',
     not_finite: 'data_2d_h36m_gt.npz holds NaN or infinite coordinates in S5 Walking camera 2',
+    no_confidence: 'has third numbers of keypoints from 37.5 to 37.5, expected confidence from 0 to 1',
     fewer_frames: 'frames of the training subjects over 4 cameras: 2,196, of a whole copy 2,200',
     one_take_more: 'takes of S11: 3, of a whole copy 2; frames of the test subjects over 4 cameras: 1,120, of',
     millimetres: "bones are 990 times as long as a person's, expected metres: the 3D is in millimetres (and of 6 ",
@@ -364,3 +370,20 @@ def test_sides_of_different_lengths_say_what_to_do(run, tmp_path, frames, senten
     _, detections = h36m_trees({'S1': {'Walking': frames}, 'S9': {'Walking': frames}})
     write_h36m(tmp_path, positions, detections)
     assert sentence in run('-d', 'h36m', '-k', 'gt', '--data', tmp_path, '--check-data')[1]
+
+
+@pytest.mark.parametrize('lens', [True, False], ids=['known', 'fitted'])
+def test_missing_3d_filled_with_zeros_is_found(trees, tmp_path, lens):
+    """In camera axes, as MPI-INF-3DHP's, where a zero is the camera itself and projects nowhere."""
+    write_h36m(tmp_path, *trees)
+    views = views_of(load_dataset('h36m', tmp_path, 'gt'), 'S1')
+    views = [replace(view, intrinsic=view.intrinsic if lens else None) for view in views]
+    assert problems_of(views) == {}
+    views[0].joints[7] = 0
+    assert list(problems_of(views)) == ['depth']
+    assert 'joints lie in or behind the camera in 1 of ' in problems_of(views)['depth']
+
+
+def test_custom_videos_need_the_name_of_their_keypoints(refused):
+    assert '-d custom has no usual keypoints: say which 2D file is read with -k NAME' in refused(
+        2, '-d', 'custom', '--check-data')

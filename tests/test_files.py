@@ -71,6 +71,12 @@ def test_a_link_to_another_suffix_is_written_through(tmp_path, name, target):
     assert read_npz(tmp_path / 'd' / target)['x'].tolist() == [0, 1, 2]
 
 
+def test_a_link_to_itself_is_refused(tmp_path):
+    (tmp_path / 'loop.npz').symlink_to('loop.npz')
+    with pytest.raises(FileError, match=r'cannot write .*loop\.npz'):
+        write_npz(tmp_path / 'loop.npz', x=np.arange(3))
+
+
 def test_writers_that_go_by_the_suffix_find_that_of_the_name_given(tmp_path):
     (tmp_path / 'blob').touch()
     (tmp_path / 'a.npy').symlink_to('blob')

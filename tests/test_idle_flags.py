@@ -65,3 +65,14 @@ def test_the_command_for_the_table_says_how_it_was_made_and_that_a_cosine_is_ano
     assert 'the rate now falls to 0 at epoch 2, not 1' in out
     said = f"-c '{tmp_path}/a run' --data data --evaluate best.bin --target overlap --overlap 3 --by-subject\n"
     assert f'again with: python run_ktpformer.py {said}' in out
+
+
+def test_who_is_tested_is_not_trained_on_unless_that_is_said(run, tmp_path):
+    flags = [*MARTINEZ, '-e', 1, '-l', tmp_path / 'l']
+    status, out, err = run(*flags, '-ste', 'S2', '-c', tmp_path / 'a')
+    assert (status, err) == (0, '')
+    trained, = (line for line in out.splitlines() if line.startswith('training: subjects '))
+    assert 'S2' not in trained and 'S1,' in trained and 'trained on and tested' not in out
+    status, out, _ = run(*flags, '-str', 'S1,S2', '-ste', 'S2', '-c', tmp_path / 'b')
+    assert status == 0
+    assert 'S2: trained on and tested, so that figures tell nothing of people not seen' in out

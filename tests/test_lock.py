@@ -51,3 +51,13 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / 'file').touch()
     with pytest.raises(FileError, match='cannot use the checkpoint folder'), locked(tmp_path / 'file' / 'c'):
         pass
+
+
+def test_a_link_in_the_place_of_the_lock_is_not_followed(tmp_path):
+    """A folder may come from somebody else, and the link lead to anything."""
+    (tmp_path / 'victim').write_text('of value')
+    (tmp_path / 'c').mkdir()
+    (tmp_path / 'c' / NAME).symlink_to(tmp_path / 'victim')
+    with pytest.raises(FileError, match='cannot use the checkpoint folder'), locked(tmp_path / 'c'):
+        pass
+    assert (tmp_path / 'victim').read_text() == 'of value'

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from common.commands.session import Session
-from common.datasets import DATASETS, files_of, load_dataset, missing, plausibility
+from common.commands.session import Session, confidence_problem
+from common.datasets import DATASETS, files_of, keypoints_for, load_dataset, missing, plausibility
 from common.datasets.plausibility import View, to_body
 from common.datasets.poses import Count, PoseDataset, action_name
-from common.errors import FileError
+from common.errors import FileError, FlagError
 from common.keypoints.bones import evenness
 from common.keypoints.layouts import PLAUSIBLE, better_layout
 from common.keypoints.values import quoted
@@ -28,7 +28,7 @@ def run(session: Session) -> None:
     """Print what is there, then OK or a numbered list of problems. Raises FileError where there are any."""
     asked = session.config.data
     name, folder = asked.dataset, Path(asked.folder)
-    keypoints = asked.keypoints or DATASETS[name].keypoints
+    keypoints = keypoints_for(name, asked.keypoints)
     print(f'data set {name}, keypoints {keypoints}, folder {folder}')
     problems = [*look_at_files(name, folder, keypoints)]
     if not problems:
@@ -95,14 +95,18 @@ def count_problems(counts: list[Count]) -> list[str]:
 
 def fit_problems(dataset: PoseDataset) -> list[str]:
     """Return a sentence for each subject whose 3D and 2D do not fit: takes, cameras, frames, finite numbers."""
-    problems = []
+    problems, confidence = list[str](), None
     for subject in dataset.positions:
         if subject in dataset.detections:
             try:
-                dataset.sequences([subject])
-            except FileError as error:
+                sequences = dataset.sequences([subject])
+            except (FileError, FlagError) as error:  # the latter of a subject without takes
                 problems.append(str(error))
-    return problems
+                continue
+            scores = [sequence.confidence for sequence in sequences if sequence.confidence is not None]
+            if scores and not confidence:
+                confidence = confidence_problem(dataset.source_2d, np.concatenate(scores, axis=None))
+    return [*problems, confidence] if confidence else problems
 
 
 def people_problems(dataset: PoseDataset) -> list[str]:

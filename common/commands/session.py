@@ -247,17 +247,32 @@ def make_store(session: Session, config: Config, dataset: PoseDataset, subjects:
                model_needs: frozenset[str], title: str, test: bool = True) -> SequenceStore:
     """Return the selected sequences of some subjects on the device.
 
-    Raises FlagError where the model reads what the data set does not tell, or where no frame that counts is left.
+    Raises FlagError where the model reads what the data set does not tell, or where no frame that counts is left, and
+    FileError where it reads confidence that is none.
     """
     data = config.data
     sequences = dataset.sequences(subjects, data.actions or None, data.downsample, subset)
     store = _store_of(session, dataset, sequences, subjects, model_needs, title)
     if 'confidence' in model_needs and store.confidence is None:
         session.say(f'{dataset.source_2d} tells no confidence: it is 1 for each keypoint')
+    elif 'confidence' in model_needs and (problem := confidence_problem(dataset.source_2d, store.confidence)):
+        raise FileError(problem)
     if test:
         _check_marks(store, subjects)
         check_scale(store, dataset, subjects)
     return store
+
+
+def confidence_problem(source: str, scores: Any) -> str | None:
+    """Return what is wrong with the third numbers of keypoints, an array or a tensor; None where they are confidence.
+
+    Networks' own scores may be a little above 1.
+    """
+    low, high = float(scores.min()), float(scores.max())
+    if 0 <= low and high <= 1.2:
+        return None
+    return (f'{source} has third numbers of keypoints from {low:.4g} to {high:.4g}, expected confidence from 0 to 1: '
+            f'scale them, or leave them out')
 
 
 def make_unlabelled_store(session: Session, config: Config, dataset: PoseDataset, needs: frozenset[str],

@@ -172,12 +172,10 @@ def _split(session: Session, config: Config, dataset: PoseDataset, model: Lifter
         needs = model.needs if test else model.needs_to_learn
         return make_store(session, config, dataset, subjects, subset, needs, model.title, test)
 
-    subjects_train = data.subjects_train or dataset.subjects_train
-    others = (*(train.subjects_valid or ()), *(train.unlabelled or ()))
-    if data.subjects_train is None:
-        subjects_train = tuple(s for s in subjects_train if s not in others)
+    others = (*(data.subjects_test or ()), *(train.subjects_valid or ()), *(train.unlabelled or ()))
+    subjects_train = data.subjects_train or tuple(s for s in dataset.subjects_train if s not in others)
     if not subjects_train:
-        raise FlagError('--unlabelled and --subjects-valid leave no training subject: name some with -str')
+        raise FlagError('-ste, --unlabelled and --subjects-valid leave no training subject: name some with -str')
     split = _Split(store(subjects_train, data.subset, test=False))
     if train.eval_train:
         check_scale(split.train, dataset, subjects_train)
@@ -185,11 +183,13 @@ def _split(session: Session, config: Config, dataset: PoseDataset, model: Lifter
         _check_unlabelled(config, dataset, subjects_train)
         split.beside = make_unlabelled_store(session, config, dataset, model.needs_beside, model.title)
     if train.eval:
-        split.test = split.valid = store(data.subjects_test or dataset.subjects_test)
+        tested = data.subjects_test or dataset.subjects_test
+        if both := [subject for subject in tested if subject in subjects_train]:
+            session.say(f'{", ".join(both)}: trained on and tested, so that figures tell nothing of people not seen')
+        split.test = split.valid = store(tested)
         split.baseline = mean_pose_mpjpe(split.train, split.test)
         if train.subjects_valid:
-            shared = [s for s in train.subjects_valid if s in subjects_train]
-            if shared:
+            if shared := [s for s in train.subjects_valid if s in subjects_train]:
                 raise FlagError(f'--subjects-valid {shared[0]} is a training subject too: leave it out of -str')
             split.valid = store(train.subjects_valid)
             split.picked_on = f'the validation subjects {",".join(train.subjects_valid)}'

@@ -91,7 +91,7 @@ DEFAULT_DATASET = 'h36m'
 def files_of(name: str, folder: Path, keypoints: str | None = None) -> list[Path]:
     """Return the files that the data set called `name` is read from, there or not; none where it needs none."""
     entry = DATASETS[name]
-    keypoints = keypoints or entry.keypoints
+    keypoints = keypoints_for(name, keypoints)
     if entry.origin is None:
         return []
     if entry.split and keypoints:
@@ -118,6 +118,17 @@ def missing(name: str, path: Path) -> str | None:
     return f'{path} is missing{found}: {DATASETS[name].origin}; -d synthetic needs no file'
 
 
+def keypoints_for(name: str, asked: str | None) -> str | None:
+    """Return which keypoints of a data set are read: those asked for, or the usual ones; None where it has no files.
+
+    Raises FlagError where there are no usual ones.
+    """
+    keypoints = asked or DATASETS[name].keypoints
+    if keypoints is None and DATASETS[name].origin is not None:
+        raise FlagError(f'-d {name} has no usual keypoints: say which 2D file is read with -k NAME')
+    return keypoints
+
+
 def check_files(name: str, folder: Path, keypoints: str | None = None, training: bool = True) -> None:
     """Raise FileError for a file of a data set that is not there, and FlagError for keypoints that it does not have.
 
@@ -125,7 +136,7 @@ def check_files(name: str, folder: Path, keypoints: str | None = None, training:
         training: False where only test subjects are asked for: a file of training subjects alone is then not needed.
     """
     entry = DATASETS[name]
-    keypoints = keypoints or entry.keypoints
+    keypoints = keypoints_for(name, keypoints)
     if entry.keypoints_known and keypoints not in entry.keypoints_known:
         raise FlagError(f'-d {name} has no keypoints {keypoints}; there are {", ".join(entry.keypoints_known)}')
     test_only = entry.split and not training

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from common.datasets.poses import MOST_PIXELS, Count, PoseDataset, check_numbers, frames_kept
+from common.datasets.poses import MOST_METRES, MOST_PIXELS, Count, PoseDataset, check_numbers, frames_kept
 from common.errors import FileError, FlagError
 from common.geometry.camera import Camera, normalise, pinhole_intrinsic
 from common.keypoints.bones import LIMBS_OF_A_PERSON, length_of_limbs
@@ -118,7 +118,7 @@ class PictureDataset(PoseDataset):
             for values in (view.keypoints, view.image):
                 check_numbers(self.source_2d, where, values, self.skeleton, MOST_PIXELS)
             if view.metres is not None:
-                check_numbers(self.source_3d, where, view.metres, self.skeleton, MOST_PIXELS)
+                check_numbers(self.source_3d, where, view.metres, self.skeleton, MOST_METRES)
             kept = frames_kept(len(view.image), downsample, subset)
             camera = self.cameras[subject][view.camera]
             target = normalised(view.image[kept], camera.width, camera.height)

@@ -24,6 +24,7 @@ LENGTHS = {
 UNITS = ((30, 300, 'centimetres'), (300, 3000, 'millimetres'))
 LARGEST_STRETCH = 0.5  # variation of a bone's length over frames, as a share of that length
 LARGEST_ASYMMETRY = 0.3  # difference of a left bone and its right one, as a share of their length
+NEAREST = 0.1  # metres from the camera
 # Keypoints may lie FURTHER times as far from the projected 3D as in the subject's median view, but this limit is kept
 # within FURTHEST; distances are shares of the person's size in the picture. Of 134 walks of CMU, each paired with the
 # keypoints of another by the same person, this finds 132, and 122 under a detector's noise.
@@ -218,6 +219,16 @@ def _distances(views: list[View]) -> np.ndarray:
     return np.array([distance(view.pixels, p) for view, p in zip(views, projections(views), strict=True)])
 
 
+def depth_problem(views: list[View]) -> str | None:
+    """Check that people stand in front of the camera, as zeros in the place of missing 3D would not."""
+    behind = sum(int((view.joints[..., 2] < NEAREST).any(axis=-1).sum()) for view in views)
+    if not behind:
+        return None
+    total = sum(len(view.joints) for view in views)
+    return (f'joints lie in or behind the camera in {behind:,} of {total:,} frames that were looked at: are missing '
+            f'frames filled with zeros? cut them out or interpolate')
+
+
 def agreement_problem(views: list[View]) -> str | None:
     """Check that 2D and 3D belong together: keypoints lie on the projected 3D, and nearer than with sides swapped."""
     distances = _distances(views)
@@ -238,7 +249,7 @@ def agreement_problem(views: list[View]) -> str | None:
 # would mostly repeat it. The last group needs sound 3D and 2D.
 CHECKS_3D = {'units': unit_problem, 'bones': bone_problem, 'upright': upright_problem, 'left and right': side_problem}
 CHECKS_2D = {'pixels': pixel_problem}
-CHECKS_BOTH = {'2D on the projected 3D': agreement_problem}
+CHECKS_BOTH = {'depth': depth_problem, '2D on the projected 3D': agreement_problem}
 
 
 def problems_of(views: list[View]) -> dict[str, str]:

@@ -142,7 +142,10 @@ def atomic_path(path: Path) -> Iterator[Path]:
     written beside the temporary file.
     """
     _, dot, ending = Path(path).name.rpartition('.')  # .npz alone has no suffix for pathlib, but has for numpy
-    path = Path(path).resolve()
+    try:
+        path = Path(path).resolve()
+    except (OSError, RuntimeError):  # of a link to itself, as of Python 3.11
+        raise FileError(f'cannot write {path}: its links lead nowhere') from None
     if path.exists() and not path.is_file():
         raise FileError(f'cannot write {path}: it is not a regular file')
     temporary = None

@@ -53,7 +53,7 @@ def locked(folder: Path) -> Iterator[None]:
 def _take(folder: Path) -> int:
     """Return the open and locked file of a folder, with who holds it written into it. Raises FileError or OSError."""
     while True:
-        descriptor = os.open(folder / NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        descriptor = os.open(folder / NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

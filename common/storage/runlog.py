@@ -29,6 +29,7 @@ def git_revision() -> str | None:
         return subprocess.run(['git', *arguments], cwd=Path(__file__).parent, capture_output=True, text=True,
                               check=True, timeout=10).stdout.strip()
     try:
+        git('ls-files', '--error-unmatch', Path(__file__).name)  # it may lie in somebody else's repository
         changed = git('status', '--porcelain', '--untracked-files=no')
         return git('rev-parse', 'HEAD') + ('+' if changed else '')
     except (OSError, subprocess.SubprocessError):
