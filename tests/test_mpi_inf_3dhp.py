@@ -6,12 +6,14 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from test_convert_3dhp import evaluation, training, write_evaluation, write_training
 
 from common import metrics
 from common.augment import mirror
 from common.datasets import load_dataset, mpi_inf_3dhp
 from common.datasets.synthetic import motion
+from common.errors import FileError
 from common.evaluation.marked import MARKED, summarise_marked, table_marked, tally_marked
 from common.evaluation.sums import predictions_by_frame, validation_figures
 from common.models.lifter import Lifter
@@ -416,3 +418,30 @@ def test_training_subjects_can_be_evaluated_and_refinement_is_refused(folder, tm
     assert closing.split('Target')[1] == again.split('Target')[1]
     assert "reads each camera's focal length and centre, which 3dhp does not tell for S1" in \
         refused(2, *flags, '--refine', '--init', tmp_path / 'c' / 'best.bin', '-c', tmp_path / 'd')
+
+
+def test_a_film_of_a_training_sequence_has_its_own_rate(tmp_path, run):
+    """Windows are not resampled, by custom; what is shown plays at the speed of life."""
+    train, _ = write_files(tmp_path)
+    train['S2 Seq1'][1] = 50
+    write_npz(tmp_path / 'data_train_3dhp.npz', data=train)
+    assert load_dataset('3dhp', tmp_path).rates == {
+        subject: {f'Seq1 camera{camera}': fps for camera in (0, 1)} for subject, fps in (('S1', 25), ('S2', 50))}
+    assert run(*SMALL, '--data', tmp_path, '-str', 'S1', '-e', 1, '--no-eval', '-c', tmp_path / 'c', '-l',
+               tmp_path / 'l')[0] == 0
+    for subject, milliseconds in (('S1', 40), ('S2', 20)):
+        film = tmp_path / f'{subject}.gif'
+        status, _, err = run('-c', tmp_path / 'c', '--data', tmp_path, '--evaluate', 'last.bin', '--device', 'cpu',
+                             '--render', '--viz-subject', subject, '--viz-output', film, '--viz-size', 1)
+        assert (status, err) == (0, '')
+        with Image.open(film) as shown:
+            assert shown.info['duration'] == milliseconds
+
+
+@pytest.mark.parametrize('rate', [None, 0, 'fast', [25]])
+def test_a_sequence_without_a_rate_is_refused(tmp_path, rate):
+    train, _ = write_files(tmp_path)
+    train['S2 Seq1'][1] = rate
+    write_npz(tmp_path / 'data_train_3dhp.npz', data=train)
+    with pytest.raises(FileError, match='S2 Seq1 is not a pair of cameras and frames per second'):
+        load_dataset('3dhp', tmp_path)

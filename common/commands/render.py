@@ -331,7 +331,8 @@ def _film(session: Session, output: Path, sequence: Sequence, lifted: dict[str, 
         if asked.video and output.suffix != SUFFIX:
             film = stack.enter_context(read_video(Path(asked.video), LARGEST_FRAME, asked.skip, downsample))
             _tell_shape(session, film, size)
-        fps = dataset.fps or (film and film.fps)
+        rates = dataset.rates.get(sequence.subject, {})
+        fps = rates.get(sequence.action, dataset.fps) or (film and film.fps)
         if not fps:
             session.say(f'frames a second are not known: {FPS_UNKNOWN} are assumed')
         _draw(session, output, dataset.skeleton, panels, (fps or FPS_UNKNOWN) / downsample, video=film and film.frames,

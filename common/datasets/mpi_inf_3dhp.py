@@ -34,7 +34,7 @@ TRAINING = {
 TEST = {'TS1': (6151, 603), 'TS2': (6080, 540), 'TS3': (5838, 506), 'TS4': (6007, 558), 'TS5': (320, 276),
         'TS6': (492, 392)}
 CAMERAS = (0, 1, 2, 4, 5, 6, 7, 8)  # those used of the fourteen
-FPS = 25  # of most sequences; some have 50, and by custom are not resampled
+FPS = 25  # of the test sequences and most of training; the rest has 50, and by custom is not resampled
 SIDE = 2048  # pixels; only the two outdoor sequences have pictures of another size
 OUTDOORS = ('TS5', 'TS6')
 IDENTITY = np.array([1, 0, 0, 0], np.float32)
@@ -66,10 +66,12 @@ def load(folder: Path, keypoints: str, training: bool = True) -> PoseDataset:
     positions: dict[str, dict] = {}
     detections: dict[str, dict] = {}
     cameras: dict[str, list[Camera]] = {}
+    rates: dict[str, dict[str, float]] = {}
     marks = {}
     source = f'{path_train} with {path_test.name}' if training else str(path_test)
     if training:
-        for subject, take, data in _training_views(path_train):
+        for subject, take, data, rate in _training_views(path_train):
+            rates.setdefault(subject, {})[take] = rate
             cameras.setdefault(subject, [Camera(IDENTITY, np.zeros(3, np.float32), SIDE, SIDE)])
             _add(path_train, subject, take, data, positions, detections)
     for name, data in _members(path_test).items():
@@ -79,7 +81,7 @@ def load(folder: Path, keypoints: str, training: bool = True) -> PoseDataset:
     return PoseDataset(
         name='3dhp', keypoints=keypoints, skeleton=MPI_INF_3DHP, layout=MPI_INF_3DHP, fps=FPS, positions=positions,
         detections=detections, cameras=cameras, subjects_train=SUBJECTS_TRAIN, subjects_test=SUBJECTS_TEST,
-        source_3d=source, source_2d=source, marks=marks, upright=False)
+        source_3d=source, source_2d=source, rates=rates, marks=marks, upright=False)
 
 
 def counts(dataset: PoseDataset) -> list[Count]:
@@ -109,15 +111,19 @@ def _members(path: Path) -> dict:
     return members['data']
 
 
-def _training_views(path: Path) -> Iterator[tuple[str, str, Any]]:
-    """Yield (subject, take, data) of every camera of every training sequence. Raises FileError."""
+def _training_views(path: Path) -> Iterator[tuple[str, str, Any, float]]:
+    """Yield (subject, take, data, frames per second) of every camera of every training sequence. Raises FileError."""
     for name, sequence in _members(path).items():
         subject, _, take = name.partition(' ')
         pair = isinstance(sequence, (list, tuple)) and len(sequence) == 2
-        if not take or not pair or not isinstance(sequence[0], dict):
+        if not take or not pair or not isinstance(sequence[0], dict) or not _is_rate(sequence[1]):
             raise FileError(f'{path}: {name} is not a pair of cameras and frames per second')
         for camera, data in sequence[0].items():
-            yield subject, f'{take} camera{camera}', data
+            yield subject, f'{take} camera{camera}', data, float(sequence[1])
+
+
+def _is_rate(value: Any) -> bool:
+    return np.ndim(value) == 0 and np.asarray(value).dtype.kind in 'iuf' and 0 < value < np.inf
 
 
 def _add(path: Path, subject: str, take: str, data: Any, positions: dict, detections: dict) -> None:

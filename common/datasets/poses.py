@@ -35,7 +35,7 @@ class PoseDataset:
     Attributes:
         name, keypoints: what -d and -k call the data set and its 2D file.
         skeleton, layout: the joints of the 3D poses and those of the 2D keypoints.
-        fps: frames per second; None where nothing tells.
+        fps, rates: frames per second, None where nothing tells; subject -> action -> that of takes with another one.
         positions: subject -> action -> (T, J, 3) float32 world positions, metres.
         detections: subject -> action -> one (T', K, 2) float32 array of pixels per camera, T' >= T; (T', K, 3) where
             the file tells the detector's confidence.
@@ -64,6 +64,7 @@ class PoseDataset:
     subjects_test: tuple[str, ...]
     source_3d: str
     source_2d: str
+    rates: dict[str, dict[str, float]] = field(default_factory=dict)
     marks: dict = field(default_factory=dict)
     unlabeled: dict = field(default_factory=dict)
     left_out: str = ''
@@ -258,9 +259,8 @@ def check_numbers(source: str, where: str, values: np.ndarray, layout: Skeleton,
     if wrong.any():
         frame, joint = np.argwhere(wrong)[0]
         value = values[frame, joint]
-        kind = 'NaN or infinite coordinates'
-        if np.isfinite(value).all():
-            kind = f'a coordinate of {np.abs(value).max():.3g}'
+        large = f'a coordinate of {np.abs(value).max():.3g}'
+        kind = large if np.isfinite(value).all() else 'NaN or infinite coordinates'
         raise FileError(f'{source} holds {kind} in {where}, at joint {layout.joints[joint]} of frame {frame}: cut out '
                         f'or interpolate what is missing')
 
