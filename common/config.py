@@ -65,7 +65,8 @@ class Data:
                                                   help="training subjects (default: the data set's)")
     subjects_test: tuple[str, ...] | None = flag(
         '-ste', '--subjects-test', read=names_of, metavar='A,B', stored=True, commands=(TRAIN, EVALUATE, PREDICT),
-        help="test subjects (default: the data set's); with --predict, the video of a file that holds several")
+        help="test subjects, taken out of the default training subjects (default: the data set's); with --predict, the "
+        'video of a file that holds several')
     actions: tuple[str, ...] | None = flag('-a', '--actions', read=actions_of, metavar='A,B', stored=True,
                                            commands=(TRAIN, EVALUATE),
                                            help='actions, by name or unambiguous prefix (default * = all)')
