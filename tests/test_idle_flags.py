@@ -58,7 +58,7 @@ def test_a_size_that_a_file_does_not_tell_is_its_default(untested, refused, tmp_
 
 def test_the_command_for_the_table_says_how_it_was_made_and_that_a_cosine_is_another(run, tmp_path):
     flags = [*TINY, '--model', 'ktpformer', '-f', 9, '-cs', 16, '-dep', 1, '--subset', 0.02, '--schedule', 'cosine',
-             '-c', tmp_path / 'a run', '-l', tmp_path / 'l']
+             '-ste', 'S5', '-a', 'Walking', '-c', tmp_path / 'a run', '-l', tmp_path / 'l']
     assert run(*flags, '-e', 1)[0] == 0
     status, out, err = run(*flags, '-e', 2, '--resume', '--target', 'overlap', '--overlap', 3, '--by-subject')
     assert (status, err) == (0, '')
