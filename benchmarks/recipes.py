@@ -85,13 +85,14 @@ VARIANTS = {
         'chosen, clip 1': [*CHOSEN, '--clip', '1'],
         'chosen, a window every 9 frames': [*CHOSEN, '--window-step', '9'],
         'best, rate 1e-3': ['--recipe', 'best', '-lr', '1e-3'],
-        'best, rate 2e-3': ['--recipe', 'best', '-lr', '2e-3'],
         'best, rate 4e-3': ['--recipe', 'best', '-lr', '4e-3'],
     },
     'mixste': NO_DROP_PATH | {'cosine, AdamW, rate 4e-3, 128 frames, loss plain, no drop path':
                               [*SMALL, '--objective', 'plain', '--drop-path', '0']},
     **dict.fromkeys(('htnet', 'mhformer', 'stcformer', 'stcformer_3dhp'), NO_DROP_PATH),
 }
+
+
 def run(flags: list[str], test: bool) -> dict:
     """Train once and return errors on the held-out subjects by epoch, seconds, and of a test those of its subjects."""
     with tempfile.TemporaryDirectory() as folder:

@@ -73,11 +73,8 @@ def run(session: Session) -> None:
             raise FlagError(f'--viz-compare {asked.compare} is the checkpoint of --evaluate: name another one')
     lifted: dict[str, np.ndarray] = {}
     headline = None
-    for candidate, test in candidates:
-        which = ''
-        if len(candidates) > 1:
-            paths = (candidate.path, *(other.path for other, _ in candidates if other is not candidate))
-            which = f'{candidate.model.title} {_named(*paths)}'
+    for (candidate, test), (other, _) in zip(candidates, reversed(candidates), strict=True):
+        which = f'{candidate.model.title} {_named(candidate.path, other.path)}' if asked.compare else ''
         poses = lift(candidate.model, sequence, dataset, test, session.device)
         if candidate.in_the_picture and sequence.units is None:
             poses = {kind: average_size(value, candidate) * value for kind, value in poses.items()}

@@ -150,12 +150,13 @@ def _pictures(path: str, container: Any, stream: Any, largest: int | None,
     """
     first = None
     try:
+        stretch = _stretch(stream)
         for number, frame in enumerate(container.decode(stream)):
             first = first or (frame.width, frame.height)
             if abs(frame.width * first[1] / (frame.height * first[0]) - 1) > OTHER_SHAPE:
                 raise FileError(f'{path} has pictures of {first[0]}×{first[1]} up to frame {number}, which is '
                                 f'{frame.width}×{frame.height}: cut it there')
-            width = _stretch(stream) * first[0]
+            width = stretch * first[0]
             scale = min(1, (largest or math.inf) / max(width, first[1]))
             picture = frame.to_ndarray(format='rgb24', width=max(1, round(scale * width)),
                                        height=max(1, round(scale * first[1])))

@@ -12,7 +12,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from common.errors import FileError
-from common.storage.files import atomic_path
+from common.storage.files import atomic_path, suffix_of
 
 if TYPE_CHECKING:
     from common.exports.motion import Motion
@@ -34,7 +34,7 @@ def holds(path: Path, frames: int) -> None:
     """Raise FileError for a file of a kind that cannot hold so many frames."""
     most = getattr(writer(path), 'MOST_FRAMES', frames)
     if frames > most:
-        raise FileError(f'cannot write {path}: a {path.suffix[1:].upper()} holds at most {most:,} frames, got '
+        raise FileError(f'cannot write {path}: a {suffix_of(path)[1:].upper()} holds at most {most:,} frames, got '
                         f'{frames:,}; cut the clip into parts, or choose .trc')
 
 
@@ -43,7 +43,7 @@ def writer(path: Path) -> ModuleType:
 
     Raises FileError where a package that it needs is missing, which is asked before anything is lifted.
     """
-    suffix = '.' + path.name.rpartition('.')[2]  # .trc alone has no suffix for pathlib
+    suffix = suffix_of(path)
     try:
         if suffix in PACKAGES:
             importlib.import_module(PACKAGES[suffix])

@@ -26,7 +26,7 @@ from common.models.lifter import Lifter, describe_needs
 from common.models.lifting import set_root
 from common.models.loading import LoadedLifter
 from common.skeleton import Skeleton
-from common.storage.files import MIB, atomic_path, first_line, open_regular
+from common.storage.files import MIB, atomic_path, first_line, open_regular, suffix_of
 
 ONNX, PT2 = '.onnx', '.pt2'
 PACKAGES = {ONNX: ('onnx', 'onnxscript', 'onnxruntime'), PT2: ()}  # suffix -> what it needs beside torch
@@ -73,11 +73,6 @@ class Graph(nn.Module):
         poses = self.predicted(keypoints)
         set_root(poses, self.joint, self.root)
         return poses
-
-
-def suffix_of(path: Path) -> str:
-    """Return what the name ends in; .onnx alone has no suffix for pathlib."""
-    return '.' + path.name.rpartition('.')[2]
 
 
 def check_packages(path: Path) -> None:

@@ -132,6 +132,11 @@ def _alive(process: int) -> bool:
     return True
 
 
+def suffix_of(path: Path) -> str:
+    """Return what a name ends in, from its last dot on; .onnx alone has no suffix for pathlib."""
+    return '.' + path.name.rpartition('.')[2]
+
+
 @contextlib.contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success sync it and rename it to `path`, on failure remove it.
